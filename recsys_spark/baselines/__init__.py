@@ -1,0 +1,1 @@
+"""Spark or closed-form recommenders; each writes an index artefact for the one scorer."""

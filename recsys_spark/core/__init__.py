@@ -1,0 +1,1 @@
+"""Names, contracts, configuration, errors, logs and seeds. Imports neither pyspark nor torch."""

@@ -1,0 +1,30 @@
+"""Every column and table name of the project, once."""
+
+# Ids: strings as they came (`*_id`), dense integers from 1 (`*_idx`, 0 is padding).
+USER_ID, ITEM_ID = "user_id", "item_id"
+USER_IDX, ITEM_IDX = "user_idx", "item_idx"
+
+# Events.
+TS, VALUE = "ts", "value"  # seconds since 1970 (long), rating or weight (double)
+SPLIT, PART = "split", "part"
+TRAIN, VALID, TEST = "train", "valid", "test"  # values of `part`
+
+# Shard columns.
+LABEL, WEIGHT = "label", "weight"
+HELD_ITEM_IDX = "held_item_idx"
+
+# Quarantine.
+SOURCE_FILE, LINE, RAW, REASON, QUARANTINED_AT = "source_file", "line", "raw", "reason", "quarantined_at"
+
+# Results.
+QUERY_ID, QUERY_KIND, SCORE, RANK = "query_id", "query_kind", "score", "rank"
+RUN_ID, MODEL, SCORED_AT = "run_id", "model", "scored_at"
+TASK, ROW_KEY = "task", "row_key"
+METRIC, K, SLICE, SEED, LOW, HIGH, N = "metric", "k", "slice", "seed", "low", "high", "n"
+
+# Tables under the lake root.
+INTERACTIONS, USERS, ITEMS = "interactions", "users", "items"
+QUARANTINE, SPLITS = "quarantine", "splits"
+USER_INDEX, ITEM_INDEX = "user_index", "item_index"
+RECOMMENDATIONS, PREDICTIONS = "recommendations", "predictions"
+METRICS, RUNS = "metrics", "runs"

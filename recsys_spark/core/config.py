@@ -1,0 +1,99 @@
+"""YAML files -> one validated, frozen object, before anything expensive starts.
+
+A file may open with `extends: other.yaml` (or a list; paths relative to the file). Order of strength: what it extends,
+the file itself, then `key=value` arguments (`steps.als.rank=32`). `${...}` references and `${oc.env:NAME,default}` are OmegaConf's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Iterable, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, ValidationError
+from yaml import YAMLError
+
+from recsys_spark.core.errors import ConfigError, nearest
+
+T = TypeVar("T", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of every configuration object: frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, protected_namespaces=())
+
+
+def load(path: str | Path, arguments: Iterable[str] = ()) -> dict[str, Any]:
+    """The merged and resolved mapping of a file and its `key=value` arguments. Raises ConfigError."""
+    merged = _read(Path(path), seen=())
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"argument {argument!r}", expected="key=value", remedy="write for example seed=2")
+        try:
+            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([argument]))
+        except (OmegaConfBaseException, YAMLError) as problem:
+            raise ConfigError(f"argument {argument!r}", found=_first_line(problem), expected="key=value") from None
+    try:
+        plain = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as problem:
+        raise ConfigError(str(path), found=_first_line(problem), expected="references that resolve") from None
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def validate(kind: type[T], values: dict[str, Any], *, source: str, key: str = "") -> T:
+    """`kind(**values)`, or a ConfigError that names the source, the dotted key, the value and the nearest valid name."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        dotted = ".".join(filter(None, [key, *map(str, first["loc"])]))
+        if first["type"] == "extra_forbidden":
+            valid = sorted(_fields_at(kind, first["loc"][:-1]))
+            close = nearest(str(first["loc"][-1]), valid)
+            raise ConfigError(f"{source}, unknown key {dotted}", found=repr(first["input"]),
+                              expected=f"one of {', '.join(valid)}{close}") from None
+        if first["type"] == "missing":
+            raise ConfigError(f"{source}, missing key {dotted}", remedy=f"add {dotted} to the file or pass {dotted}=...") from None
+        raise ConfigError(f"{source}, {dotted}", found=repr(first["input"]), expected=first["msg"]) from None
+
+
+def _fields_at(kind: type[BaseModel], loc: tuple[int | str, ...]) -> Iterable[str]:
+    """The field names of the (possibly nested) model that `loc` leads to."""
+    for part in loc:
+        inner = kind.model_fields[part].annotation if part in kind.model_fields else None
+        candidates = [inner, *getattr(inner, "__args__", ())]
+        found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not found:
+            return kind.model_fields
+        kind = found[0]
+    return kind.model_fields
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> DictConfig:
+    if path.resolve() in seen:
+        raise ConfigError(str(path), found="extends itself", expected="a chain of files that ends")
+    if not path.is_file():
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
+        raise ConfigError(f"configuration file {path}", found="no such file", expected=f"a YAML file{near}")
+    try:
+        own = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException) as problem:
+        raise ConfigError(str(path), found=_first_line(problem), expected="valid YAML") from None
+    if not isinstance(own, DictConfig):
+        raise ConfigError(str(path), found=type(own).__name__, expected="a mapping of keys to values")
+    parents = own.pop("extends", [])
+    parents = [parents] if isinstance(parents, str) else list(parents)
+    merged = OmegaConf.create({})
+    for parent in parents:
+        merged = OmegaConf.merge(merged, _read(path.parent / parent, (*seen, path.resolve())))
+    result = OmegaConf.merge(merged, own)
+    assert isinstance(result, DictConfig)
+    return result
+
+
+def _first_line(problem: Exception) -> str:
+    return " ".join(str(problem).split())[:160]

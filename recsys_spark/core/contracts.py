@@ -1,0 +1,190 @@
+"""What the Spark side and the torch side hand to each other, as JSON beside the data it describes.
+
+`ShardSet` (etl writes, train reads), `TrainJob`/`TrainResult` (stages write and read, every rank reads),
+`Index` (baselines write, scoring reads), `Run` (a row of the `runs` table). Change one only with all who rely on it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from recsys_spark.core.config import Settings
+
+VERSION = 1  # raised when a reader of an older artefact would misread it
+MANIFEST = "manifest.json"  # name of a ShardSet beside its files
+
+
+class Column(Settings):
+    """A Parquet column of a shard set. shape () is one number a row, (d,) a fixed list, (-1,) a ragged one (CSR)."""
+
+    name: str
+    dtype: Literal["int32", "int64", "float32", "float64"]
+    shape: tuple[int, ...] = ()
+
+
+class ShardFile(Settings):
+    """One file = one virtual shard: `row_groups` are the row counts of its Parquet row groups, in file order."""
+
+    path: str  # relative to the manifest
+    virtual_shard: int
+    row_groups: tuple[int, ...]
+    bytes: int
+
+    @property
+    def rows(self) -> int:
+        return sum(self.row_groups)
+
+
+class Part(Settings):
+    """`train` or `valid`: the files in order of their virtual shard. Empty virtual shards have no file."""
+
+    files: tuple[ShardFile, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+
+class Csr(Settings):
+    """A side file: sorted int32 item indices by row index (row 0 empty: padding), as two .npy files."""
+
+    indptr: str  # int64 (rows + 1,), relative to the manifest
+    indices: str  # int32 (entries,)
+    rows: int
+    entries: int
+
+
+class ShardSet(Settings):
+    """`manifest.json`. Indices run 1..num_users and 1..num_items; 0 is padding and out-of-vocabulary."""
+
+    version: int = VERSION
+    layout: Literal["pointwise", "profile"]
+    columns: tuple[Column, ...]
+    parts: dict[str, Part]
+    virtual_shards: int = 64
+    num_users: int
+    num_items: int
+    side: dict[str, Csr] = Field(default_factory=dict)  # "seen": training items by user; "targets": validation items by user
+    statistics: dict[str, float] = Field(default_factory=dict)  # of training rows: label_mean, label_min, label_max
+    split: str
+    table_versions: dict[str, int] = Field(default_factory=dict)
+    fingerprint: str = ""  # of everything above and of every file's digest; filled by the exporter
+
+    @model_validator(mode="after")
+    def _files_fit(self) -> ShardSet:
+        for name, part in self.parts.items():
+            shards = [file.virtual_shard for file in part.files]
+            if shards != sorted(set(shards)) or (shards and not 0 <= shards[0] <= shards[-1] < self.virtual_shards):
+                raise ValueError(f"part {name}: virtual shards {shards} are not increasing numbers below {self.virtual_shards}")
+        return self
+
+
+class Workers(Settings):
+    """How many ranks train, and through what. `num_workers` must divide the virtual shards (64)."""
+
+    engine: Literal["auto", "single", "horovod", "torch"] = "auto"  # auto: horovod when more than one
+    num_workers: int = Field(1, ge=1)
+    threads: int = Field(0, ge=0)  # per rank; 0: cores / ranks
+    launch: Literal["local", "spark"] = "local"
+    device: Literal["cpu", "cuda"] = "cpu"
+    timeout_s: float = Field(600.0, gt=0)  # a rank silent for longer is named and the job stopped
+
+
+class Optim(Settings):
+    name: Literal["adam", "adamw", "sgd", "adagrad"] = "adam"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(0.0, ge=0)  # 0: off
+
+
+class Reader(Settings):
+    engine: Literal["petastorm", "arrow"] = "petastorm"
+    window_row_groups: int = Field(8, ge=1)  # rows are shuffled among this many row groups of each virtual shard
+    prefetch: int = Field(4, ge=1)  # row groups read ahead
+
+
+class Train(Settings):
+    """One training: the part of a job that no model's `Config` holds."""
+
+    batch_size: int = Field(4096, ge=1)  # global: the rows of one step over all ranks
+    epochs: int = Field(10, ge=1)
+    optim: Optim = Optim()
+    reader: Reader = Reader()
+    monitor: str = ""  # validation metric that chooses the best epoch; empty: the model's own
+    patience: int = Field(3, ge=1)  # epochs without improvement before stopping
+    dtype: Literal["float32", "float64"] = "float32"
+    checkpoint_steps: int = Field(0, ge=0)  # also save every so many steps; 0: at epoch ends only
+    keep: int = Field(2, ge=1)  # last checkpoints kept, besides the best
+
+
+class TrainJob(Settings):
+    """`job.json` in a run folder: all that a rank needs."""
+
+    version: int = VERSION
+    run_id: str
+    run_dir: str
+    shards: str  # folder or URL that holds manifest.json
+    shard_fingerprint: str
+    model: str
+    config: dict[str, Any]  # of the model's Config, with its defaults written out
+    train: Train
+    workers: Workers
+    seed: int
+
+
+class TrainResult(Settings):
+    """`result.json`, written by rank 0 when training has ended: its presence means the run is whole."""
+
+    run_id: str
+    best_epoch: int
+    best: dict[str, float]  # validation metrics of the best epoch
+    epochs: int
+    steps: int
+    examples_per_s: float
+    seconds: float
+    peak_rss_bytes: int  # the largest rank
+    checkpoint: str  # of the best epoch, relative to the run folder
+
+
+class Index(Settings):
+    """`index.json` of an index artefact: what a query needs to be scored without its model.
+
+    dot: score = vector . items[i] + bias[i]; `vector` comes with the query (column `vector`), or is constant.
+    item_to_item: score = sum over the history j of weights[j, i] (CSR of (num_items + 1) rows).
+    """
+
+    version: int = VERSION
+    kind: Literal["dot", "item_to_item"]
+    model: str
+    num_items: int
+    dim: int = 0
+    items: str = ""  # .npy float32 (num_items + 1, dim), row 0 zero
+    bias: str = ""  # .npy float32 (num_items + 1,); empty: none
+    constant: tuple[float, ...] = ()  # the vector of every query, when queries have none of their own
+    queries: str = ""  # Parquet folder (user_idx int, vector array<float>); empty: none
+    weights: str = ""  # .npz of scipy CSR for item_to_item
+    fallback: str = "popularity"  # what a query without vector or history gets; stated, never silent
+    fallback_scores: str = ""  # .npy float32 (num_items + 1,)
+
+
+class Run(Settings):
+    """A row of `runs`, written only when the stage has completed: its tables and files are whole."""
+
+    run_id: str
+    pipeline: str
+    step: str
+    stage: str
+    key: str  # fingerprint of stage, configuration and the runs it builds on: equal key, equal result
+    config: dict[str, Any]  # the resolved job
+    upstream: dict[str, str]  # step -> run_id
+    input_versions: dict[str, int]  # Delta table -> version read
+    output_versions: dict[str, int]  # Delta table -> version after writing
+    shard_fingerprint: str = ""
+    run_dir: str
+    code_version: str
+    seed: int
+    started_at: float  # seconds since 1970
+    ended_at: float
+    summary: dict[str, Any] = Field(default_factory=dict)  # small facts for the report: rows, seconds, metrics

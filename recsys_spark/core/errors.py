@@ -1,0 +1,61 @@
+"""The errors a user can mend. `cli` and `jobs` print the message in one line and exit with code 2."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any, Iterable
+
+
+class RecsysError(Exception):
+    """The user's mistake: names the thing, the value found, what was expected and how to mend it.
+
+    >>> print(RecsysError("data folder", found="/nowhere", expected="a folder with ratings.dat", remedy="set RECSYS_DATA"))
+    data folder: found /nowhere; expected a folder with ratings.dat. To mend: set RECSYS_DATA
+    """
+
+    exit_code = 2
+
+    def __init__(self, thing: str, *, found: Any = None, expected: Any = None, remedy: str = "") -> None:
+        self.thing, self.found, self.expected, self.remedy = thing, found, expected, remedy
+        facts = [f"found {found}"] if found is not None else []
+        facts += [f"expected {expected}"] if expected is not None else []
+        message = thing + (": " + "; ".join(facts) if facts else "")
+        super().__init__(message + (f". To mend: {remedy}" if remedy else ""))
+
+    def __reduce__(self) -> tuple:
+        # Spark and process pools pickle exceptions; the keyword-only arguments need help to travel.
+        return _rebuild, (type(self), self.thing, self.found, self.expected, self.remedy)
+
+
+def _rebuild(kind: type[RecsysError], thing: str, found: Any, expected: Any, remedy: str) -> RecsysError:
+    return kind(thing, found=found, expected=expected, remedy=remedy)
+
+
+class ConfigError(RecsysError):
+    """A configuration file or a `key=value` argument that cannot be used."""
+
+
+class DataError(RecsysError):
+    """Raw input that is missing, cut short, wrong or too dirty."""
+
+
+class TableError(RecsysError):
+    """A Delta table that is missing or has another schema than its contract."""
+
+
+class ShardError(RecsysError):
+    """A shard set that does not match its manifest, or cannot feed this many workers."""
+
+
+class CheckpointError(RecsysError):
+    """A checkpoint that is cut short, or belongs to another model or other shards."""
+
+
+class WorkerError(RecsysError):
+    """A training worker that died, hung or could not start."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or an empty string when nothing is close."""
+    close = get_close_matches(name, list(valid), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,164 @@
+"""What a model is. It never sees an optimiser, a rank, a file or a data frame.
+
+Shapes, everywhere: B batch rows, C candidates, D width, N negatives, U users, I items, K top, L history.
+Indices run 1..U and 1..I; row 0 of a table is padding and out-of-vocabulary, so tables have U + 1 and I + 1 rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from recsys_spark.core.config import Settings
+from recsys_spark.nn import noise
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a model may know of its data: counts, and statistics of the training rows (label_mean, label_min, label_max)."""
+
+    num_users: int
+    num_items: int
+    statistics: dict[str, float] = field(default_factory=dict)
+
+
+class Ragged(NamedTuple):
+    """CSR: row b holds values[offsets[b] : offsets[b + 1]]."""
+
+    offsets: Tensor  # int64 (B + 1,)
+    values: Tensor  # (entries,)
+
+    def dense(self, width: int, weights: Tensor | None = None) -> Tensor:
+        """Row b has `weights` (default 1) at the columns `values`. float32 or the dtype of weights, (B, width)."""
+        rows = torch.repeat_interleave(torch.arange(len(self.offsets) - 1, device=self.offsets.device), self.offsets.diff())
+        ones = torch.ones(len(self.values), device=self.values.device) if weights is None else weights
+        made = torch.zeros(len(self.offsets) - 1, width, dtype=ones.dtype, device=ones.device)
+        made[rows, self.values.long()] = ones
+        return made
+
+
+class Batch:
+    """Base of the batch classes (one per layout): tensors of B rows."""
+
+    row: Tensor  # int64 (B,): the row's own number in this epoch, the same on any number of ranks
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Any:
+        """Moved to the device; floating columns in `dtype`."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, Ragged):
+                return Ragged(move(value.offsets), move(value.values))
+            if isinstance(value, Tensor):
+                return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
+            return value
+
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var,arg-type]
+
+
+@dataclass(frozen=True)
+class Rows(Batch):
+    """Layout `pointwise`."""
+
+    user: Tensor  # int32 (B,)
+    item: Tensor  # int32 (B,)
+    label: Tensor  # float (B,)
+    weight: Tensor  # float (B,)
+    row: Tensor
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True)
+class Profile(Batch):
+    """Layout `profile`: one user a row, as CSR; dense only on the device, a batch at a time."""
+
+    user: Tensor  # int32 (B,)
+    items: Ragged  # int32 item indices the user touched in training
+    values: Tensor  # float (entries,), beside items.values
+    row: Tensor
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+BATCHES: dict[str, type[Batch]] = {"pointwise": Rows, "profile": Profile}
+
+
+@dataclass(frozen=True)
+class Query:
+    """Whom to score for: a user, and what is known of the past (models of layout `profile` score from that alone)."""
+
+    user: Tensor  # int32 (B,); 0: unknown user
+    history: Ragged  # int32 item indices
+
+
+class Term(NamedTuple):
+    """One part of a loss: coefficient * sum / count, with sum and count added over all ranks before the division."""
+
+    sum: Tensor  # scalar with gradient
+    count: Tensor | float  # scalar
+    coefficient: float = 1.0
+
+
+@dataclass
+class Context:
+    """Where a forward pass stands. Random draws depend on (seed, name, epoch, step, row) alone, never on the rank."""
+
+    seed: int = 0
+    step: int = 0  # optimiser steps since the start of training
+    epoch: int = 0
+    total_steps: int = 0  # planned for the whole training; 0: unknown
+    training: bool = False
+    carry: dict[str, Tensor] = field(default_factory=dict)  # named state that outlives a batch; checkpointed
+
+    def uniform(self, name: str, row: Tensor, *shape: int) -> Tensor:
+        """Uniform in [0, 1), float32 (B, *shape), one stream for each global row."""
+        return noise.uniform(noise.key(self.seed, name, self.epoch, self.step), row, *shape)
+
+    def normal(self, name: str, row: Tensor, *shape: int) -> Tensor:
+        """Standard normal, float32 (B, *shape), one stream for each global row."""
+        return noise.normal(noise.key(self.seed, name, self.epoch, self.step), row, *shape)
+
+
+class Model(nn.Module):
+    """Base of all models. A model file holds one subclass, named in CamelCase after the file (`neumf.py`: `Neumf`)."""
+
+    layout: ClassVar[str]  # the shard layout it reads; also its folder
+    task: ClassVar[str]  # "rating" (monitor rmse, lower is better) or "ranking" (monitor ndcg@10, higher is better)
+    couples_rows: ClassVar[bool] = False  # true: the loss of a row depends on the other rows of its batch
+
+    class Config(Settings):
+        """The hyper-parameters; every model has its own. `num_negatives` > 0 asks the loop for that many per positive."""
+
+    def __init__(self, config: Any, sizes: Sizes) -> None:
+        super().__init__()
+        self.config, self.sizes = config, sizes
+
+    @property
+    def num_negatives(self) -> int:
+        return getattr(self.config, "num_negatives", 0)
+
+    def forward(self, batch: Any, ctx: Context) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def loss(self, batch: Any, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
+        raise NotImplementedError
+
+    def score(self, query: Query, items: Tensor | None = None) -> Tensor:
+        """Higher is better. items None: the whole catalogue, (B, I + 1) with column 0 = padding; (C,) or (B, C): those, (B, C)."""
+        raise NotImplementedError
+
+    def predict(self, batch: Any) -> dict[str, Tensor]:
+        """{task: (B,)}: expected label of each row, e.g. {"rating": ...}; clamped to the label range where that is stated."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Projections and proximal steps, after every optimiser step."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimiser; keys other than `params` override the job's optimiser settings."""
+        return [{"params": list(self.parameters())}]

@@ -1,0 +1,1 @@
+"""Models whose row is (user, item, features, label)."""

@@ -1,0 +1,1 @@
+"""Models whose row is a user's sparse vector."""

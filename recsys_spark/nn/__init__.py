@@ -1,0 +1,1 @@
+"""Layers and noise that at least two models share."""

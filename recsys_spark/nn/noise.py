@@ -1,0 +1,61 @@
+"""Random numbers that depend on a key and a row number alone: the same row draws the same on any rank.
+
+A counter-based generator: the bits are a mix of (key, row, column), so nothing is kept between calls and no order matters.
+Mixing function: the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), with the variant-13 constants of D. Stafford.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from recsys_spark.core import seeds
+
+_GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
+_MIX1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def key(seed: int, name: str, *counters: int) -> int:
+    return seeds.derive(seed, name, *counters)
+
+
+def _shift_right(x: Tensor, n: int) -> Tensor:
+    """Logical shift: torch's >> on int64 copies the sign."""
+    return (x >> n) & ((1 << (64 - n)) - 1)
+
+
+def mix(x: Tensor) -> Tensor:
+    """int64 -> int64, a bijection whose output bits look independent."""
+    x = (x ^ _shift_right(x, 30)) * _MIX1
+    x = (x ^ _shift_right(x, 27)) * _MIX2
+    return x ^ _shift_right(x, 31)
+
+
+def bits(key: int, row: Tensor, *shape: int) -> Tensor:
+    """64 random bits a cell, int64 (B, *shape)."""
+    width = math.prod(shape)
+    start = mix((row.long() + key) * _GAMMA)  # (B,)
+    columns = torch.arange(1, width + 1, device=row.device) * _GAMMA  # (width,)
+    return mix(start[:, None] + columns).view(len(row), *shape)
+
+
+def uniform(key: int, row: Tensor, *shape: int) -> Tensor:
+    """float32 (B, *shape) in [0, 1): 24 bits a number, all that float32 can tell apart."""
+    return _shift_right(bits(key, row, *shape), 40).to(torch.float32) * 2.0**-24
+
+
+def normal(key: int, row: Tensor, *shape: int) -> Tensor:
+    """float32 (B, *shape), standard normal (Box and Muller 1958; two 32-bit halves of one draw)."""
+    drawn = bits(key, row, *shape)
+    first = (_shift_right(drawn, 40).to(torch.float32) + 1.0) * 2.0**-24  # (0, 1]: its logarithm is finite
+    second = (drawn & 0xFFFFFF).to(torch.float32) * 2.0**-24
+    return torch.sqrt(-2.0 * torch.log(first)) * torch.cos((2.0 * math.pi) * second)
+
+
+def integers(key: int, row: Tensor, high: int, *shape: int) -> Tensor:
+    """int64 (B, *shape) uniform in [0, high), high < 2**31 (Lemire's multiply-shift; bias below high / 2**32)."""
+    assert 0 < high < 2**31, f"high is {high}"
+    return (_shift_right(bits(key, row, *shape), 32) * high) >> 32

@@ -1,0 +1,1 @@
+"""Plain data in, one self-contained HTML page out."""

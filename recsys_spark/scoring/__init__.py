@@ -1,0 +1,1 @@
+"""Queries to ranked items: one top-k, one seen filter, one tie rule."""

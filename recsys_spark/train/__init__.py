@@ -1,0 +1,1 @@
+"""One training loop on any number of ranks: reader, workers, optimiser, checkpoints."""
