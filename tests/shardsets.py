@@ -1,0 +1,123 @@
+"""Valid shard sets without Spark: small planted worlds for the tests of the reader, the training loop and the models.
+
+`pointwise(folder)` and `profile(folder)` write a planted world, split leave-last-out; `write(...)` writes any tables, one a
+virtual shard. All return the ShardSet whose manifest they wrote.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys_spark.core import artifacts, columns
+from recsys_spark.core.contracts import MANIFEST, Column, Csr, Part, ShardFile, ShardSet
+
+POINTWISE = (Column(name=columns.USER_IDX, dtype="int32"), Column(name=columns.ITEM_IDX, dtype="int32"),
+             Column(name=columns.LABEL, dtype="float32"))
+PROFILE = (Column(name=columns.USER_IDX, dtype="int32"), Column(name=columns.ITEM_IDX, dtype="int32", shape=(-1,)),
+           Column(name=columns.VALUE, dtype="float32", shape=(-1,)))
+
+
+class Events(NamedTuple):
+    """Rows (user, item, value), grouped by user in the order they happened; indices from 1."""
+
+    user: np.ndarray  # int32 (E,)
+    item: np.ndarray  # int32 (E,)
+    value: np.ndarray  # float32 (E,), 1..5
+
+    def where(self, mask: np.ndarray) -> Events:
+        return Events(*(column[mask] for column in self))
+
+
+def planted(num_users: int = 60, num_items: int = 40, per_user: int = 12, seed: int = 0) -> Events:
+    """Users and items have a taste (2 numbers); users meet items they like more often, without repeats, and rate them by taste."""
+    rng = np.random.default_rng(seed)
+    per_user = min(per_user, num_items)
+    taste = rng.normal(size=(num_users, 2)) @ rng.normal(size=(2, num_items))  # (U, I)
+    met = np.argsort(-(1.5 * taste + rng.gumbel(size=taste.shape)), axis=1)[:, :per_user]  # (U, per_user), no repeats
+    met = rng.permuted(met, axis=1)
+    value = np.clip(np.round(3.0 + np.take_along_axis(taste, met, axis=1)), 1, 5)
+    return Events(np.repeat(np.arange(1, num_users + 1, dtype=np.int32), per_user), (met + 1).ravel().astype(np.int32),
+                  value.ravel().astype(np.float32))
+
+
+def leave_last_out(events: Events) -> tuple[Events, Events]:
+    """(train, held): each user's last event is held."""
+    last = np.append(events.user[1:] != events.user[:-1], True)
+    return events.where(~last), events.where(last)
+
+
+def pointwise(folder: str | Path, num_users: int = 60, num_items: int = 40, per_user: int = 12, seed: int = 0, *,
+              virtual_shards: int = 64, row_group: int = 16) -> ShardSet:
+    """Parts train and valid of (user_idx, item_idx, label), side files seen and targets."""
+    train, held = leave_last_out(planted(num_users, num_items, per_user, seed))
+    parts = {}
+    for name, events in ((columns.TRAIN, train), (columns.VALID, held)):
+        rows = pa.table({columns.USER_IDX: events.user, columns.ITEM_IDX: events.item, columns.LABEL: events.value})
+        parts[name] = deal(rows, virtual_shards, seed)
+    return write(folder, "pointwise", POINTWISE, parts, virtual_shards=virtual_shards, row_group=row_group, num_users=num_users,
+                 num_items=num_items, side={"seen": train, "targets": held}, labels=train.value)
+
+
+def profile(folder: str | Path, num_users: int = 60, num_items: int = 40, per_user: int = 12, seed: int = 0, *,
+            virtual_shards: int = 64, row_group: int = 16) -> ShardSet:
+    """Part train of (user_idx, item_idx list, value list), items sorted; side files seen and targets."""
+    train, held = leave_last_out(planted(num_users, num_items, per_user, seed))
+    train = Events(*(column[np.lexsort((train.item, train.user))] for column in train))
+    indptr = _indptr(train.user, num_users)[1:].astype(np.int32)
+    rows = pa.table({columns.USER_IDX: np.arange(1, num_users + 1, dtype=np.int32),
+                     columns.ITEM_IDX: pa.ListArray.from_arrays(indptr, train.item),
+                     columns.VALUE: pa.ListArray.from_arrays(indptr, train.value)})
+    return write(folder, "profile", PROFILE, {columns.TRAIN: deal(rows, virtual_shards, seed)}, virtual_shards=virtual_shards,
+                 row_group=row_group, num_users=num_users, num_items=num_items, side={"seen": train, "targets": held},
+                 labels=train.value)
+
+
+def deal(rows: pa.Table, virtual_shards: int, seed: int = 0) -> list[pa.Table]:
+    """Shuffled and dealt so that counts differ by at most one."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return [rows.take(order[v::virtual_shards]).combine_chunks() for v in range(virtual_shards)]
+
+
+def write(folder: str | Path, layout: str, shape: tuple[Column, ...], parts: dict[str, list[pa.Table]], *, num_users: int, num_items: int,
+          virtual_shards: int = 64, row_group: int = 16, side: dict[str, Events] | None = None,
+          labels: np.ndarray | None = None) -> ShardSet:
+    """One table a virtual shard (empty ones get no file), row groups of `row_group` rows, the manifest last."""
+    root = Path(folder)
+    made = {name: Part(files=tuple(_file(root, f"{name}/v{v:02d}.parquet", v, table, row_group)
+                                   for v, table in enumerate(tables) if len(table)))
+            for name, tables in parts.items()}
+    sides = {name: _csr(root, name, events, num_users) for name, events in (side or {}).items()}
+    statistics = {} if labels is None else {"label_mean": float(labels.mean()), "label_min": float(labels.min()),
+                                            "label_max": float(labels.max())}
+    shards = ShardSet(layout=layout, columns=shape, parts=made, virtual_shards=virtual_shards, num_users=num_users,  # type: ignore[arg-type]
+                      num_items=num_items, side=sides, statistics=statistics, split="leave_last_out")
+    digests = {str(p.relative_to(root)): artifacts.file_digest(p) for p in sorted(root.rglob("*")) if p.is_file() and p.name != MANIFEST}
+    shards = shards.model_copy(update={"fingerprint": artifacts.fingerprint([shards.model_dump(mode="json"), digests])})
+    artifacts.write_model(root / MANIFEST, shards)
+    return shards
+
+
+def _file(root: Path, path: str, v: int, table: pa.Table, row_group: int) -> ShardFile:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, root / path, row_group_size=row_group, compression="none", use_dictionary=False, store_schema=False)
+    meta = pq.read_metadata(root / path)
+    groups = tuple(meta.row_group(g).num_rows for g in range(meta.num_row_groups))
+    return ShardFile(path=path, virtual_shard=v, row_groups=groups, bytes=(root / path).stat().st_size)
+
+
+def _csr(root: Path, name: str, events: Events, num_users: int) -> Csr:
+    """Row u holds the sorted items of user u; row 0 is empty."""
+    order = np.lexsort((events.item, events.user))
+    np.save(root / f"{name}.indptr.npy", _indptr(events.user, num_users))
+    np.save(root / f"{name}.indices.npy", events.item[order])
+    return Csr(indptr=f"{name}.indptr.npy", indices=f"{name}.indices.npy", rows=num_users + 1, entries=len(events.item))
+
+
+def _indptr(user: np.ndarray, num_users: int) -> np.ndarray:
+    """int64 (U + 2,): the start of every row of 0..U, and the end."""
+    return np.concatenate([[0], np.cumsum(np.bincount(user, minlength=num_users + 1))]).astype(np.int64)
