@@ -1,7 +1,7 @@
 """YAML files -> one validated, frozen object, before anything expensive starts.
 
-A file may open with `extends: other.yaml` (or a list; paths relative to the file). Order of strength: what it extends,
-the file itself, then `key=value` arguments (`steps.als.rank=32`). `${...}` references and `${oc.env:NAME,default}` are OmegaConf's.
+Any mapping in a file may hold `extends: other.yaml` (or a list; paths relative to the file): it starts from that file's content.
+Order of strength: what it extends, the file itself, then `key=value` arguments (`steps.als.rank=32`). `${...}` references and `${oc.env:NAME,default}` are OmegaConf's.
 """
 
 from __future__ import annotations
@@ -85,11 +85,20 @@ def _read(path: Path, seen: tuple[Path, ...]) -> DictConfig:
         raise ConfigError(str(path), found=_first_line(problem), expected="valid YAML") from None
     if not isinstance(own, DictConfig):
         raise ConfigError(str(path), found=type(own).__name__, expected="a mapping of keys to values")
+    return _extended(own, path, (*seen, path.resolve()))
+
+
+def _extended(own: DictConfig, path: Path, seen: tuple[Path, ...]) -> DictConfig:
+    """`own` merged over the files it extends, at every depth."""
     parents = own.pop("extends", [])
     parents = [parents] if isinstance(parents, str) else list(parents)
+    for key in list(own):
+        value = own._get_node(key)  # the node itself: `own[key]` would resolve references too early
+        if isinstance(value, DictConfig) and not value._is_none() and not value._is_interpolation():
+            own[key] = _extended(value, path, seen)
     merged = OmegaConf.create({})
     for parent in parents:
-        merged = OmegaConf.merge(merged, _read(path.parent / parent, (*seen, path.resolve())))
+        merged = OmegaConf.merge(merged, _read(path.parent / parent, seen))
     result = OmegaConf.merge(merged, own)
     assert isinstance(result, DictConfig)
     return result

@@ -1,0 +1,199 @@
+"""`recsys-spark`, and the entry of every file in jobs/. The only module that configures logging and chooses an exit code."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Callable, NoReturn, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from recsys_spark.core import log
+from recsys_spark.core.errors import ConfigError, RecsysError
+
+DEFAULT = "conf/pipelines/ml-1m.yaml"
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  help="Raw logs to recommendations in Delta tables: Spark, Petastorm, Horovod, PyTorch.")
+
+Config = Annotated[Optional[str], typer.Argument(metavar="[CONFIG]", help=f"A pipeline file. Default: {DEFAULT}")]
+Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="For example seed=2 steps.als.rank=32")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Validate configuration and tables, estimate the work, start none.")]
+Steps = Annotated[Optional[list[str]], typer.Option("--step", help="Only this step and what it needs (may be repeated).")]
+
+
+@app.command()
+def run(config: Config = None, overrides: Overrides = None, step: Steps = None, dry_run: DryRun = False) -> None:
+    """Run a pipeline: its steps in order, those that are done already skipped."""
+    _run(config, overrides, stage=None, names=step, dry_run=dry_run)
+
+
+@app.command()
+def runs(config: Config = None, overrides: Overrides = None) -> None:
+    """The completed runs of a pipeline's lake, newest last."""
+    from recsys_spark.report import terminal
+
+    _, lake = _open(config, overrides)
+    terminal.runs(Console(), lake.runs())
+
+
+@app.command()
+def rerun(run_id: str, config: Config = None, overrides: Overrides = None) -> None:
+    """Run a recorded run again on the same Delta versions, and compare the two."""
+    from recsys_spark.stages import rerun as reruns
+
+    pipeline, lake = _open(config, overrides)
+    console = Console()
+    before, after = reruns.rerun(pipeline, run_id, lake=lake, listener=_listener(console))
+    found = list(reruns.differences(before.summary, after.summary))
+    table = Table("fact", before.run_id, after.run_id, title="differences" if found else None)
+    for difference in found:
+        table.add_row(difference.fact, repr(difference.before), repr(difference.after))
+    console.print(table if found else f"{after.run_id}: every recorded fact equals that of {before.run_id}, to the last digit")
+
+
+@app.command()
+def models() -> None:
+    """Every model and baseline, with its layout, task and paper."""
+    from recsys_spark import catalogue
+
+    table = Table("name", "kind", "task", "paper", title=None)
+    for entry in catalogue.entries():
+        table.add_row(entry.name, entry.kind, entry.task, entry.paper)
+    Console().print(table)
+
+
+@app.command()
+def show(user_id: str, config: Config = None, overrides: Overrides = None) -> None:
+    """A user's history and every model's recommendations, by title."""
+    from recsys_spark.stages import show as shows
+
+    _, lake = _open(config, overrides)
+    shows.show(Console(), lake, user_id)
+
+
+@app.command()
+def download(dataset: str, to: Annotated[str, typer.Option(help="Folder that receives the data set's own folder.")] = "data") -> None:
+    """Fetch a data set from its publisher: resumed, checked, unpacked."""
+    from recsys_spark.datasets import download as downloads
+
+    folder = downloads.download(dataset, Path(to))
+    Console().print(f"{dataset} is in {folder}")
+
+
+@app.command()
+def generate(
+    to: Annotated[str, typer.Argument(help="New folder for ratings.dat, users.dat, movies.dat.")],
+    users: int = 6040, items: int = 3883, ratings: int = 1_000_209, seed: int = 1,
+) -> None:
+    """Write a MovieLens-format set with planted tastes, of any size, the same for a seed."""
+    from recsys_spark.datasets import synthetic
+    from recsys_spark.lake import session
+    from recsys_spark.stages.context import SparkSettings
+
+    spark = session.session(SparkSettings(), "recsys_spark generate")
+    synthetic.generate(spark, Path(to), users=users, items=items, ratings=ratings, seed=seed)
+    Console().print(f"wrote {to}")
+
+
+def main() -> NoReturn:
+    """The console script."""
+    _guarded(lambda: app(standalone_mode=True))
+
+
+def job(stage: str, argv: list[str] | None = None) -> None:
+    """Entry of jobs/<stage>.py: the pipeline's steps of this stage, and whatever they need that is not done yet."""
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @command.command(help=f"Run the {stage} steps of a pipeline (and what they need, where that is not done yet).")
+    def _(config: Config = None, overrides: Overrides = None, step: Steps = None, dry_run: DryRun = False) -> None:
+        _run(config, overrides, stage=stage, names=step, dry_run=dry_run)
+
+    _guarded(lambda: command(args=argv, standalone_mode=argv is None))
+
+
+def _guarded(call: Callable[[], Any]) -> NoReturn:
+    """Exit codes: 0 done, 2 the user's mistake (one line), 130 Ctrl-C; anything else is ours and shows its traceback."""
+    log.configure()
+    try:
+        call()
+    except RecsysError as problem:
+        Console(stderr=True).print(f"[bold red]error:[/] {problem}", soft_wrap=True, highlight=False, markup=True)
+        sys.exit(problem.exit_code)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped: completed steps stay; the same command goes on with the rest")
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _run(config: str | None, overrides: list[str] | None, *, stage: str | None, names: list[str] | None, dry_run: bool) -> None:
+    from recsys_spark.stages import steps
+
+    console = Console()
+    path, arguments = _arguments(config, overrides)
+    pipeline, known = steps.load(path, arguments)
+    wanted = steps.closure(known, steps.select(known, stage=stage, names=names or (), source=str(path)))
+    from recsys_spark.stages import pipeline as pipelines  # starts what the validation above did not need: Spark
+
+    started = time.monotonic()
+    lake = pipelines.open_lake(pipeline)
+    if dry_run:
+        pipelines.dry_run(pipeline, wanted, lake=lake, listener=_listener(console))
+        return
+    done = pipelines.run(pipeline, wanted, lake=lake, listener=_listener(console))
+    from recsys_spark.report import terminal
+
+    terminal.results(console, list(done.values()))
+    console.print(f"[dim]{len(done)} steps in {time.monotonic() - started:.0f} s[/]")
+
+
+def _open(config: str | None, overrides: list[str] | None) -> tuple[Any, Any]:
+    from recsys_spark.stages import pipeline as pipelines
+    from recsys_spark.stages import steps
+
+    path, arguments = _arguments(config, overrides)
+    pipeline, _ = steps.load(path, arguments)
+    return pipeline, pipelines.open_lake(pipeline)
+
+
+def _arguments(config: str | None, overrides: list[str] | None) -> tuple[Path, list[str]]:
+    """The pipeline file and the key=value arguments; the file may be left out. Looked for here, then beside the package."""
+    given = list(overrides or [])
+    if config is not None and "=" in config:
+        given, config = [config, *given], None
+    path = Path(config or DEFAULT)
+    beside = Path(__file__).parent.parent / path
+    if not path.exists() and not path.is_absolute() and beside.exists():
+        path = beside
+    if config is None and not path.exists():
+        raise ConfigError("no pipeline file named", found=f"and {DEFAULT} is not here", expected="a path to a YAML file")
+    return path, given
+
+
+def _listener(console: Console) -> Callable[[Any], None]:
+    """Steps as they come: one line each on a terminal, key=value log lines elsewhere."""
+    logger = log.get("cli")
+
+    def hear(event: Any) -> None:
+        facts = {name: value for name, value in (event.facts or {}).items() if isinstance(value, (int, float, str))}
+        if not console.is_terminal:
+            logger.info(log.fields(step=event.step, stage=event.stage, status=event.kind, run_id=event.run_id,
+                                   **({"seconds": event.seconds} if event.seconds else {}), **facts))
+            return
+        brief = "  ".join(f"{name} {_short(value)}" for name, value in list(facts.items())[:4])
+        mark = {"start": "[cyan]>[/]", "done": "[green]done[/]", "skipped": "[dim]kept[/]", "planned": "[cyan]plan[/]"}[event.kind]
+        seconds = f"{event.seconds:6.1f} s" if event.seconds else " " * 8
+        if event.kind != "start":
+            console.print(f"{mark} {event.step:<18} {seconds}  [dim]{brief}[/]", highlight=False, soft_wrap=True)
+
+    return hear
+
+
+def _short(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)[:40]
+
+
+if __name__ == "__main__":
+    main()
