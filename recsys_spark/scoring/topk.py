@@ -1,0 +1,101 @@
+"""The best k items of each query: one seen filter, one tie rule, for every model and baseline.
+
+Order: higher score first; equal scores by a hash of (seed, query, item), so constant scores earn what random order earns,
+and neither the size of a block nor the place of an item in it plays a part. Column 0 (padding) and seen items never appear;
+a query with fewer than k items left is padded with item 0 and score 0. A score of -inf means "never".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys_spark.core.errors import RecsysError
+from recsys_spark.models.base import Ragged
+from recsys_spark.nn import noise
+
+_TIES_CELLS = 1 << 22  # cells of (query, item) hashed at once when a tie reaches beyond the k-th place: 32 MB
+
+
+class TopK(NamedTuple):
+    items: Tensor  # int32 (B, K), 0 where nothing is left
+    scores: Tensor  # float32 (B, K)
+
+
+def rows_of(indptr: np.ndarray, indices: np.ndarray, rows: np.ndarray) -> Ragged:
+    """The CSR's given rows, as a batch: `seen` and `targets` side files by user_idx. Rows beyond the CSR are empty."""
+    inside = np.minimum(rows, len(indptr) - 2)
+    starts, ends = indptr[inside], indptr[inside + 1]
+    lengths = np.where(rows < len(indptr) - 1, ends - starts, 0)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    where = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return Ragged(torch.from_numpy(offsets), torch.from_numpy(np.asarray(indices[where], dtype=np.int32)))
+
+
+def top_k(scores: Tensor, query: Tensor, seen: Ragged | None, k: int, seed: int, model: str = "model") -> TopK:
+    """The k best columns of each row. `scores` (B, I + 1) is overwritten at column 0 and at the seen items.
+
+    query: (B,) numbers that name the queries in the tie rule (user_idx). Raises RecsysError when a score is NaN.
+    """
+    scores[:, 0] = -torch.inf
+    if seen is not None:
+        rows = torch.repeat_interleave(torch.arange(len(scores), device=scores.device), seen.offsets.diff())
+        scores[rows, seen.values.long()] = -torch.inf
+    if scores.shape[1] <= k:
+        scores = torch.nn.functional.pad(scores, (0, k + 1 - scores.shape[1]), value=-torch.inf)
+    best, items = torch.topk(scores, k + 1)  # NaN counts as the largest: it cannot hide  # (B, K + 1)
+    _refuse_nan(best, query, model)
+    tied = (best[:, k - 1] == best[:, k]) & (best[:, k] > -torch.inf)
+    best, items = best[:, :k].clone(), items[:, :k].clone()
+    if tied.any():
+        for part in tied.nonzero()[:, 0].split(max(1, _TIES_CELLS // scores.shape[1])):
+            items[part] = _with_ties(scores[part], best[part, -1:], query[part], seed, k)
+            best[part] = scores[part].gather(1, items[part])
+    best, items = in_order(best, items, query, seed)
+    return _padded(best, items)
+
+
+def in_order(scores: Tensor, items: Tensor, query: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows sorted by (score descending, hash): (B, C) each."""
+    scores, order = scores.sort(dim=1, descending=True)
+    items = items.gather(1, order)
+    equal = (scores[:, 1:] == scores[:, :-1]).any(dim=1).nonzero()[:, 0]
+    if len(equal):
+        by_hash = tie_hash(query[equal], items[equal], seed).sort(dim=1, descending=True).indices
+        scores_equal, items_equal = scores[equal].gather(1, by_hash), items[equal].gather(1, by_hash)
+        order = scores_equal.sort(dim=1, descending=True, stable=True).indices
+        items[equal] = items_equal.gather(1, order)
+    return scores, items
+
+
+def tie_hash(query: Tensor, items: Tensor, seed: int) -> Tensor:
+    """int64 (B, C) below 2**62: no two items of a query share all the bits it is cut from."""
+    start = noise.mix(query.long() * _ODD + noise.key(seed, "ties"))
+    return noise.mix(start[:, None] + items.long() * _ODD) >> 1
+
+
+_ODD = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64, odd: multiplying by it is a bijection
+
+
+def _with_ties(scores: Tensor, kth: Tensor, query: Tensor, seed: int, k: int) -> Tensor:
+    """The k best columns when the k-th score is shared: all above it, and those of the tied with the largest hash."""
+    columns = torch.arange(scores.shape[1], device=scores.device).expand(len(scores), -1)
+    rank = tie_hash(query, columns, seed)
+    rank[scores > kth] = torch.iinfo(torch.int64).max
+    rank[scores < kth] = torch.iinfo(torch.int64).min
+    return torch.topk(rank, k).indices
+
+
+def _padded(scores: Tensor, items: Tensor) -> TopK:
+    nothing = scores == -torch.inf
+    return TopK(items.masked_fill(nothing, 0).int(), scores.masked_fill(nothing, 0.0).float())
+
+
+def _refuse_nan(best: Tensor, query: Tensor, model: str) -> None:
+    broken = best.isnan().any(dim=1)
+    if broken.any():
+        raise RecsysError(f"scores of {model} for query {int(query[broken][0])}", found="NaN", expected="numbers",
+                          remedy="the model has diverged: lower its learning rate, or take an earlier checkpoint")
