@@ -31,6 +31,7 @@ class ShardFile(Settings):
     virtual_shard: int
     row_groups: tuple[int, ...]
     bytes: int
+    digest: str = ""  # SHA-256 of its bytes, hex
 
     @property
     def rows(self) -> int:
@@ -52,8 +53,10 @@ class Csr(Settings):
 
     indptr: str  # int64 (rows + 1,), relative to the manifest
     indices: str  # int32 (entries,)
-    rows: int
+    rows: int  # users or items + 1
     entries: int
+    indptr_digest: str = ""  # SHA-256, hex
+    indices_digest: str = ""
 
 
 class ShardSet(Settings):
@@ -70,7 +73,7 @@ class ShardSet(Settings):
     statistics: dict[str, float] = Field(default_factory=dict)  # of training rows: label_mean, label_min, label_max
     split: str
     table_versions: dict[str, int] = Field(default_factory=dict)
-    fingerprint: str = ""  # of everything above and of every file's digest; filled by the exporter
+    fingerprint: str = ""  # of all the above but the table versions, every file's digest among it; `core.shardset.sealed` fills it in
 
     @model_validator(mode="after")
     def _files_fit(self) -> ShardSet:
