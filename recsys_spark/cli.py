@@ -10,9 +10,10 @@ from typing import Annotated, Any, Callable, NoReturn, Optional
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from recsys_spark.core import log
-from recsys_spark.core.errors import ConfigError, RecsysError
+from recsys_spark.core.errors import ConfigError, RecsysError, is_disk_full
 
 DEFAULT = "conf/pipelines/ml-1m.yaml"
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -57,9 +58,9 @@ def rerun(run_id: str, config: Config = None, overrides: Overrides = None) -> No
 @app.command()
 def models() -> None:
     """Every model and baseline, with its layout, task and paper."""
-    from recsys_spark import catalogue
+    from recsys_spark.stages import catalogue
 
-    table = Table("name", "kind", "task", "paper", title=None)
+    table = Table("name", "kind", "task", "paper")
     for entry in catalogue.entries():
         table.add_row(entry.name, entry.kind, entry.task, entry.paper)
     Console().print(table)
@@ -100,7 +101,7 @@ def generate(
 
 def main() -> NoReturn:
     """The console script."""
-    _guarded(lambda: app(standalone_mode=True))
+    _guarded(app)
 
 
 def job(stage: str, argv: list[str] | None = None) -> None:
@@ -111,7 +112,7 @@ def job(stage: str, argv: list[str] | None = None) -> None:
     def _(config: Config = None, overrides: Overrides = None, step: Steps = None, dry_run: DryRun = False) -> None:
         _run(config, overrides, stage=stage, names=step, dry_run=dry_run)
 
-    _guarded(lambda: command(args=argv, standalone_mode=argv is None))
+    _guarded(lambda: command(args=argv))
 
 
 def _guarded(call: Callable[[], Any]) -> NoReturn:
@@ -120,12 +121,22 @@ def _guarded(call: Callable[[], Any]) -> NoReturn:
     try:
         call()
     except RecsysError as problem:
-        Console(stderr=True).print(f"[bold red]error:[/] {problem}", soft_wrap=True, highlight=False, markup=True)
+        _say(str(problem))
         sys.exit(problem.exit_code)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped: completed steps stay; the same command goes on with the rest")
-        sys.exit(130)
+    except Exception as problem:
+        if not is_disk_full(problem):
+            raise
+        _say(f"the disk is full: {_first_line(problem)}. To mend: free space and run the same command again; completed steps stay")
+        sys.exit(RecsysError.exit_code)
     sys.exit(0)
+
+
+def _say(message: str) -> None:
+    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+
+
+def _first_line(problem: Exception) -> str:
+    return next((line.strip() for line in str(problem).splitlines() if is_disk_full(line)), type(problem).__name__)
 
 
 def _run(config: str | None, overrides: list[str] | None, *, stage: str | None, names: list[str] | None, dry_run: bool) -> None:
@@ -142,7 +153,11 @@ def _run(config: str | None, overrides: list[str] | None, *, stage: str | None, 
     if dry_run:
         pipelines.dry_run(pipeline, wanted, lake=lake, listener=_listener(console))
         return
-    done = pipelines.run(pipeline, wanted, lake=lake, listener=_listener(console))
+    try:
+        done = pipelines.run(pipeline, wanted, lake=lake, listener=_listener(console))
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped: completed steps stay, the same command goes on with the rest")
+        raise
     from recsys_spark.report import terminal
 
     terminal.results(console, list(done.values()))

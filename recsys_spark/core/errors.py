@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from difflib import get_close_matches
 from typing import Any, Iterable
 
@@ -59,3 +61,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """` (did you mean 'x'?)`, or an empty string when nothing is close."""
     close = get_close_matches(name, list(valid), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def is_disk_full(problem: Exception | str) -> bool:
+    """True for an out-of-space error of the operating system, also one told by Spark's JVM or another process."""
+    return getattr(problem, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(problem)

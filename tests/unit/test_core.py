@@ -1,0 +1,70 @@
+"""Errors, seeds, logs and atomic files."""
+
+import errno
+import pickle
+from pathlib import Path
+
+import pytest
+
+from recsys_spark.core import artifacts, log, seeds
+from recsys_spark.core.contracts import Part, ShardFile, ShardSet
+from recsys_spark.core.errors import ConfigError, ShardError, is_disk_full
+
+
+def test_an_error_says_thing_found_expected_and_remedy_and_travels() -> None:
+    problem = ConfigError("key rank", found=0, expected="at least 1", remedy="pass rank=8")
+    assert str(problem) == "key rank: found 0; expected at least 1. To mend: pass rank=8"
+    again = pickle.loads(pickle.dumps(problem))
+    assert type(again) is ConfigError and str(again) == str(problem)
+
+
+def test_disk_full_is_recognised_from_either_side() -> None:
+    assert is_disk_full(OSError(errno.ENOSPC, "No space left on device"))
+    assert is_disk_full(RuntimeError("java.io.IOException: No space left on device"))
+    assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
+
+
+def test_seeds_are_stable_and_differ_by_name() -> None:
+    assert seeds.derive(1, "rows", 0) == 4437440340875571757  # moving it would change every result
+    drawn = {seeds.derive(seed, name, epoch) for seed in range(5) for name in ("a", "b") for epoch in range(20)}
+    assert len(drawn) == 200 and all(0 <= value < 2**63 for value in drawn)
+
+
+def test_log_fields() -> None:
+    assert log.fields(rows=3, loss=0.123456789, path="a b", empty="") == 'rows=3 loss=0.123457 path="a b" empty=""'
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.txt"
+    artifacts.write_text(path, "one")
+    artifacts.write_text(path, "two")
+    assert path.read_text() == "two" and [p.name for p in path.parent.iterdir()] == ["b.txt"]
+
+
+def test_a_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    with artifacts.new_folder(tmp_path / "made") as folder:
+        (folder / "x").write_text("1")
+        assert not (tmp_path / "made").exists()
+    with pytest.raises(RuntimeError), artifacts.new_folder(tmp_path / "made") as folder:
+        (folder / "x").write_text("2")
+        raise RuntimeError
+    assert (tmp_path / "made" / "x").read_text() == "1" and [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+def test_fingerprint_ignores_the_order_of_keys() -> None:
+    assert artifacts.fingerprint({"a": 1, "b": [1, 2]}) == artifacts.fingerprint({"b": [1, 2], "a": 1})
+    assert artifacts.fingerprint({"a": 1}) != artifacts.fingerprint({"a": 2})
+
+
+def test_a_broken_contract_file_names_file_and_field(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text('{"layout": "pointwise", "columns": [], "parts": {}, "num_users": "many", "num_items": 1, "split": "x"}')
+    with pytest.raises(ShardError) as caught:
+        artifacts.read_model(path, ShardSet, error=ShardError, remedy="export again")
+    assert "manifest.json, num_users" in str(caught.value) and "'many'" in str(caught.value) and "export again" in str(caught.value)
+
+
+def test_virtual_shards_are_increasing() -> None:
+    files = [ShardFile(path=f"v{v}", virtual_shard=v, row_groups=(1,), bytes=1) for v in (1, 0)]
+    with pytest.raises(ValueError, match="increasing"):
+        ShardSet(layout="pointwise", columns=(), parts={"train": Part(files=tuple(files))}, num_users=1, num_items=1, split="s")
