@@ -100,7 +100,7 @@ class Term(NamedTuple):
     """One part of a loss: coefficient * sum / count, with sum and count added over all ranks before the division."""
 
     sum: Tensor  # scalar with gradient
-    count: Tensor | float  # scalar
+    count: Tensor | float  # type: ignore[assignment]  # scalar; hides tuple.count, which nobody needs
     coefficient: float = 1.0
 
 

@@ -1,0 +1,122 @@
+"""A model on disk: `model.json` (what it is) beside `model.safetensors` (its weights). No pickle is written or read."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recsys_spark.core import artifacts
+from recsys_spark.core import config as configuration
+from recsys_spark.core.config import Settings
+from recsys_spark.core.errors import CheckpointError, ConfigError
+from recsys_spark.models import registry
+from recsys_spark.models.base import Model, Sizes
+
+FACTS, WEIGHTS = "model.json", "model.safetensors"
+_AGAIN = "train it again, or take another checkpoint of the run"
+
+
+class Stored(Settings):
+    """`model.json`: all that is needed to build the model, and the digest that its weights must have."""
+
+    version: int = 1
+    model: str
+    config: dict[str, Any]
+    num_users: int
+    num_items: int
+    statistics: dict[str, float] = Field(default_factory=dict)
+    dtype: str
+    sha256: str
+    bytes: int
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.num_users, self.num_items, dict(self.statistics))
+
+
+def save(folder: Path, model: Model, name: str) -> None:
+    """Write both files into `folder` (made if missing); `model.json` last, so its presence says that the weights are whole.
+
+    Raises CheckpointError when the disk refuses (full, read-only); files of an earlier save stay as they were.
+    """
+    assert type(model) is registry.find(name), f"{type(model).__name__} is not the model {name!r}"
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    beside = folder / f".tmp-{WEIGHTS}-{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(weights, beside)
+        facts = Stored(model=name, config=model.config.model_dump(mode="json"), num_users=model.sizes.num_users,
+                       num_items=model.sizes.num_items, statistics=model.sizes.statistics, dtype=_dtype_of(weights),
+                       sha256=artifacts.file_digest(beside), bytes=beside.stat().st_size)
+        (folder / FACTS).unlink(missing_ok=True)
+        os.replace(beside, folder / WEIGHTS)
+        artifacts.write_model(folder / FACTS, facts)
+    except (OSError, SafetensorError) as problem:
+        wanted = sum(value.nbytes for value in weights.values())
+        raise CheckpointError(str(folder), found=" ".join(str(problem).split()), expected=f"room for {wanted} bytes of weights",
+                              remedy="free some space or choose another run folder") from problem
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load(folder: Path) -> Model:
+    """The saved model, in its dtype, on the CPU. Raises CheckpointError: missing, cut short, altered, or of a model that has changed."""
+    facts = read_facts(folder)
+    try:
+        kind = registry.find(facts.model)
+        config = configuration.validate(kind.Config, facts.config, source=str(folder / FACTS), key="config")
+    except ConfigError as problem:
+        raise CheckpointError(f"{folder / FACTS}, {problem.thing}", found=problem.found, expected=problem.expected,
+                              remedy="it was written by another version of the project: " + _AGAIN) from None
+    with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
+        model = kind(config, facts.sizes)
+    _fill(folder, model, facts, assign=True)
+    left = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]
+    assert not left, f"{facts.model} keeps {left} outside its state_dict"
+    return model
+
+
+def restore(folder: Path, model: Model, name: str) -> None:
+    """Load saved weights into a model that exists (to go on training). Raises CheckpointError when they are another model's."""
+    facts = read_facts(folder)
+    mine: dict[str, Any] = {"model": name, "config": model.config.model_dump(mode="json"), "num_users": model.sizes.num_users,
+                            "num_items": model.sizes.num_items, "dtype": _dtype_of(dict(model.state_dict()))}
+    for key, expected in mine.items():
+        if getattr(facts, key) != expected:
+            raise CheckpointError(f"{folder / FACTS}, {key}", found=repr(getattr(facts, key)), expected=repr(expected),
+                                  remedy="resume with the configuration and shards of that run, or start in an empty run folder")
+    _fill(folder, model, facts, assign=False)
+
+
+def read_facts(folder: Path) -> Stored:
+    return artifacts.read_model(folder / FACTS, Stored, error=CheckpointError, remedy=_AGAIN)
+
+
+def _fill(folder: Path, model: Model, facts: Stored, *, assign: bool) -> None:
+    path = folder / WEIGHTS
+    if not path.exists():
+        raise CheckpointError(str(path), found="no such file", expected=f"{facts.bytes} bytes of weights", remedy=_AGAIN)
+    if (size := path.stat().st_size) != facts.bytes:
+        raise CheckpointError(str(path), found=f"{size} bytes", expected=f"{facts.bytes} bytes (is it cut short?)", remedy=_AGAIN)
+    if (digest := artifacts.file_digest(path)) != facts.sha256:
+        raise CheckpointError(str(path), found=f"sha256 {digest[:16]}", expected=f"{facts.sha256[:16]} as in {FACTS}", remedy=_AGAIN)
+    weights = load_file(path)
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    for key in sorted(wanted.keys() | weights.keys()):
+        found = tuple(weights[key].shape) if key in weights else "no such tensor"
+        expected = wanted.get(key, f"no such tensor in {facts.model}")
+        if found != expected:
+            raise CheckpointError(f"{path}, {key}", found=found, expected=expected, remedy=_AGAIN)
+    model.load_state_dict(weights, assign=assign)
+
+
+def _dtype_of(weights: dict[str, Tensor]) -> str:
+    return next((str(value.dtype).removeprefix("torch.") for value in weights.values() if value.is_floating_point()), "float32")
