@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_spark.core import artifacts, columns
+from recsys_spark.core import artifacts, columns, shardset
 from recsys_spark.core.contracts import MANIFEST, Column, Csr, Part, ShardFile, ShardSet
 
 POINTWISE = (Column(name=columns.USER_IDX, dtype="int32"), Column(name=columns.ITEM_IDX, dtype="int32"),
@@ -96,9 +96,13 @@ def write(folder: str | Path, layout: str, shape: tuple[Column, ...], parts: dic
                                             "label_max": float(labels.max())}
     shards = ShardSet(layout=layout, columns=shape, parts=made, virtual_shards=virtual_shards, num_users=num_users,  # type: ignore[arg-type]
                       num_items=num_items, side=sides, statistics=statistics, split="leave_last_out")
-    digests = {str(p.relative_to(root)): artifacts.file_digest(p) for p in sorted(root.rglob("*")) if p.is_file() and p.name != MANIFEST}
-    shards = shards.model_copy(update={"fingerprint": artifacts.fingerprint([shards.model_dump(mode="json"), digests])})
-    artifacts.write_model(root / MANIFEST, shards)
+    return seal(root, shards)
+
+
+def seal(folder: str | Path, shards: ShardSet) -> ShardSet:
+    """Writes the manifest, with its fingerprint."""
+    shards = shardset.sealed(shards)
+    artifacts.write_model(Path(folder) / MANIFEST, shards)
     return shards
 
 
@@ -107,7 +111,8 @@ def _file(root: Path, path: str, v: int, table: pa.Table, row_group: int) -> Sha
     pq.write_table(table, root / path, row_group_size=row_group, compression="none", use_dictionary=False, store_schema=False)
     meta = pq.read_metadata(root / path)
     groups = tuple(meta.row_group(g).num_rows for g in range(meta.num_row_groups))
-    return ShardFile(path=path, virtual_shard=v, row_groups=groups, bytes=(root / path).stat().st_size)
+    return ShardFile(path=path, virtual_shard=v, row_groups=groups, bytes=(root / path).stat().st_size,
+                     digest=artifacts.file_digest(root / path))
 
 
 def _csr(root: Path, name: str, events: Events, num_users: int) -> Csr:
@@ -115,7 +120,9 @@ def _csr(root: Path, name: str, events: Events, num_users: int) -> Csr:
     order = np.lexsort((events.item, events.user))
     np.save(root / f"{name}.indptr.npy", _indptr(events.user, num_users))
     np.save(root / f"{name}.indices.npy", events.item[order])
-    return Csr(indptr=f"{name}.indptr.npy", indices=f"{name}.indices.npy", rows=num_users + 1, entries=len(events.item))
+    digests = [artifacts.file_digest(root / f"{name}.{kind}.npy") for kind in ("indptr", "indices")]
+    return Csr(indptr=f"{name}.indptr.npy", indices=f"{name}.indices.npy", rows=num_users + 1, entries=len(events.item),
+               indptr_digest=digests[0], indices_digest=digests[1])
 
 
 def _indptr(user: np.ndarray, num_users: int) -> np.ndarray:
