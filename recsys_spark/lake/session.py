@@ -1,0 +1,105 @@
+"""The only place that builds a SparkSession: local by default, Delta inside, UTC, quiet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Mapping, Protocol
+
+from py4j.protocol import Py4JJavaError
+from pyspark.find_spark_home import _find_spark_home
+from pyspark.sql import SparkSession
+
+from recsys_spark.core.errors import ConfigError
+
+DELTA_CLASS = "io.delta.sql.DeltaSparkSessionExtension"
+
+
+class Settings(Protocol):
+    """What `session` reads of `stages.context.SparkSettings` (read-only, so that a frozen object fits)."""
+
+    @property
+    def master(self) -> str: ...
+    @property
+    def driver_memory(self) -> str: ...
+    @property
+    def shuffle_partitions(self) -> int: ...
+    @property
+    def conf(self) -> Mapping[str, str]: ...
+
+
+def session(settings: Settings, app: str) -> SparkSession:
+    """The running session, or a new one. Raises ConfigError when Java or Delta's JARs are missing.
+
+    On Databricks the platform's own session is used as it is; under `spark-submit` its master and memory win over `settings`.
+    """
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        platform = SparkSession.builder.getOrCreate()
+        platform.conf.set("spark.sql.session.timeZone", "UTC")
+        return platform
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # the JVM runs already: spark-submit started us
+    if not submitted:
+        _require_java()
+        _require_jars(settings.conf)
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers take the system's python
+    builder = SparkSession.Builder().appName(app)
+    for key, value in {**_defaults(settings, submitted), **settings.conf}.items():
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel(settings.conf.get("spark.log.level", "ERROR"))
+    _require_delta(spark)
+    return spark
+
+
+def _defaults(settings: Settings, submitted: bool) -> dict[str, str]:
+    conf = {
+        "spark.sql.extensions": DELTA_CLASS,
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
+        "spark.databricks.delta.snapshotPartitions": "2",  # 50 by default: a merge of a tiny table took 18 s
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "ERROR",
+    }
+    if not submitted:
+        conf |= {"spark.master": settings.master, "spark.driver.memory": settings.driver_memory}
+        if settings.master.startswith("local"):  # a laptop's host name may not resolve
+            conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    return conf
+
+
+def _require_java() -> None:
+    home = os.environ.get("JAVA_HOME")
+    if home and not (Path(home) / "bin" / "java").exists():
+        raise ConfigError("JAVA_HOME", found=home, expected="a folder with bin/java", remedy="point JAVA_HOME at a JDK 17, or unset it")
+    if not home and shutil.which("java") is None:
+        raise ConfigError("java", found="no such program on PATH", expected="a JDK 17", remedy="install a JDK 17, or set JAVA_HOME")
+
+
+def _require_jars(conf: Mapping[str, str]) -> None:
+    """Before the JVM starts, because Spark itself only warns and fails much later."""
+    if "spark.jars" in conf or "spark.jars.packages" in conf:
+        return
+    folder = Path(_find_spark_home()) / "jars"
+    for name in ("delta-spark_*.jar", "delta-storage-*.jar"):
+        if not any(folder.glob(name)):
+            raise ConfigError("Delta's JARs", found=f"no {name} in {folder}", expected="delta-spark and delta-storage beside Spark's JARs",
+                              remedy="run `make setup`, or set spark.jars.packages under env.spark.conf")
+
+
+def _require_delta(spark: SparkSession) -> None:
+    jvm = spark.sparkContext._jvm
+    assert jvm is not None, "a classic session has a JVM"
+    found = [name.strip() for name in (spark.conf.get("spark.sql.extensions", "") or "").split(",")]
+    try:
+        jvm.java.lang.Thread.currentThread().getContextClassLoader().loadClass(DELTA_CLASS)
+    except Py4JJavaError:  # ClassNotFoundException
+        raise ConfigError("Delta's JARs", found="not on Spark's class path", expected=f"a JAR with {DELTA_CLASS}",
+                          remedy="run `make setup`, or pass --packages to spark-submit") from None
+    if DELTA_CLASS not in found:
+        raise ConfigError("the running Spark session", found=f"spark.sql.extensions={','.join(found) or 'none'}", expected=DELTA_CLASS,
+                          remedy="stop that session first, or start it with Delta's extension")

@@ -1,0 +1,190 @@
+"""Every read and write of a Delta table. Each write is one atomic commit, checked against the table's schema."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from typing import Any, Iterator
+
+from delta.tables import DeltaTable
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, Row, SparkSession
+from pyspark.sql.types import StructType
+
+from recsys_spark.core import columns as c
+from recsys_spark.core.contracts import Run
+from recsys_spark.core.errors import ConfigError, TableError, nearest
+from recsys_spark.lake.schemas import KEYS, PARTITIONS, SCHEMAS
+
+Txn = tuple[str, int]  # (application id, version): Delta skips a write whose pair, or a later version, it has committed before
+
+_CATALOG = re.compile(r"[A-Za-z_][\w-]*\.[A-Za-z_][\w-]*")  # catalog.schema; anything else is a path or URL
+_TXN_KEYS = ("spark.databricks.delta.write.txnAppId", "spark.databricks.delta.write.txnVersion")
+
+
+class Lake:
+    """The tables under one root: a folder, an object-store URL, or `catalog.schema`."""
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        self.spark = spark
+        self.root = root.rstrip("/")
+        self.in_catalog = bool(_CATALOG.fullmatch(root))
+
+    def where(self, name: str) -> str:
+        """Path, URL or catalog.schema.name of a table. Raises ConfigError for a name that is no table."""
+        if name not in SCHEMAS:
+            raise ConfigError(f"table {name!r}", expected=f"one of {', '.join(sorted(SCHEMAS))}{nearest(name, SCHEMAS)}")
+        return f"{self.root}.{name}" if self.in_catalog else f"{self.root}/{name}"
+
+    def exists(self, name: str) -> bool:
+        where = self.where(name)
+        if self.in_catalog:
+            return self.spark.catalog.tableExists(where)
+        return DeltaTable.isDeltaTable(self.spark, where)
+
+    def version(self, name: str) -> int:
+        """The latest version. Raises TableError if the table is missing."""
+        return int(self._table(name).history(1).select("version").collect()[0][0])
+
+    def create(self, name: str) -> None:
+        """Make the table, empty, if it is missing."""
+        if self.exists(name):
+            return
+        place = self.where(name) if self.in_catalog else f"delta.`{self.where(name)}`"
+        columns = ", ".join(f"`{f.name}` {f.dataType.simpleString()}{'' if f.nullable else ' NOT NULL'}" for f in SCHEMAS[name])
+        parts = f" PARTITIONED BY ({', '.join(PARTITIONS[name])})" if name in PARTITIONS else ""
+        with self._told(name):
+            self.spark.sql(f"CREATE TABLE IF NOT EXISTS {place} ({columns}) USING delta{parts}")
+
+    def read(self, name: str, version: int | None = None) -> DataFrame:
+        """The rows as of `version` (None: the latest), columns in the contract's order. Raises TableError."""
+        self._require(name)
+        source: DataFrameReader = self.spark.read.format("delta")
+        if version is not None:
+            source = source.option("versionAsOf", version)
+        try:
+            rows = source.table(self.where(name)) if self.in_catalog else source.load(self.where(name))
+        except PySparkException as problem:
+            raise TableError(f"table {self.where(name)}, version {version}", found=_first_line(problem),
+                             expected=f"a version up to {self.version(name)} whose files are still there",
+                             remedy="rerun the step that wrote it; versions are lost to `vacuum`") from None
+        self._check(name, rows.schema, remedy="point env.lake at another folder, or move this table away and rerun its step")
+        return rows.select(*SCHEMAS[name].fieldNames())
+
+    def merge_new(self, name: str, rows: DataFrame, txn: Txn | None = None) -> int:
+        """Insert the rows whose natural key the table lacks, in one commit; none when nothing is new. Returns the version.
+
+        `rows` must hold a key at most once; they are computed twice unless the caller caches them. Makes a missing table.
+        """
+        self._check(name, rows.schema, remedy="this is a fault of the step that made the rows", thing="rows for table")
+        self.create(name)
+        keys, new = list(KEYS[name]), rows.select(*SCHEMAS[name].fieldNames())
+        before = self.version(name)
+        stored = self.read(name, before).select(*keys)
+        if before > 0 and new.select(*keys).join(stored, on=keys, how="left_anti").isEmpty():
+            return before
+        same = " AND ".join(f"stored.`{key}` = new.`{key}`" for key in keys)
+        with self._told(name), self._txn(txn):
+            self._table(name).alias("stored").merge(new.alias("new"), same).whenNotMatchedInsertAll().execute()
+        return self.version(name)
+
+    def replace(self, name: str, rows: DataFrame, where: dict[str, str], txn: Txn | None = None) -> int:
+        """Replace the rows whose columns equal `where` by `rows` (which must all fit it), in one commit. Returns the version."""
+        assert where, "replace needs a condition: an empty one would replace the whole table"
+        self._check(name, rows.schema, remedy="this is a fault of the step that made the rows", thing="rows for table")
+        self.create(name)
+        condition = " AND ".join(f"`{column}` = '{_quoted(value)}'" for column, value in where.items())
+        writer: DataFrameWriter = rows.select(*SCHEMAS[name].fieldNames()).write.format("delta").mode("overwrite")
+        writer = writer.option("replaceWhere", condition)
+        if txn is not None:
+            writer = writer.option("txnAppId", txn[0]).option("txnVersion", txn[1])
+        with self._told(name):
+            if self.in_catalog:
+                writer.saveAsTable(self.where(name))
+            else:
+                writer.save(self.where(name))
+        return self.version(name)
+
+    def runs(self) -> list[Run]:
+        """The completed runs, oldest first."""
+        if not self.exists(c.RUNS):
+            return []
+        return [_run_of(row) for row in self.read(c.RUNS).orderBy("started_at", c.RUN_ID).collect()]
+
+    def add_run(self, run: Run) -> int:
+        """Record a completed run; a record of the same run_id is replaced."""
+        plain = run.model_dump() | {"config": json.dumps(run.config), "summary": json.dumps(run.summary)}
+        rows = self.spark.createDataFrame([Row(**plain)], SCHEMAS[c.RUNS])
+        return self.replace(c.RUNS, rows, {c.RUN_ID: run.run_id})
+
+    def _require(self, name: str) -> None:
+        if not self.exists(name):
+            raise TableError(f"table {self.where(name)}", found="no such Delta table", expected=f"the table {name!r}",
+                             remedy="run the step that writes it first, or set env.lake to the lake that has it")
+
+    def _table(self, name: str) -> DeltaTable:
+        self._require(name)
+        return (DeltaTable.forName if self.in_catalog else DeltaTable.forPath)(self.spark, self.where(name))
+
+    def _check(self, name: str, found: StructType, remedy: str, thing: str = "table") -> None:
+        """Names and types must be those of the contract; order and nullability may differ."""
+        ours = {field.name: field.dataType.simpleString() for field in SCHEMAS[name]}
+        theirs = {field.name: field.dataType.simpleString() for field in found}
+        if ours == theirs:
+            return
+        missing, extra = [n for n in ours if n not in theirs], [n for n in theirs if n not in ours]
+        wrong = [n for n in ours if n in theirs and ours[n] != theirs[n]]
+        facts = [f"no column {n}" for n in missing] + [f"unknown column {n} {theirs[n]}" for n in extra]
+        wanted = [f"{n} {ours[n]}" for n in missing] + [f"no {n}" for n in extra] + [f"{n} {ours[n]}" for n in wrong]
+        facts += [f"{n} {theirs[n]}" for n in wrong]
+        raise TableError(f"{thing} {self.where(name)}", found=", ".join(facts), expected=", ".join(wanted), remedy=remedy)
+
+    @contextlib.contextmanager
+    def _txn(self, txn: Txn | None) -> Iterator[None]:
+        """Delta takes the pair of a merge from the session, not from an option."""
+        if txn is None:
+            yield
+            return
+        for key, value in zip(_TXN_KEYS, txn, strict=True):
+            self.spark.conf.set(key, str(value))
+        try:
+            yield
+        finally:
+            for key in _TXN_KEYS:
+                self.spark.conf.unset(key)
+
+    @contextlib.contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        """Turn the write errors a user can mend into one line; the failed commit left the table as it was."""
+        try:
+            yield
+        except PySparkException as problem:
+            text = str(problem)
+            for sign, found, remedy in _MENDABLE:
+                if sign in text:
+                    raise TableError(f"table {self.where(name)}", found=found, expected="a write that ends; nothing was changed",
+                                     remedy=remedy) from problem
+            raise
+
+
+_MENDABLE = (
+    ("No space left on device", "no space left on the disk", "free space there or under spark.local.dir, then run the same command again"),
+    ("Permission denied", "no permission to write", "make the folder writable, or set env.lake to another"),
+    ("DELTA_MISSING_DELTA_TABLE", "a folder with other files in it", "empty the folder, or set env.lake to another"),
+    ("DELTA_CREATE_TABLE_WITH_NON_EMPTY_LOCATION", "a folder with other files in it", "empty the folder, or set env.lake to another"),
+    ("DELTA_CONCURRENT", "another job wrote to it at the same time", "run the same command again"),
+)
+
+
+def _first_line(problem: Exception) -> str:
+    return str(problem).strip().splitlines()[0][:160]
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def _run_of(row: Row) -> Run:
+    plain: dict[str, Any] = row.asDict()
+    return Run(**plain | {"config": json.loads(plain["config"]), "summary": json.loads(plain["summary"])})

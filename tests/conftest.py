@@ -1,0 +1,53 @@
+"""Fixtures that every Spark test shares: one session, one lake a test, one folder of raw data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterator
+
+import pytest
+
+if TYPE_CHECKING:  # the model tests run without a JVM
+    from pyspark.sql import SparkSession
+
+    from recsys_spark.lake.tables import Lake
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """One small local session for the whole test run."""
+    from recsys_spark.lake.session import session
+    from recsys_spark.stages.context import SparkSettings
+
+    scratch = tmp_path_factory.mktemp("spark")
+    conf = {
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # tests end before the slow compiler pays
+        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+        "spark.local.dir": str(scratch / "local"),
+        "spark.sql.autoBroadcastJoinThreshold": "10MB",
+    }
+    made = session(SparkSettings(master="local[2]", driver_memory="1g", shuffle_partitions=2, conf=conf), "tests")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def lake(spark: SparkSession, tmp_path: Path) -> Lake:
+    """An empty lake of this test's own."""
+    from recsys_spark.lake.tables import Lake
+
+    return Lake(spark, str(tmp_path / "lake"))
+
+
+@pytest.fixture(scope="session")
+def data_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `ml-1m/`: RECSYS_DATA when it is set (the real set), else a small generated one in the same format."""
+    named = os.environ.get("RECSYS_DATA")
+    if named and (Path(named) / "ml-1m" / "ratings.dat").exists():
+        return Path(named)
+    from recsys_spark.datasets import synthetic
+
+    made = tmp_path_factory.mktemp("data")
+    synthetic.generate(request.getfixturevalue("spark"), made / "ml-1m", users=300, items=200, ratings=12_000, seed=1)
+    return made

@@ -1,0 +1,134 @@
+"""The Delta tables: atomic, idempotent, checked."""
+
+from __future__ import annotations
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from recsys_spark.core.contracts import Run
+from recsys_spark.core.errors import ConfigError, TableError
+from recsys_spark.lake.schemas import KEYS, PARTITIONS, SCHEMAS
+from recsys_spark.lake.tables import Lake
+
+
+def index_rows(spark: SparkSession, *pairs: tuple[str, int]) -> DataFrame:
+    return spark.createDataFrame(pairs, SCHEMAS["user_index"])
+
+
+def stored(lake: Lake, name: str = "user_index", version: int | None = None) -> list[tuple]:
+    return sorted(tuple(row) for row in lake.read(name, version).collect())
+
+
+def test_every_key_and_partition_is_a_column() -> None:
+    assert set(KEYS) == set(SCHEMAS)
+    for name, keys in KEYS.items():
+        assert set(keys) | set(PARTITIONS.get(name, ())) <= set(SCHEMAS[name].fieldNames())
+        assert all(SCHEMAS[name][key].nullable is False for key in keys)
+
+
+def test_merge_new_inserts_only_new_keys_and_commits_only_when_there_are_some(spark: SparkSession, lake: Lake) -> None:
+    first = lake.merge_new("user_index", index_rows(spark, ("a", 1), ("b", 2)))
+    assert stored(lake) == [("a", 1), ("b", 2)]
+    assert lake.merge_new("user_index", index_rows(spark, ("a", 9))) == first
+    second = lake.merge_new("user_index", index_rows(spark, ("a", 9), ("c", 3)))
+    assert second == first + 1
+    assert stored(lake) == [("a", 1), ("b", 2), ("c", 3)]
+    assert stored(lake, version=first) == [("a", 1), ("b", 2)]
+
+
+def test_a_retried_transaction_is_a_no_op(spark: SparkSession, lake: Lake) -> None:
+    lake.merge_new("user_index", index_rows(spark, ("a", 1)), txn=("ingest", 1))
+    lake.merge_new("user_index", index_rows(spark, ("b", 2)), txn=("ingest", 1))
+    assert stored(lake) == [("a", 1)]
+    lake.merge_new("user_index", index_rows(spark, ("b", 2)), txn=("ingest", 2))
+    assert stored(lake) == [("a", 1), ("b", 2)]
+    lake.merge_new("user_index", index_rows(spark, ("c", 3)))  # the pair of an earlier write must not linger
+    assert len(stored(lake)) == 3
+
+
+def test_replace_touches_only_its_rows(spark: SparkSession, lake: Lake) -> None:
+    def part(run_id: str, *labels: float) -> DataFrame:
+        rows = [(run_id, "m", "s", "rating", str(i), "u", "i", label, 0.0) for i, label in enumerate(labels)]
+        return spark.createDataFrame(rows, SCHEMAS["predictions"])
+
+    lake.replace("predictions", part("one", 1.0, 2.0), {"run_id": "one"})
+    lake.replace("predictions", part("it's", 3.0), {"run_id": "it's"})
+    lake.replace("predictions", part("one", 4.0), {"run_id": "one"}, txn=("score", 1))
+    lake.replace("predictions", part("one", 5.0), {"run_id": "one"}, txn=("score", 1))  # retried: no-op
+    assert sorted((row.run_id, row.label) for row in lake.read("predictions").collect()) == [("it's", 3.0), ("one", 4.0)]
+    before = lake.version("predictions")
+    with pytest.raises(Exception, match="(?i)replaceWhere|constraint"):
+        lake.replace("predictions", part("two", 1.0), {"run_id": "one"})
+    assert lake.version("predictions") == before
+
+
+def test_a_missing_table_names_itself_and_the_remedy(lake: Lake) -> None:
+    assert not lake.exists("splits")
+    for use in (lake.read, lake.version):
+        with pytest.raises(TableError, match=r"/lake/splits: found no such Delta table.*run the step that writes it"):
+            use("splits")
+    with pytest.raises(ConfigError, match=r"table 'interaction'.*did you mean 'interactions'"):
+        lake.exists("interaction")
+
+
+def test_a_table_of_another_schema_is_refused_and_left_alone(spark: SparkSession, lake: Lake) -> None:
+    other = spark.createDataFrame([("a", "1", 0.5)], "user_id string, user_idx string, age double")
+    other.write.format("delta").save(lake.where("user_index"))
+    message = r"user_index: found unknown column age double, user_idx string; expected no age, user_idx int"
+    for use in (lambda: lake.read("user_index"), lambda: lake.merge_new("user_index", index_rows(spark, ("a", 1)))):
+        with pytest.raises(TableError, match=message) as told:
+            use()
+        assert "env.lake" in told.value.remedy
+    assert lake.version("user_index") == 0
+
+
+def test_rows_of_another_schema_never_reach_a_table(spark: SparkSession, lake: Lake) -> None:
+    with pytest.raises(TableError, match=r"rows for table .*user_index: found no column user_idx; expected user_idx int"):
+        lake.merge_new("user_index", spark.createDataFrame([("a",)], "user_id string"))
+    assert not lake.exists("user_index")
+
+
+def test_a_version_that_is_not_there(spark: SparkSession, lake: Lake) -> None:
+    lake.create("user_index")
+    with pytest.raises(TableError, match=r"user_index, version 7: .*a version up to 0"):
+        lake.read("user_index", 7)
+
+
+def test_a_folder_with_other_files_is_not_taken_for_a_table(lake: Lake, spark: SparkSession) -> None:
+    spark.range(3).write.parquet(lake.where("user_index"))
+    assert not lake.exists("user_index")
+    with pytest.raises(TableError, match=r"user_index: found a folder with other files in it.*env\.lake"):
+        lake.create("user_index")
+
+
+def test_a_catalog_schema_is_a_root_too(spark: SparkSession) -> None:
+    spark.sql("CREATE SCHEMA IF NOT EXISTS lake_test")
+    lake = Lake(spark, "spark_catalog.lake_test")
+    try:
+        assert not lake.exists("user_index")
+        first = lake.merge_new("user_index", index_rows(spark, ("a", 1)))
+        lake.replace("user_index", index_rows(spark, ("a", 2)), {"user_id": "a"})
+        assert stored(lake) == [("a", 2)] and stored(lake, version=first) == [("a", 1)]
+    finally:
+        spark.sql("DROP SCHEMA lake_test CASCADE")
+
+
+def test_runs_come_back_as_they_went_in(lake: Lake) -> None:
+    assert lake.runs() == []
+    run = Run(run_id="ingest-1", pipeline="p", step="ingest", stage="ingest", key="k", config={"a": [1, {"b": None}]},
+              upstream={"x": "x-1"}, input_versions={}, output_versions={"users": 3}, run_dir="/r", code_version="1", seed=7, started_at=2.5, ended_at=3.0,
+              summary={"rows": 4})
+    lake.add_run(run)
+    lake.add_run(run.model_copy(update={"run_id": "earlier", "started_at": 1.0}))
+    lake.add_run(run.model_copy(update={"seed": 8}))
+    assert [(r.run_id, r.seed) for r in lake.runs()] == [("earlier", 7), ("ingest-1", 8)]
+    assert lake.runs()[1] == run.model_copy(update={"seed": 8})
+
+
+def test_a_full_disk_is_told_in_one_line(lake: Lake) -> None:
+    from pyspark.errors import PySparkException
+
+    message = r"lake/users: found no space left on the disk; expected .* nothing was changed\. To mend: free space"
+    with pytest.raises(TableError, match=message):
+        with lake._told("users"):
+            raise PySparkException("Job aborted: java.io.IOException: No space left on device")
