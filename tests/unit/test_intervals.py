@@ -1,0 +1,85 @@
+"""Bootstrap weights, their independence of partitioning, and coverage of the truth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from recsys_spark.metrics.intervals import Replicates, jackknife, weights
+
+
+def means(values: np.ndarray, units: np.ndarray, seed: int = 1, replicas: int = 1000) -> Replicates:
+    return Replicates.of(("m",), values[:, None], np.ones((len(values), 1)), units, seed=seed, replicas=replicas)
+
+
+def test_weights_are_poisson_and_unrelated() -> None:
+    drawn = weights(np.arange(4000), seed=1, replicas=101)
+    assert drawn.shape == (4000, 102) and (drawn[:, 0] == 1).all()
+    drawn = drawn[:, 1:]
+    for n in range(4):  # 404,000 draws: a share's standard error is below 0.0008
+        assert abs((drawn == n).mean() - math.exp(-1) / math.factorial(n)) < 0.004
+    assert abs(drawn.mean() - 1) < 0.006 and abs(drawn.var() - 1) < 0.015
+    replicas, units = np.corrcoef(drawn.T), np.corrcoef(drawn[:300])
+    np.fill_diagonal(replicas, 0)
+    np.fill_diagonal(units, 0)
+    assert np.abs(replicas).max() < 6 / math.sqrt(4000) and np.abs(units).max() < 6 / math.sqrt(101)
+
+
+def test_a_units_weight_depends_on_seed_replica_and_unit_alone() -> None:
+    whole = weights(np.arange(100), seed=1, replicas=40)
+    np.testing.assert_array_equal(weights(np.array([77, 3], np.int32), seed=1, replicas=40), whole[[77, 3]])
+    np.testing.assert_array_equal(weights(np.arange(100), seed=1, replicas=7), whole[:, :8])
+    assert (weights(np.arange(100), seed=2, replicas=40) != whole).any()
+
+
+def test_partitioning_changes_nothing() -> None:
+    draw = np.random.default_rng(0)
+    values, units = draw.random(5000), draw.permutation(5000)
+    whole = means(values, units, replicas=50)
+    order = draw.permutation(5000)
+    parts = [means(values[part], units[part], replicas=50) for part in np.array_split(order, 7)]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merged.merge(part)
+    np.testing.assert_allclose(merged.sums, whole.sums, rtol=1e-12)
+    np.testing.assert_array_equal(merged.counts, whole.counts)
+    with pytest.raises(AssertionError, match="do not merge"):
+        merged.merge(Replicates(("other",), whole.sums, whole.counts))
+
+
+def test_interval_of_a_mean_is_that_of_the_central_limit_theorem() -> None:
+    values = np.random.default_rng(1).normal(3, 2, 4000)
+    found = means(values, np.arange(4000)).intervals()["m"]
+    half = 1.96 * values.std() / math.sqrt(4000)
+    assert found.value == pytest.approx(values.mean(), abs=1e-12) and found.n == 4000
+    assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_the_interval_holds_the_truth_nineteen_times_in_twenty() -> None:
+    draw = np.random.default_rng(2)
+    held = 0
+    for sample in range(400):
+        found = means((draw.random(300) < 0.3).astype(float), np.arange(300) + 300 * sample, replicas=400).intervals()["m"]
+        held += found.low <= 0.3 <= found.high
+    assert 0.91 < held / 400 < 0.985  # 95 %, give or take four standard errors
+
+
+def test_a_ratio_of_sums_by_hand() -> None:
+    # Two users with 1 and 3 rows: the mean is over rows, and a replica without any row is left out of the interval.
+    made = Replicates.of(("m",), np.array([[4.0], [0.0]]), np.array([[1.0], [3.0]]), np.array([1, 2]), seed=1, replicas=200)
+    found = made.intervals()["m"]
+    assert (found.value, found.low, found.high, found.n) == (1.0, 0.0, 4.0, 4)
+
+
+def test_nothing_counted_has_no_value() -> None:
+    found = Replicates.of(("m",), np.zeros((0, 1)), np.zeros((0, 1)), np.zeros(0, int), seed=1, replicas=10).intervals()["m"]
+    assert math.isnan(found.value) and math.isnan(found.low) and found.n == 0
+
+
+def test_jackknife_by_hand() -> None:
+    # Leaving a unit out lowers the value by 1, 0, 0, 3: sum 4, squares 10; variance 3/4 * (10 - 16/4).
+    found = jackknife(20.0, 10.0, 4.0, 4)
+    assert found.value == 20 and found.high - 20 == pytest.approx(1.959964 * math.sqrt(4.5)) == 20 - found.low
