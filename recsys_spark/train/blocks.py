@@ -1,0 +1,89 @@
+"""Columns of rows in memory: a numpy array, or `Ragged` where rows have lists of different lengths."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from recsys_spark.core.contracts import Column
+from recsys_spark.core.errors import ShardError
+
+
+class Ragged(NamedTuple):
+    """CSR: row i holds values[offsets[i] : offsets[i + 1]]. `offsets[0]` is 0."""
+
+    offsets: np.ndarray  # int64 (rows + 1,)
+    values: np.ndarray
+
+
+Block = np.ndarray | Ragged
+
+
+def empty(column: Column) -> Block:
+    """No rows."""
+    if column.shape == (-1,):
+        return Ragged(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=column.dtype))
+    return np.zeros((0, *column.shape), dtype=column.dtype)
+
+
+def cut(block: Block, first: int, last: int) -> Block:
+    """Rows first..last - 1, without copying values."""
+    if isinstance(block, Ragged):
+        offsets = block.offsets[first:last + 1]
+        return Ragged(offsets - offsets[0], block.values[offsets[0]:offsets[-1]])
+    return block[first:last]
+
+
+def join(blocks: Sequence[Block]) -> Block:
+    """One after the other; at least one."""
+    if isinstance(blocks[0], Ragged):
+        offsets, values = zip(*blocks, strict=True)
+        ends = np.cumsum([0, *(len(v) for v in values)])
+        moved = [o[1:] + end for o, end in zip(offsets, ends[:-1], strict=True)]
+        return Ragged(np.concatenate([np.zeros(1, np.int64), *moved]), np.concatenate(values))
+    return np.concatenate(blocks)
+
+
+def take(block: Block, rows: np.ndarray) -> Block:
+    """A new block of the given rows, which must exist (mode="clip" only spares numpy a check and a buffer)."""
+    if not isinstance(block, Ragged):
+        return np.take(block, rows, axis=0, mode="clip")
+    lengths = np.take(np.diff(block.offsets), rows, mode="clip")
+    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    source = np.repeat(np.take(block.offsets, rows, mode="clip") - offsets[:-1], lengths)
+    source += np.arange(offsets[-1])
+    return Ragged(offsets, np.take(block.values, source, mode="clip"))
+
+
+def from_arrow(column: pa.ChunkedArray, as_column: Column, where: str) -> Block:
+    """Without copying where it is one chunk. Raises ShardError at `where` when type, shape or a null contradicts the manifest."""
+    if column.null_count:
+        raise _unfit(where, as_column, f"{column.null_count} nulls")
+    if not as_column.shape:
+        return _values(column, as_column, where)
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)):
+        raise _unfit(where, as_column, str(column.type))
+    values = _values(pa.chunked_array([chunk.flatten() for chunk in column.chunks], type=column.type.value_type), as_column, where)
+    lengths = np.concatenate([np.zeros(0, np.int64), *(chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in column.chunks)])
+    if as_column.shape == (-1,):
+        return Ragged(np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]), values)
+    width = int(np.prod(as_column.shape))
+    if (lengths != width).any():
+        raise _unfit(where, as_column, f"a list of {int(lengths[lengths != width][0])}")
+    return values.reshape(-1, *as_column.shape)
+
+
+def _values(column: pa.ChunkedArray, as_column: Column, where: str) -> np.ndarray:
+    if column.type != pa.from_numpy_dtype(np.dtype(as_column.dtype)) or column.null_count:
+        raise _unfit(where, as_column, f"{column.null_count} nulls" if column.null_count else str(column.type))
+    parts: list[Any] = [chunk.to_numpy() for chunk in column.chunks]
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, as_column.dtype), *parts])
+
+
+def _unfit(where: str, column: Column, found: str) -> ShardError:
+    shape = f" of shape {column.shape}" if column.shape else ""
+    return ShardError(f"{where}, column {column.name}", found=found, expected=f"{column.dtype}{shape} without nulls, as the manifest says",
+                      remedy="run export_shards again")

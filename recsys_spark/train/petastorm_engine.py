@@ -1,0 +1,88 @@
+"""Row groups in a given order through petastorm's reader: its thread pool, its bounded queue, its shut-down.
+
+petastorm shuffles and deals row groups by rules of its own (`index % shard_count`), drops what is left over, refuses ragged
+lists and turns tables into batches slowly. So we hand it the finished order and take its raw tables.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Sequence
+
+import pyarrow as pa
+
+from recsys_spark.core.errors import ShardError
+from recsys_spark.core.shardset import REMEDY
+from recsys_spark.train import petastorm_shim
+from recsys_spark.train.arrow_engine import Files, Read
+
+_reader = petastorm_shim.load()
+
+from petastorm.arrow_reader_worker import ArrowReaderWorker  # noqa: E402  (after the shim)
+from petastorm.workers_pool import EmptyResultError  # noqa: E402
+from petastorm.workers_pool.thread_pool import ThreadPool  # noqa: E402
+
+
+def read(reads: Sequence[Read], columns: Sequence[str], *, prefetch: int) -> Iterator[pa.Table]:
+    """One table a read, in the order of `reads`, at most `prefetch` of them waiting. Closing the iterator stops the threads."""
+    if not reads:
+        return
+    files = Files(columns)
+    reader = _Reader(reads, files, prefetch)
+    try:
+        for _ in reads:
+            yield next(reader)
+    finally:
+        reader.stop()
+        reader.join()
+        files.close()
+
+
+class _Tables:
+    """Hands over what the worker published, as it is."""
+
+    batched_output = True
+
+    def read_next(self, workers_pool: Any, schema: Any, ngram: Any) -> pa.Table:
+        try:
+            return workers_pool.get_results()
+        except EmptyResultError:
+            raise StopIteration from None
+
+
+class _Worker(ArrowReaderWorker):
+    """Reads a row group. One thread, so that results come in the order of the requests."""
+
+    @staticmethod
+    def new_results_queue_reader() -> _Tables:
+        return _Tables()
+
+    def process(self, piece_index: int, worker_predicate: Any, shuffle_row_drop_partition: Any) -> None:
+        piece = self._split_pieces[piece_index]
+        try:
+            self.publish_func(self._filesystem.read(piece.path, piece.row_group))
+        except ShardError as error:
+            self.publish_func(error)  # the pool raises it where the tables are taken; raised here, it would also print a traceback
+
+
+class _Reader(_reader.Reader):  # type: ignore[name-defined]
+    def __init__(self, reads: Sequence[Read], files: Files, prefetch: int) -> None:
+        self._reads = reads
+        # The pool's queue holds a table and a note of its completion for each row group.
+        pool = ThreadPool(workers_count=1, results_queue_size=2 * prefetch)
+        paths = sorted({path for path, _ in reads})
+        super().__init__(files, paths, shuffle_row_groups=False, reader_pool=pool, num_epochs=1, worker_class=_Worker,
+                         is_batched_reader=True)
+
+    def _filter_row_groups(self, dataset: Any, row_groups: Sequence[Any], *_: Any) -> tuple[list[int], None]:
+        index = {(piece.path, piece.row_group): number for number, piece in enumerate(row_groups)}
+        for path, group in self._reads:
+            if (path, group) not in index:
+                raise ShardError(f"shard file {path}, row group {group}", found="no such row group", expected="one, as the manifest says",
+                                 remedy=REMEDY)
+        return [index[read] for read in self._reads], None
+
+    def _create_ventilator(self, indexes: list[int], *rest: Any) -> Any:
+        # All requests are queued at once: they are small, and petastorm's ventilator sleeps 10 ms whenever its own queue is
+        # full, which holds small row groups below 5 M rows/s. The queue of results is what bounds the memory.
+        *before, _, seed = rest
+        return super()._create_ventilator(indexes, *before, len(indexes), seed)

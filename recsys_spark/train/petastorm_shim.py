@@ -1,0 +1,90 @@
+"""petastorm 0.12.1 on today's pyarrow.
+
+petastorm is written against two things that pyarrow has dropped: the legacy filesystems (imported by name, gone since 16)
+and the legacy Parquet dataset (gone since 15). `load()` lends it the names while it is imported, and gives its modules a
+`ParquetDataset` and a `ParquetDatasetPiece` made here, for a list of local files. Nothing outside petastorm's modules changes.
+Not supplied: other file systems, partitioned folders, string columns, the process pool (its children import petastorm by themselves).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from types import ModuleType, SimpleNamespace
+from typing import Any, Callable, Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys_spark.train.arrow_engine import unreadable
+
+
+class LocalFiles:
+    """What petastorm calls a file system: it only ever opens."""
+
+    open = staticmethod(open)
+
+
+class Piece:
+    """A Parquet file, or one row group of it."""
+
+    partition_keys: Sequence[Any] = ()
+
+    def __init__(self, path: str, open_file_func: Callable[..., Any] = open, row_group: int | None = None,
+                 partition_keys: Sequence[Any] = ()) -> None:
+        self.path, self.row_group = path, row_group
+
+    def get_metadata(self) -> pq.FileMetaData:
+        try:
+            return pq.read_metadata(self.path)
+        except (pa.ArrowException, OSError) as problem:
+            raise unreadable(f"shard file {self.path}", problem) from None
+
+    def read(self, columns: Iterable[str], partitions: None = None) -> pa.Table:
+        with pq.ParquetFile(self.path) as file:
+            return file.read_row_group(self.row_group, sorted(columns), use_threads=False)
+
+
+class Dataset:
+    """Whole files, in the order given; without petastorm's own metadata, so that it takes schema and row groups from the footers."""
+
+    fs, partitions, metadata, common_metadata = LocalFiles, None, None, None
+
+    def __init__(self, paths: Sequence[str], **_legacy: Any) -> None:
+        self.paths = paths
+        self.pieces = [Piece(path) for path in paths]
+
+
+def load() -> ModuleType:
+    """The module `petastorm.reader`, ready to use."""
+    if "petastorm.reader" not in sys.modules:
+        _import_with(_legacy_names())
+        for name in ("reader", "arrow_reader_worker", "etl.dataset_metadata"):
+            module = importlib.import_module(f"petastorm.{name}")
+            module.pq = SimpleNamespace(ParquetDataset=Dataset, ParquetDatasetPiece=Piece)  # type: ignore[attr-defined]
+    return sys.modules["petastorm.reader"]
+
+
+def _legacy_names() -> dict[str, ModuleType]:
+    filesystem, hdfs = ModuleType("pyarrow.filesystem"), ModuleType("pyarrow.hdfs")
+    filesystem.LocalFileSystem = LocalFiles  # type: ignore[attr-defined]
+    hdfs.HadoopFileSystem = type("HadoopFileSystem", (), {})  # type: ignore[attr-defined]
+    return {module.__name__: module for module in (filesystem, hdfs)}
+
+
+def _import_with(modules: dict[str, ModuleType]) -> None:
+    lent = {name: module for name, module in modules.items() if name not in sys.modules}
+    io_error = not hasattr(pa.lib, "ArrowIOError")
+    sys.modules.update(lent)
+    if io_error:
+        pa.lib.ArrowIOError = OSError
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # distutils, pkg_resources
+            importlib.import_module("petastorm.reader")
+    finally:
+        for name in lent:
+            del sys.modules[name]
+        if io_error:
+            del pa.lib.ArrowIOError

@@ -1,0 +1,196 @@
+"""Batches of a shard set, in the order of train/order.py, as numpy arrays.
+
+An engine (petastorm, or pyarrow alone) reads row groups in the order in which steps need them. Each window is permuted as it
+comes; a *round* of many steps is then put together with one gather a column, in a background thread, while the batches of the
+round before are being used: batches are slices of it. Memory, with W rows of the windows under way (at most
+window_row_groups row groups of each virtual shard of this rank), about half of them on average, and b bytes a row:
+
+    b * (W + prefetch row groups + one window) + 5 * max(ROUND_BYTES, one batch)
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generator, Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from recsys_spark.core import columns as names
+from recsys_spark.core import contracts, shardset
+from recsys_spark.core.errors import ShardError, nearest
+from recsys_spark.train import arrow_engine
+from recsys_spark.train.blocks import Block, cut, empty, from_arrow, join, take
+from recsys_spark.train.order import Order, Window, interleave
+
+ROW, COUNT_GLOBAL = "row", "count_global"
+ROUND_BYTES = 16 << 20
+ROUND_STEPS = 4096
+
+Batch = dict[str, Any]
+
+
+@dataclass
+class _Round:
+    """Consecutive steps, put together."""
+
+    blocks: dict[str, Block]  # R rows
+    starts: np.ndarray  # (T + 1,) rows of each step
+    sizes: np.ndarray  # (T,) the same over all ranks
+
+    def batches(self) -> Iterator[Batch]:
+        starts = self.starts.tolist()
+        for low, high, size in zip(starts[:-1], starts[1:], self.sizes.tolist(), strict=True):
+            yield {**{name: cut(block, low, high) for name, block in self.blocks.items()}, COUNT_GLOBAL: size}
+
+
+class _Stream:
+    """The rows of one virtual shard that have been read and not yet used."""
+
+    def __init__(self) -> None:
+        self._windows: deque[tuple[int, int, dict[str, Block]]] = deque()  # first position, last + 1, blocks
+
+    def add(self, start: int, rows: int, blocks: dict[str, Block]) -> None:
+        self._windows.append((start, start + rows, blocks))
+
+    def rows(self, low: int, high: int) -> list[dict[str, Block]]:
+        """Positions low .. high - 1, as pieces one after the other; rows before `high` are let go."""
+        pieces = []
+        for start, end, blocks in self._windows:
+            first, last = max(low, start) - start, min(high, end) - start
+            if first < last:
+                pieces.append({name: cut(block, first, last) for name, block in blocks.items()})
+        while self._windows and self._windows[0][1] <= high:
+            self._windows.popleft()
+        return pieces
+
+
+class Reader:
+    """Rank `rank` of `num_ranks` over one part of the shard set in `shards_folder`.
+
+    Every check is made here and is the same on all ranks, so that all of them stop before the first collective.
+    `columns` None: those of the manifest. A pointwise batch always has `weight`: ones where the shards have none.
+    Raises ShardError: the folder, its manifest or its files, an unknown part or column, too many ranks.
+    """
+
+    def __init__(self, shards_folder: str | os.PathLike[str], part: str, *, batch_size: int, seed: int, rank: int = 0, num_ranks: int = 1,
+                 settings: contracts.Reader = contracts.Reader(), columns: tuple[str, ...] | None = None) -> None:  # noqa: B008 (frozen)
+        self.folder = os.fspath(shards_folder).removeprefix("file://")
+        self.shards = shardset.load(self.folder)
+        if part not in self.shards.parts:
+            raise ShardError(f"shard set {self.folder}, part {part!r}", found="no such part",
+                             expected=f"one of {', '.join(self.shards.parts)}{nearest(part, self.shards.parts)}", remedy=shardset.REMEDY)
+        self.part, self._settings = self.shards.parts[part], settings
+        self.columns = self._chosen(columns)
+        unweighted = self.shards.layout == "pointwise" and names.WEIGHT not in self.columns
+        self._ones = unweighted and (columns is None or names.WEIGHT in columns)
+        groups: list[tuple[int, ...]] = [()] * self.shards.virtual_shards
+        for file in self.part.files:
+            groups[file.virtual_shard] = file.row_groups
+        self._check_ranks(part, groups, num_ranks)
+        self._paths = {file.virtual_shard: os.path.join(self.folder, file.path) for file in self.part.files}
+        self.order = Order(groups, batch_size, seed, settings.window_row_groups, rank, num_ranks)
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch; the same on every rank."""
+        return self.order.steps
+
+    @property
+    def rows(self) -> int:
+        """Of an epoch, over all ranks."""
+        return self.order.rows
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """One batch for each step from `start_step` on: this rank's rows of it, maybe none.
+
+        {column: array (B, *shape) or Ragged, "row": int64 (B,), "count_global": rows of the step over all ranks}. The arrays
+        are the caller's to keep. Closing the iterator stops its threads. Raises ShardError, naming file and row group.
+        """
+        rounds = self._rounds(epoch, start_step)
+        with ThreadPoolExecutor(1, thread_name_prefix="rounds") as pool:
+            try:
+                upcoming = pool.submit(next, rounds, None)
+                while (current := upcoming.result()) is not None:
+                    upcoming = pool.submit(next, rounds, None)
+                    yield from current.batches()
+            finally:
+                pool.submit(rounds.close).result()  # after the round under way
+
+    def _rounds(self, epoch: int, start_step: int) -> Generator[_Round, None, None]:
+        order, owned = self.order, self.order.owned
+        windows = deque(order.windows(epoch, start_step))
+        held = {int(shard): _Stream() for shard in order.filled[owned]}
+        reads = [(self._paths[window.shard], group) for window in windows for group in window.groups]
+        tables = self._engine()(reads, [column.name for column in self.columns.values()], prefetch=self._settings.prefetch)
+        try:
+            for first in range(start_step, order.steps, self._round_steps()):
+                last = min(first + self._round_steps(), order.steps)
+                bounds = order.bounds(first, last)  # (T + 1, M)
+                sizes = np.diff(bounds.sum(axis=1))  # (T,)
+                while windows and windows[0].step < last:
+                    window = windows.popleft()
+                    held[window.shard].add(window.start, window.rows, self._load(window, epoch, tables))
+                yield self._assemble(held, bounds[:, owned], sizes)
+        finally:
+            tables.close()
+
+    def _load(self, window: Window, epoch: int, tables: Iterator[pa.Table]) -> dict[str, Block]:
+        """The rows of a window in the order of the epoch."""
+        parts: dict[str, list[Block]] = {name: [] for name in self.columns}
+        for group in window.groups:
+            table, where = next(tables), f"shard file {self._paths[window.shard]}, row group {group}"
+            expected = self.order.groups[window.shard][group]
+            if len(table) != expected:
+                raise ShardError(where, found=f"{len(table)} rows", expected=f"{expected}, as the manifest says", remedy=shardset.REMEDY)
+            for name, column in self.columns.items():
+                parts[name].append(from_arrow(table.column(name), column, where))
+        order = self.order.permutation(epoch, window)
+        return {name: take(join(blocks), order) for name, blocks in parts.items()}
+
+    def _assemble(self, held: dict[int, _Stream], bounds: np.ndarray, sizes: np.ndarray) -> _Round:
+        """bounds (T + 1, m) of the shards held -> T steps."""
+        source, row, starts = interleave(np.array(list(held), dtype=np.int64), bounds)
+        pieces = [piece for stream, low, high in zip(held.values(), bounds[0], bounds[-1], strict=True)
+                  for piece in stream.rows(int(low), int(high))]
+        made = {name: take(join([empty(column), *(piece[name] for piece in pieces)]), source) for name, column in self.columns.items()}
+        if self._ones:
+            made[names.WEIGHT] = np.ones(len(row), dtype=np.float32)
+        return _Round({**made, ROW: row}, starts, sizes)
+
+    def _round_steps(self) -> int:
+        of_files = max(1, sum(file.bytes for file in self.part.files) // max(self.rows, 1))
+        in_memory = 8 + sum(np.dtype(column.dtype).itemsize * int(np.prod(column.shape or 1)) for column in self.columns.values())
+        rows = ROUND_BYTES // max(of_files, in_memory)
+        return min(ROUND_STEPS, max(1, rows * self.order.num_ranks // self.order.batch_size))
+
+    def _engine(self) -> Any:
+        if self._settings.engine == "arrow":
+            return arrow_engine.read
+        from recsys_spark.train import petastorm_engine  # takes a second to import
+        return petastorm_engine.read
+
+    def _chosen(self, wanted: tuple[str, ...] | None) -> dict[str, contracts.Column]:
+        there = {column.name: column for column in self.shards.columns}
+        for name in wanted or ():
+            if name not in there and (name != names.WEIGHT or self.shards.layout != "pointwise"):
+                raise ShardError(f"shard set {self.folder}, column {name!r}", found=f"columns {', '.join(there)}",
+                                 expected=f"a column of that name{nearest(name, there)}", remedy=f"{shardset.REMEDY} with that column")
+        return {name: column for name, column in there.items() if wanted is None or name in wanted}
+
+    def _check_ranks(self, part: str, groups: list[tuple[int, ...]], num_ranks: int) -> None:
+        where = f"shard set {self.folder}, part {part}"
+        if self.shards.virtual_shards % num_ranks:
+            raise ShardError(where, found=f"{self.shards.virtual_shards} virtual shards for {num_ranks} workers",
+                             expected="a number of workers that divides them", remedy="change workers.num_workers")
+        if not any(map(sum, groups)):
+            raise ShardError(where, found="no rows", expected="at least one", remedy="check the split, then " + shardset.REMEDY)
+        for rank in range(num_ranks):
+            if not any(map(sum, groups[rank::num_ranks])):
+                total = sum(map(len, groups))
+                raise ShardError(where, found=f"{total} row groups, none of them for worker {rank} of {num_ranks}",
+                                 expected="at least one row group for each worker",
+                                 remedy="lower workers.num_workers, or export with smaller row groups")
