@@ -1,0 +1,30 @@
+# `make` lists what there is. Set-up itself is deploy/setup.sh.
+SHELL := bash
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup:  ## .venv with every pinned dependency, Horovod and Delta's JARs; a second call takes a second
+	@deploy/setup.sh
+
+demo: setup  ## raw MovieLens ratings to recommendations and a report, all stages real
+	@$(BIN)/recsys-spark run conf/pipelines/ml-1m.yaml
+
+test: lint  ## lint, then all tests; RECSYS_DATA names a folder with ml-1m/ and ml-100k/ for the tests on real data
+	@$(BIN)/python -m pytest
+
+lint: setup  ## ruff, mypy and the layers
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: setup  ## the benchmark: prints its figures and writes them as JSON
+	@$(BIN)/python -m tests.benchmarks
+
+clean:  ## remove caches and the output of the demo; .venv and the cache of set-up stay
+	@rm -rf out build dist *.egg-info spark-warehouse metastore_db derby.log
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@find recsys_spark tests jobs deploy -name __pycache__ -type d -prune -exec rm -rf {} +

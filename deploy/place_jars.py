@@ -1,0 +1,57 @@
+"""place_jars.py CACHE JARS: Delta's JARs, downloaded once into CACHE and checked, into pyspark's folder JARS.
+
+These two are all that writing, merging and time travel need. MAVEN_REPOSITORY names another repository than Maven Central.
+Standard library only: it runs before anything is certain to be installed.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+import urllib.request
+from pathlib import Path
+
+MAVEN_CENTRAL = "https://repo1.maven.org/maven2"
+# Path in the repository -> SHA-256. The versions are held by those of pyspark and delta-spark in constraints.txt.
+JARS = {
+    "io/delta/delta-spark_4.2_2.13/4.4.0/delta-spark_4.2_2.13-4.4.0.jar": "27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead",
+    "io/delta/delta-storage/4.4.0/delta-storage-4.4.0.jar": "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
+}
+
+
+def place(cache: Path, jars: Path, repository: str) -> None:
+    """Each file takes its name only when it is whole and its digest is right. Exits with a message on anything else."""
+    cache.mkdir(parents=True, exist_ok=True)
+    for path, sha256 in JARS.items():
+        kept, target = cache / Path(path).name, jars / Path(path).name
+        if not kept.exists() or digest(kept) != sha256:
+            download(f"{repository.rstrip('/')}/{path}", kept, sha256)
+        if not target.exists() or digest(target) != sha256:
+            beside = target.with_name(f".{target.name}.part")
+            shutil.copyfile(kept, beside)
+            os.replace(beside, target)
+
+
+def download(url: str, target: Path, sha256: str) -> None:
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with urllib.request.urlopen(url, timeout=60) as source, open(beside, "wb") as out:
+            shutil.copyfileobj(source, out)
+        found = digest(beside)
+        if found != sha256:
+            sys.exit(f"setup: {url}: found SHA-256 {found}; expected {sha256}. To mend: set MAVEN_REPOSITORY to a repository that has this file")
+        os.replace(beside, target)
+    except OSError as problem:
+        sys.exit(f"setup: {url}: {problem}. To mend: check the network, or set MAVEN_REPOSITORY to a mirror of Maven Central")
+    finally:
+        beside.unlink(missing_ok=True)
+    print(f"setup: {target.name} downloaded and checked")
+
+
+def digest(path: Path) -> str:
+    with open(path, "rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    place(Path(sys.argv[1]), Path(sys.argv[2]), os.environ.get("MAVEN_REPOSITORY") or MAVEN_CENTRAL)

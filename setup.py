@@ -1,0 +1,49 @@
+"""Package metadata and dependencies. Ranges stand here, exact versions in constraints.txt; `make setup` installs with both."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recsys_spark" / "__init__.py").read_text(encoding="utf-8"))
+assert VERSION, "recsys_spark/__init__.py has no __version__"
+README = HERE / "README.md"
+
+setup(
+    name="recsys_spark",
+    version=VERSION.group(1),
+    description="Recommendations from raw logs to Delta tables: Spark, Petastorm, Horovod and PyTorch",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.12",
+    packages=find_packages(include=["recsys_spark", "recsys_spark.*"]),
+    package_data={"recsys_spark.report": ["*.html", "*.css", "*.js"]},
+    entry_points={"console_scripts": ["recsys-spark = recsys_spark.cli:main"]},
+    install_requires=[
+        "numpy>=2",
+        "omegaconf>=2.4",
+        "pandas>=2.3,<3",
+        "psutil",
+        "pyarrow>=21",
+        "pydantic>=2.14",
+        "PyYAML>=6",
+        "rich>=15",
+        "safetensors>=0.8",
+        "scipy>=1.17",
+        "torch>=2.13",
+        "typer>=0.29",
+        # What Horovod imports. Horovod itself is compiled against the installed torch by deploy/build_horovod.sh: named here,
+        # pip would install it without its native library. Training on one process or through torch.distributed needs none.
+        "cffi",
+        "cloudpickle",
+        "packaging",
+    ],
+    extras_require={
+        # Left out where the platform brings its own Spark and Delta, as Databricks does (petastorm pulls pyspark in).
+        "local": ["pyspark>=4.0.1,<=4.2.0", "delta-spark==4.4.0", "petastorm==0.12.1"],
+        "tune": ["optuna>=5"],
+        "test": ["import-linter", "mypy", "pytest>=9", "ruff", "scikit-learn"],
+    },
+)
