@@ -119,6 +119,10 @@ class Context:
         """Uniform in [0, 1), float32 (B, *shape), one stream for each global row."""
         return noise.uniform(noise.key(self.seed, name, self.epoch, self.step), row, *shape)
 
+    def uniform_at(self, name: str, row: Tensor, column: Tensor) -> Tensor:
+        """float32 (E,): what `uniform` draws for these rows at these columns, where a sparse input needs few of them."""
+        return noise.uniform_at(noise.key(self.seed, name, self.epoch, self.step), row, column)
+
     def normal(self, name: str, row: Tensor, *shape: int) -> Tensor:
         """Standard normal, float32 (B, *shape), one stream for each global row."""
         return noise.normal(noise.key(self.seed, name, self.epoch, self.step), row, *shape)

@@ -108,7 +108,8 @@ def _fill(folder: Path, model: Model, facts: Stored, *, assign: bool) -> None:
         raise CheckpointError(str(path), found=f"{size} bytes", expected=f"{facts.bytes} bytes (is it cut short?)", remedy=_AGAIN)
     if (digest := artifacts.file_digest(path)) != facts.sha256:
         raise CheckpointError(str(path), found=f"sha256 {digest[:16]}", expected=f"{facts.sha256[:16]} as in {FACTS}", remedy=_AGAIN)
-    weights = load_file(path)
+    # Copied, because torch aligns its own memory: products of unaligned weights differ in the last digit.
+    weights = {key: value.clone() for key, value in load_file(path).items()}
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     for key in sorted(wanted.keys() | weights.keys()):
         found = tuple(weights[key].shape) if key in weights else "no such tensor"

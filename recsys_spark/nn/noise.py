@@ -47,6 +47,12 @@ def uniform(key: int, row: Tensor, *shape: int) -> Tensor:
     return _shift_right(bits(key, row, *shape), 40).to(torch.float32) * 2.0**-24
 
 
+def uniform_at(key: int, row: Tensor, column: Tensor) -> Tensor:
+    """Single cells, float32 (E,): `uniform(key, row, width)[e, column[e]]` for any width, without drawing the others."""
+    drawn = mix(mix((row.long() + key) * _GAMMA) + (column.long() + 1) * _GAMMA)
+    return _shift_right(drawn, 40).to(torch.float32) * 2.0**-24
+
+
 def normal(key: int, row: Tensor, *shape: int) -> Tensor:
     """float32 (B, *shape), standard normal (Box and Muller 1958; two 32-bit halves of one draw)."""
     drawn = bits(key, row, *shape)

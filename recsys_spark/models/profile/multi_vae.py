@@ -1,0 +1,106 @@
+"""Variational autoencoder of users' profiles with a multinomial likelihood (Mult-VAE).
+
+Paper: Dawen Liang, Rahul G. Krishnan, Matthew D. Hoffman, Tony Jebara. Variational Autoencoders for Collaborative Filtering.
+WWW 2018, arXiv:1802.05814 (equations 1, 2, 5 and 6, section 2.2.2 for beta).
+Differs: beta grows by 1 / anneal_steps a step up to `beta`, as in the authors' code, and stays there. Weights start from Glorot's
+uniform distribution, biases at zero. Ratings count as 1, whatever their value; which of them are in the profile is the split's choice.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys_spark.core.config import Settings
+from recsys_spark.models.base import Context, Model, Profile, Query, Ragged, Sizes, Term
+
+
+class MultiVae(Model):
+    """Scores from the history alone, so new users need no training. An empty history gets the scores of an empty profile.
+
+    The items of a history are distinct; index 0 in it (padding, an item that training did not know) counts for nothing.
+    """
+
+    layout = "profile"
+    task = "ranking"
+
+    class Config(Settings):
+        hidden_dim: int = Field(600, ge=1)
+        latent_dim: int = Field(200, ge=1)
+        dropout: float = Field(0.5, ge=0, lt=1)  # share of a profile's items hidden from the encoder
+        beta: float = Field(0.2, ge=0)  # weight of the KL term when annealing has ended
+        anneal_steps: int = Field(5000, ge=1)  # steps in which beta would reach 1
+
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        # The first and last layer have a row an item, as tables have; row 0 is never used.
+        self.first = nn.Parameter(torch.empty(sizes.num_items + 1, config.hidden_dim))
+        self.first_bias = nn.Parameter(torch.zeros(config.hidden_dim))
+        self.to_latent = nn.Linear(config.hidden_dim, 2 * config.latent_dim)
+        self.from_latent = nn.Linear(config.latent_dim, config.hidden_dim)
+        self.last = nn.Parameter(torch.empty(sizes.num_items + 1, config.hidden_dim))
+        self.last_bias = nn.Parameter(torch.zeros(sizes.num_items + 1))
+        for weight in [self.first, self.to_latent.weight, self.from_latent.weight, self.last]:
+            nn.init.xavier_uniform_(weight)
+        for bias in [self.to_latent.bias, self.from_latent.bias]:
+            nn.init.zeros_(bias)
+
+    def forward(self, batch: Profile, ctx: Context) -> dict[str, Tensor]:
+        keep = None
+        if ctx.training and self.config.dropout:
+            drawn = ctx.uniform_at("dropout", _per_entry(batch.items, batch.row), batch.items.values)  # (entries,)
+            keep = (drawn >= self.config.dropout) / (1 - self.config.dropout)
+        mean, log_variance = self._encode(batch.items, keep)  # (B, Z), (B, Z)
+        latent = mean
+        if ctx.training:
+            noise = ctx.normal("latent", batch.row, self.config.latent_dim).to(mean.dtype)
+            latent = mean + noise * (0.5 * log_variance).exp()  # equation 5's sample, reparameterised
+        logits = self._hidden(latent) @ self.last.T + self.last_bias  # (B, I + 1)
+        return {"logits": logits, "mean": mean, "log_variance": log_variance}
+
+    def loss(self, batch: Profile, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
+        logits, mean, log_variance = output["logits"], output["mean"], output["log_variance"]
+        bought = batch.items.dense(logits.shape[1])[:, 1:]  # (B, I): x_ui
+        log_likelihood = (F.log_softmax(logits[:, 1:], 1) * bought).sum()  # equation 2, summed over users
+        divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum()  # KL(q || N(0, 1))
+        return {"nll": Term(-log_likelihood, len(batch)), "kl": Term(divergence, len(batch), self.beta_at(ctx))}  # equation 6
+
+    def beta_at(self, ctx: Context) -> float:
+        return min(self.config.beta, ctx.step / self.config.anneal_steps) if ctx.training else self.config.beta
+
+    def score(self, query: Query, items: Tensor | None = None) -> Tensor:
+        """The logits, from the mean of the latent distribution."""
+        hidden = self._hidden(self._encode(query.history)[0])  # (B, H)
+        if items is None:
+            return hidden @ self.last.T + self.last_bias  # (B, I + 1)
+        if items.dim() == 1:
+            return hidden @ self.last[items].T + self.last_bias[items]  # (B, C)
+        return torch.einsum("bh,bch->bc", hidden, self.last[items]) + self.last_bias[items]
+
+    def _encode(self, profiles: Ragged, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log variance, (B, Z) each. The first layer gathers the rows of a profile's items: no dense (B, I) input is made."""
+        items = profiles.values.long()
+        known = (items > 0).to(self.first.dtype)  # (entries,)
+        norms = torch.zeros(len(profiles.offsets) - 1, dtype=known.dtype, device=known.device)
+        norms = norms.index_add_(0, _rows(profiles), known).sqrt()  # (B,): the L2 norm of a row of ones
+        weights = known / _per_entry(profiles, norms.clamp(min=1.0))
+        if keep is not None:
+            weights = weights * keep.to(weights.dtype)
+        summed = F.embedding_bag(items, self.first, profiles.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+        mean, log_variance = self.to_latent(torch.tanh(summed + self.first_bias)).chunk(2, 1)
+        return mean, log_variance
+
+    def _hidden(self, latent: Tensor) -> Tensor:
+        return torch.tanh(self.from_latent(latent))  # (B, H)
+
+
+def _rows(profiles: Ragged) -> Tensor:
+    """The row of each entry, int64 (entries,)."""
+    return torch.repeat_interleave(torch.arange(len(profiles.offsets) - 1, device=profiles.offsets.device), profiles.offsets.diff())
+
+
+def _per_entry(profiles: Ragged, values: Tensor) -> Tensor:
+    """A value per row, (B,), repeated for each entry of the row."""
+    return values.repeat_interleave(profiles.offsets.diff())

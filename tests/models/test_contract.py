@@ -1,0 +1,178 @@
+"""What every model promises. Models are found by their files; a new one is tested here without a line being added."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from recsys_spark.core import config as configuration
+from recsys_spark.core.contracts import Train, Workers
+from recsys_spark.models import registry, store
+from recsys_spark.models.base import Context
+from tests.models import worlds
+
+ROOT = Path(__file__).parents[2]
+NAMES = registry.names()
+TRAINING = Context(seed=3, step=7, epoch=1, total_steps=100, training=True)
+
+
+@pytest.fixture(params=[f"{name}-{size}" for name in NAMES for size in ("default", "tiny")])
+def model(request):
+    name, size = request.param.rsplit("-", 1)
+    return worlds.stirred(name, worlds.tiny(registry.find(name)) if size == "tiny" else {})
+
+
+def name_of(model):
+    return type(model).__module__.rsplit(".", 1)[1]
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_models_are_found():
+    assert {"mf_bias", "neumf", "multi_vae"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files(name):
+    kind = registry.find(name)
+    text = importlib.import_module(kind.__module__).__doc__ or ""
+    assert "\nPaper: " in text, f"{kind.__module__} does not say which paper it is: add `Paper:` to its docstring"
+    assert "\nDiffers: " in text, f"{kind.__module__} does not say how it differs from its paper: add `Differs:` (or 'nothing known')"
+    assert (ROOT / f"tests/models/test_{name}.py").is_file(), f"model {name} has no tests/models/test_{name}.py"
+    assert (ROOT / f"conf/models/{name}.yaml").is_file(), f"model {name} has no conf/models/{name}.yaml"
+    assert kind.task in ("rating", "ranking")
+    assert not kind.couples_rows or "Couples rows:" in text, f"{name} couples rows: say why after `Couples rows:` in its docstring"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configuration_file(name):
+    path = ROOT / f"conf/models/{name}.yaml"
+    values = configuration.load(path)
+    assert set(values) <= {"model", "config", "train", "workers"} and values["model"] == name
+    registry.build(name, values["config"], worlds.SIZES, seed=1, source=str(path))
+    configuration.validate(Train, values["train"], source=str(path), key="train")
+    configuration.validate(Workers, values.get("workers", {}), source=str(path), key="workers")
+
+
+def test_order_of_rows_changes_no_loss(model):
+    rows = worlds.batch(model.layout)
+    turned = worlds.take(rows, list(reversed(range(len(rows)))))
+    close(worlds.total(worlds.terms(model, rows, TRAINING)), worlds.total(worlds.terms(model, turned, TRAINING)))
+
+
+def test_loss_is_the_weighted_mean_of_its_halves(model):
+    if model.couples_rows:
+        pytest.skip("its loss couples rows, for the reason in its docstring")
+    rows = worlds.batch(model.layout)
+    whole = worlds.terms(model, rows, TRAINING)
+    halves = [worlds.terms(model, worlds.take(rows, index), TRAINING) for index in (list(range(5)), list(range(5, len(rows))))]
+    for key, term in whole.items():
+        close(term.sum, halves[0][key].sum + halves[1][key].sum)
+        close(torch.as_tensor(term.count), torch.as_tensor(halves[0][key].count) + torch.as_tensor(halves[1][key].count))
+        assert term.coefficient == halves[0][key].coefficient == halves[1][key].coefficient, key
+
+
+def test_scores_do_not_depend_on_the_other_rows(model):
+    query = worlds.query()
+    whole = model.score(query)
+    assert whole.shape == (len(query.user), worlds.SIZES.num_items + 1)
+    for i in range(len(query.user)):
+        close(model.score(worlds.part(query, [i])), whole[i : i + 1])
+
+
+def test_scores_of_some_items_are_those_of_the_catalogue(model):
+    query, some = worlds.query(), torch.tensor([7, 2, 25, 1])
+    each = torch.stack([torch.roll(torch.arange(1, 6), n) for n in range(len(query.user))])
+    whole = model.score(query)
+    close(model.score(query, some), whole[:, some])
+    close(model.score(query, each), whole.gather(1, each))
+
+
+def test_prediction_rises_with_the_score(model):
+    if model.layout != "pointwise":
+        pytest.skip("its rows hold no single item")
+    rows = worlds.batch("pointwise")
+    predicted = model.predict(rows)[model.task]
+    scored = model.score(worlds.Query(rows.user, worlds.ragged([[]] * len(rows))), rows.item.long()[:, None])[:, 0]
+    assert predicted.shape == scored.shape == (len(rows),)
+    assert (predicted[scored.argsort()].diff() >= 0).all() and len(predicted.unique()) > 1
+
+
+def test_two_steps_of_sgd(model):
+    """Against the same two steps on plain tensors: nothing is left over from the first batch in the second step."""
+    batches = [worlds.batch(model.layout, seed=seed) for seed in (1, 2)]
+    state = {key: value.detach().clone() for key, value in model.named_parameters()}
+    other = {key: value.detach().clone() for key, value in model.named_buffers()}
+    for step, rows in enumerate(batches):
+        ctx = Context(seed=3, step=step, training=True)
+
+        def objective(weights, rows=rows, ctx=ctx):
+            def call(*arguments):
+                return torch.func.functional_call(model, {**weights, **other}, arguments)
+            output = call(rows, ctx)
+            return worlds.total(model.loss(rows, output, ctx))
+
+        gradients = torch.func.grad(objective)(state)
+        state = {key: value - 0.1 * gradients[key] for key, value in state.items()}
+    optimiser = torch.optim.SGD(model.parameter_groups(), lr=0.1)
+    for step, rows in enumerate(batches):
+        optimiser.zero_grad()
+        worlds.total(worlds.terms(model, rows, Context(seed=3, step=step, training=True))).backward()
+        optimiser.step()
+        model.after_step()
+    for key, value in model.named_parameters():
+        close(value.detach(), state[key])
+
+
+def test_every_weight_is_trained(model):
+    rows = worlds.batch(model.layout)
+    worlds.total(worlds.terms(model, rows, TRAINING)).backward()
+    for key, weight in model.named_parameters():
+        assert weight.grad is not None and weight.grad.abs().max() > 0, f"{key} gets no gradient"
+
+
+def test_draws_come_from_the_context_alone(model):
+    rows, losses = worlds.batch(model.layout), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model.train(seed == 1)
+        losses.append(worlds.total(worlds.terms(model, rows, TRAINING)))
+    assert torch.equal(*losses)
+
+
+def test_unknown_users_and_items_get_finite_scores(model):
+    nobody = worlds.Query(torch.zeros(2, dtype=torch.int32), worlds.ragged([[], [0]]))
+    assert model.score(nobody).isfinite().all()
+    assert model.score(nobody, torch.tensor([0, 1])).isfinite().all()
+
+
+def test_no_rows(model):
+    """A rank may get none of a small batch: it takes part in the reduction with sums of 0."""
+    nothing = worlds.take(worlds.batch(model.layout), [])
+    parts = worlds.terms(model, nothing, TRAINING)
+    assert all(term.sum.item() == 0.0 and float(term.count) == 0.0 for term in parts.values())
+    torch.stack([term.coefficient * term.sum for term in parts.values()]).sum().backward()
+    assert all(weight.grad is None or not weight.grad.abs().max() > 0 for weight in model.parameters())
+    assert model.score(worlds.part(worlds.query(), [])).shape == (0, worlds.SIZES.num_items + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_saved_and_loaded_it_is_the_same(model, dtype, tmp_path):
+    model = model.to(dtype)
+    store.save(tmp_path, model, name_of(model))
+    again = store.load(tmp_path)
+    assert type(again) is type(model) and again.config == model.config and again.sizes == model.sizes
+    assert {value.dtype for value in again.parameters()} == {dtype}
+    assert torch.equal(again.score(worlds.query()), model.score(worlds.query()))
+
+
+def test_the_seed_decides_the_start(model):
+    name, config = name_of(model), model.config.model_dump()
+    one, same, other = (registry.build(name, config, worlds.SIZES, seed) for seed in (1, 1, 2))
+    pairs = list(zip(one.parameters(), same.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b, _ in pairs) and any(not torch.equal(a, c) for a, _, c in pairs)

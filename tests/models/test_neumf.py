@@ -1,0 +1,103 @@
+"""neumf by hand and against plain numpy: equations 7 to 12 of the paper."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from recsys_spark.models import registry
+from recsys_spark.models.base import Context, Query, Rows, Sizes
+from recsys_spark.models.pointwise import neumf
+from tests.models import worlds
+
+NO_HISTORY = worlds.ragged([[]])
+
+
+def rows(users, items, labels):
+    return Rows(torch.tensor(users), torch.tensor(items), torch.tensor(labels, dtype=torch.float64),
+                torch.ones(len(users), dtype=torch.float64), torch.arange(len(users)))
+
+
+@pytest.fixture
+def hand():
+    """k = 1: GMF 2 * 3 = 6; MLP [p q] = [1 -1 | 2 4] -> relu -> relu."""
+    model = registry.build("neumf", {"dim": 1, "init_std": 1.0}, Sizes(1, 1), seed=1).double()
+    with torch.no_grad():
+        model.user.weight[1], model.item.weight[1] = torch.tensor([2.0, 1, -1]), torch.tensor([3.0, 2, 4])
+        first, second = model.tower
+        first.weight[:], first.bias[:] = torch.tensor([[1.0, 1, 1, 0], [0, 1, 0, -1]]), torch.tensor([0.5, 1])
+        second.weight[:], second.bias[:] = torch.tensor([[2.0, 5]]), torch.tensor([-1.0])
+        model.output.weight[:], model.output.bias[:] = torch.tensor([[0.5, -0.25]]), torch.tensor([0.125])
+    return model
+
+
+def test_by_hand(hand):
+    # first layer: [1 - 1 + 2 + 0.5, -1 - 4 + 1] = [2.5, -4] -> [2.5, 0]; second: 2 * 2.5 - 1 = 4; logit 0.5 * 6 - 0.25 * 4 + 0.125
+    batch = rows([1], [1], [1.0])
+    assert hand(batch, Context())["logit"].tolist() == [2.125]
+    assert hand.score(Query(torch.tensor([1]), NO_HISTORY), torch.tensor([1])).tolist() == [[2.125]]
+    assert hand.predict(batch)["ranking"].item() == pytest.approx(1 / (1 + np.exp(-2.125)), abs=1e-12)
+
+
+def test_equation_7(hand):
+    """-log sigmoid(2.125) for the positive row, -log(1 - sigmoid(2.125)) for the negative one."""
+    batch = rows([1, 1], [1, 1], [1.0, 0.0])
+    parts = hand.loss(batch, hand(batch, Context()), Context())
+    assert list(parts) == ["cross_entropy"]
+    assert parts["cross_entropy"].sum.item() == pytest.approx(np.log1p(np.exp(-2.125)) + np.log1p(np.exp(2.125)), abs=1e-12)
+    assert float(parts["cross_entropy"].count) == 2
+
+
+def test_l2_counts_the_rows_of_the_batch():
+    model = worlds.stirred("neumf", {"dim": 2, "l2": 0.1})
+    batch = rows([1, 1, 3], [4, 5, 5], [1.0, 0, 0])
+    term = worlds.terms(model, batch, Context(training=True))["l2"]
+    user, item = model.user.weight.detach().square().sum(1), model.item.weight.detach().square().sum(1)
+    assert term.sum.item() == pytest.approx((2 * user[1] + user[3] + item[4] + 2 * item[5]).item())
+    assert (float(term.count), term.coefficient) == (3, 0.1)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_against_numpy(num_layers):
+    """Separate tables and a concatenation, as the paper draws it (figure 3)."""
+    k = 3
+    model = worlds.stirred("neumf", {"dim": k, "num_layers": num_layers})
+    weights = {key: value.detach().numpy() for key, value in model.named_parameters()}
+    shapes = [layer.weight.shape for layer in model.tower]
+    assert [tuple(shape) for shape in shapes] == [(k * 2 ** (n - 1), k * 2**n) for n in range(num_layers, 0, -1)]  # [4k, 2k, k]
+    batch = worlds.batch("pointwise")
+    expected = []
+    for u, i in zip(batch.user.tolist(), batch.item.tolist(), strict=True):
+        (p_g, p_m), (q_g, q_m) = np.split(weights["user.weight"][u], [k]), np.split(weights["item.weight"][i], [k])
+        z = np.concatenate([p_m, q_m])
+        for n in range(num_layers):
+            z = np.maximum(weights[f"tower.{n}.weight"] @ z + weights[f"tower.{n}.bias"], 0)
+        expected.append(weights["output.weight"][0] @ np.concatenate([p_g * q_g, z]) + weights["output.bias"][0])
+    np.testing.assert_allclose(model(batch, Context())["logit"].detach(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("block", [1, 60, 1 << 21])
+def test_the_catalogue_in_blocks_equals_forward(block, monkeypatch):
+    monkeypatch.setattr(neumf, "_BLOCK", block)
+    model = worlds.stirred("neumf", {"dim": 4})
+    users = torch.arange(1, 6)
+    scores = model.score(Query(users, worlds.ragged([[]] * 5)))
+    everything = rows(users.repeat_interleave(26).tolist(), list(range(26)) * 5, [0.0] * 130)
+    torch.testing.assert_close(scores, model(everything, Context())["logit"].view(5, 26), rtol=1e-12, atol=1e-12)
+
+
+def test_both_branches_count():
+    """With one branch's half of the output layer at zero, the other still moves the logit: the halves are not mixed up."""
+    model, batch = worlds.stirred("neumf", {"dim": 4}), worlds.batch("pointwise")
+    with torch.no_grad():
+        model.output.weight[0, 4:] = 0  # GMF alone: a weighted dot product
+        p, q = model.user(batch.user)[:, :4], model.item(batch.item)[:, :4]
+        expected = (p * q) @ model.output.weight[0, :4] + model.output.bias
+    torch.testing.assert_close(model(batch, Context())["logit"], expected)
+
+
+def test_planted_tastes_beat_popularity():
+    train, held, sizes = worlds.planted()
+    model = worlds.fit("neumf", {"dim": 8}, train, sizes, epochs=10)
+    assert worlds.hits(model, train, held, sizes) > 1.5 * worlds.popularity_hits(train, held, sizes)

@@ -1,0 +1,158 @@
+"""What the tests of models share: batches of every layout, their pieces, and the total of a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys_spark.models import registry
+from recsys_spark.models.base import Batch, Context, Model, Profile, Query, Ragged, Rows, Sizes, Term
+from tests import shardsets
+from tests.shardsets import Events
+
+SIZES = Sizes(30, 25, {"label_mean": 3.5, "label_min": 1.0, "label_max": 5.0})
+
+
+def ragged(lists: list[list[int]]) -> Ragged:
+    """[[3, 1], [], [2]] as CSR."""
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in lists])]).astype(np.int64)
+    return Ragged(torch.from_numpy(offsets), torch.tensor([item for row in lists for item in row], dtype=torch.int32))
+
+
+def unragged(rows: Ragged) -> list[list[int]]:
+    return [part.tolist() for part in rows.values.tensor_split(rows.offsets[1:-1])] if len(rows.offsets) > 1 else []
+
+
+def profiles(lists: list[list[int]], row: Tensor | None = None) -> Profile:
+    items = ragged(lists)
+    return Profile(user=torch.arange(1, len(lists) + 1, dtype=torch.int32), items=items, values=torch.ones(len(items.values)),
+                   row=torch.arange(len(lists)) if row is None else row)
+
+
+def batch(layout: str, rows: int = 12, seed: int = 0, sizes: Sizes = SIZES) -> Any:
+    """A random batch of `rows` rows, float64, row numbers that are not 0..B-1, one row with padding in it."""
+    rng = np.random.default_rng(seed)
+    row = torch.from_numpy(rng.permutation(1000)[:rows].astype(np.int64)) + (5 << 32)
+    if layout == "pointwise":
+        index = [torch.from_numpy(rng.integers(1, n + 1, rows).astype(np.int32)) for n in (sizes.num_users, sizes.num_items)]
+        label = rng.integers(0, 2, rows) if seed % 2 else rng.integers(1, 6, rows) / 5
+        weight = rng.choice([0.5, 1.0, 2.0], rows)
+        return Rows(*index, torch.from_numpy(label.astype(float)), torch.from_numpy(weight), row).to("cpu", torch.float64)
+    if layout == "profile":
+        lists = [sorted(rng.permutation(sizes.num_items)[: rng.integers(0, 9)] + 1) for _ in range(rows)]
+        return profiles([list(map(int, items)) for items in lists], row).to("cpu", torch.float64)
+    raise AssertionError(f"teach tests/models/worlds.py to make a batch of layout {layout!r}")
+
+
+def take(whole: Any, index: list[int]) -> Any:
+    """The rows `index` of a batch, in that order."""
+    if isinstance(whole, Rows):
+        return Rows(*(getattr(whole, name)[index] for name in ("user", "item", "label", "weight", "row")))
+    lists = unragged(whole.items)
+    values = [part.tolist() for part in whole.values.tensor_split(whole.items.offsets[1:-1])]
+    return Profile(whole.user[index], ragged([lists[i] for i in index]),
+                   torch.tensor([v for i in index for v in values[i]], dtype=whole.values.dtype), whole.row[index])
+
+
+def query(rows: int = 6, seed: int = 0, sizes: Sizes = SIZES) -> Query:
+    """Known users, an unknown one (0) without history, and padding in one history."""
+    rng = np.random.default_rng(seed)
+    histories = [[int(i) for i in rng.permutation(sizes.num_items)[:4] + 1] for _ in range(rows)]
+    histories[0], histories[1] = [], [0, *histories[1]]
+    users = np.r_[0, rng.integers(1, sizes.num_users + 1, rows - 1)].astype(np.int32)
+    return Query(torch.from_numpy(users), ragged(histories))
+
+
+def part(whole: Query, index: list[int]) -> Query:
+    lists = unragged(whole.history)
+    return Query(whole.user[index], ragged([lists[i] for i in index]))
+
+
+def tiny(kind: type[Model]) -> dict[str, Any]:
+    """Every width 4, the rest as the model has it."""
+    return {name: 4 for name in kind.Config.model_fields if name == "dim" or name.endswith("_dim")}
+
+
+def stirred(name: str, config: dict[str, Any], sizes: Sizes = SIZES, seed: int = 0) -> Model:
+    """A model in float64 whose weights are all away from their start: what holds for it does not hold by accident of zeros."""
+    model = registry.build(name, config, sizes, seed).double()
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=draw, dtype=torch.float64))
+    return model
+
+
+def terms(model: Model, rows: Batch, ctx: Context) -> dict[str, Term]:
+    return model.loss(rows, model(rows, ctx), ctx)
+
+
+def total(parts: dict[str, Term]) -> Tensor:
+    """What one rank minimises."""
+    return torch.stack([term.coefficient * term.sum / term.count for term in parts.values()]).sum()
+
+
+def planted() -> tuple[Events, Events, Sizes]:
+    """(train, held, sizes): 300 users and 60 items with a taste of two numbers; each user's last event is held."""
+    train, held = shardsets.leave_last_out(shardsets.planted(300, 60, 15))
+    return train, held, Sizes(300, 60, {"label_mean": float(train.value.mean()), "label_min": 1.0, "label_max": 5.0})
+
+
+def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, epochs: int, rows: int = 64, lr: float = 0.01) -> Model:
+    """A few epochs of plain Adam in batches of `rows`; negatives are drawn anew at each step, outside the user's training items."""
+    model = registry.build(name, config, sizes, seed=1)
+    optimiser = torch.optim.Adam(model.parameter_groups(), lr=lr)
+    rng, step = np.random.default_rng(1), 0
+    met = seen(train, sizes)
+    for epoch in range(epochs):
+        order = rng.permutation(sizes.num_users if model.layout == "profile" else len(train.user))
+        for start in range(0, len(order), rows):
+            chosen = order[start : start + rows]
+            if model.layout == "profile":
+                made: Any = profiles([[int(i) for i in np.flatnonzero(met[u + 1])] for u in chosen], torch.from_numpy(chosen))
+            else:
+                made = _rows(train, chosen, model.num_negatives, met, rng)
+            optimiser.zero_grad()
+            total(terms(model, made, Context(seed=1, step=step, epoch=epoch, training=True))).backward()
+            optimiser.step()
+            step += 1
+    return model
+
+
+def _rows(train: Events, chosen: np.ndarray, negatives: int, met: np.ndarray, rng: np.random.Generator) -> Rows:
+    user, item, label = train.user[chosen], train.item[chosen], train.value[chosen]
+    if negatives:
+        more = user.repeat(negatives)
+        drawn = rng.integers(1, met.shape[1], len(more)).astype(np.int32)
+        while (again := met[more, drawn]).any():
+            drawn[again] = rng.integers(1, met.shape[1], again.sum())
+        user, item = np.r_[user, more], np.r_[item, drawn]
+        label = np.r_[np.ones(len(chosen)), np.zeros(len(more))].astype(np.float32)
+    return Rows(*(torch.from_numpy(column) for column in (user, item, label, np.ones(len(user), np.float32))), torch.arange(len(user)))
+
+
+def seen(train: Events, sizes: Sizes) -> np.ndarray:
+    met = np.zeros((sizes.num_users + 1, sizes.num_items + 1), bool)
+    met[train.user, train.item] = True
+    return met
+
+
+def hits(model: Model, train: Events, held: Events, sizes: Sizes, k: int = 5) -> float:
+    """Share of users whose held item is among the k best of those not seen."""
+    met = seen(train, sizes)
+    history = ragged([[int(i) for i in np.flatnonzero(met[u])] for u in held.user])
+    return _hit_rate(model.score(Query(torch.from_numpy(held.user), history)).detach().numpy(), met, held, k)
+
+
+def popularity_hits(train: Events, held: Events, sizes: Sizes, k: int = 5) -> float:
+    met = seen(train, sizes)
+    return _hit_rate(np.tile(met.sum(0), (len(held.user), 1)), met, held, k)
+
+
+def _hit_rate(scores: np.ndarray, met: np.ndarray, held: Events, k: int) -> float:
+    scores = np.where(met[held.user], -np.inf, scores.astype(float))
+    scores[:, 0] = -np.inf
+    return float((np.argsort(-scores, axis=1)[:, :k] == held.item[:, None]).any(1).mean())

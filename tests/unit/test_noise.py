@@ -1,0 +1,84 @@
+"""Random numbers by (key, row): reproducible, independent of order and of how many are drawn, and distributed as they say."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from recsys_spark.nn import noise
+
+ROWS = torch.arange(4000)
+
+
+def test_bits_are_splitmix64():
+    """The published outputs of SplitMix64 for seed 0: an independent implementation's numbers."""
+    drawn = noise.bits(0, torch.tensor([0]), 4)[0].tolist()
+    assert [value & (2**64 - 1) for value in drawn] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
+
+
+@pytest.mark.parametrize("draw", [noise.bits, noise.uniform, noise.normal, lambda key, row, *shape: noise.integers(key, row, 1000, *shape)])
+def test_a_row_draws_the_same_in_any_company(draw):
+    whole = draw(9, ROWS, 3, 2)
+    assert whole.shape == (4000, 3, 2)
+    order = torch.randperm(4000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(draw(9, ROWS[order], 3, 2), whole[order])
+    assert torch.equal(draw(9, ROWS[5:6], 3, 2), whole[5:6])
+    assert torch.equal(draw(9, ROWS, 9)[:, :6], whole.view(4000, 6))  # and the same in a wider draw
+    assert draw(9, ROWS[:0], 3).shape == (0, 3) and draw(9, ROWS).shape == (4000,)
+
+
+def test_single_cells():
+    column = torch.tensor([4, 0, 8, 8])
+    row = torch.tensor([2**40, 1, 1, 7])
+    assert torch.equal(noise.uniform_at(5, row, column), noise.uniform(5, row, 9).gather(1, column[:, None])[:, 0])
+
+
+def test_key_row_and_name_matter():
+    drawn = [noise.uniform(noise.key(seed, name, epoch), ROWS, 2) for seed, name, epoch in
+             [(1, "a", 0), (2, "a", 0), (1, "b", 0), (1, "a", 1)]]
+    for i, a in enumerate(drawn):
+        for b in drawn[:i]:
+            assert (a == b).float().mean() < 0.001
+            assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 4 / math.sqrt(8000)
+
+
+def test_uniform():
+    drawn = noise.uniform(1, ROWS, 50).double().flatten()
+    n = len(drawn)
+    assert drawn.min() >= 0 and drawn.max() < 1
+    gaps = (drawn.sort().values - (torch.arange(n) + 0.5) / n).abs().max()
+    assert gaps < 1.95 / math.sqrt(n)  # Kolmogorov and Smirnov at 0.001
+
+
+def test_normal():
+    drawn = noise.normal(1, ROWS, 50).double().flatten()
+    n = len(drawn)
+    assert drawn.isfinite().all()
+    ideal = torch.special.ndtr(drawn.sort().values)
+    assert (ideal - (torch.arange(n) + 0.5) / n).abs().max() < 1.95 / math.sqrt(n)
+    assert abs(drawn.mean()) < 4 / math.sqrt(n) and abs(drawn.var() - 1) < 4 * math.sqrt(2 / n)
+
+
+@pytest.mark.parametrize("draw", [noise.uniform, noise.normal])
+def test_rows_and_columns_are_unrelated(draw):
+    cells = draw(1, ROWS, 20)
+    limit = 5 / math.sqrt(cells.numel())
+    for a, b in [(cells[1:], cells[:-1]), (cells[:, 1:], cells[:, :-1]), (cells[1:, 1:], cells[:-1, :-1])]:
+        assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < limit
+
+
+@pytest.mark.parametrize("high", [1, 7, 3706, 2**31 - 1])
+def test_integers(high):
+    drawn = noise.integers(1, ROWS, high, 50).flatten()
+    assert drawn.min() >= 0 and drawn.max() < high
+    assert abs(drawn.double().mean() / high - (high - 1) / (2 * high)) < 4 / math.sqrt(12 * len(drawn))
+    if high == 7:
+        expected = len(drawn) / 7
+        assert ((drawn.bincount() - expected).square() / expected).sum() < 22.5  # chi-square, 6 degrees of freedom, 0.001
+
+
+def test_integers_refuse_a_range_too_wide():
+    with pytest.raises(AssertionError, match="high is 2147483648"):
+        noise.integers(1, ROWS, 2**31)
