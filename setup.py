@@ -17,7 +17,7 @@ setup(
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.12",
+    python_requires=">=3.11",  # `make setup` takes 3.11, the version that constraints.txt was tried with
     packages=find_packages(include=["recsys_spark", "recsys_spark.*"]),
     package_data={"recsys_spark.report": ["*.html", "*.css", "*.js"]},
     entry_points={"console_scripts": ["recsys-spark = recsys_spark.cli:main"]},
