@@ -12,10 +12,13 @@ import urllib.request
 from pathlib import Path
 
 MAVEN_CENTRAL = "https://repo1.maven.org/maven2"
-# Path in the repository -> SHA-256. The versions are held by those of pyspark and delta-spark in constraints.txt.
+DELTA = "4.4.0"  # held by pyspark and delta-spark in constraints.txt
+# Path in the repository -> SHA-256.
 JARS = {
-    "io/delta/delta-spark_4.2_2.13/4.4.0/delta-spark_4.2_2.13-4.4.0.jar": "27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead",
-    "io/delta/delta-storage/4.4.0/delta-storage-4.4.0.jar": "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
+    f"io/delta/delta-spark_4.2_2.13/{DELTA}/delta-spark_4.2_2.13-{DELTA}.jar":
+        "27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead",
+    f"io/delta/delta-storage/{DELTA}/delta-storage-{DELTA}.jar":
+        "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
 }
 
 
@@ -39,7 +42,8 @@ def download(url: str, target: Path, sha256: str) -> None:
             shutil.copyfileobj(source, out)
         found = digest(beside)
         if found != sha256:
-            sys.exit(f"setup: {url}: found SHA-256 {found}; expected {sha256}. To mend: set MAVEN_REPOSITORY to a repository that has this file")
+            sys.exit(f"setup: {url}: found SHA-256 {found}; expected {sha256}. "
+                     "To mend: set MAVEN_REPOSITORY to a repository that has this file")
         os.replace(beside, target)
     except OSError as problem:
         sys.exit(f"setup: {url}: {problem}. To mend: check the network, or set MAVEN_REPOSITORY to a mirror of Maven Central")
