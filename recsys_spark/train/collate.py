@@ -1,0 +1,41 @@
+"""Columns as a reader gives them (numpy) -> the batch class of the layout (torch), without copying."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys_spark.core import columns
+from recsys_spark.models.base import Batch, Profile, Ragged, Rows
+
+
+def collate(numbers: dict[str, Any], layout: str) -> Batch:
+    """A batch of B rows. A missing `weight` is 1."""
+    row = _tensor(numbers["row"])
+    if layout == "pointwise":
+        label = _tensor(numbers[columns.LABEL])
+        weight = _tensor(numbers[columns.WEIGHT]) if columns.WEIGHT in numbers else torch.ones(len(label), dtype=label.dtype)
+        return Rows(_tensor(numbers[columns.USER_IDX]), _tensor(numbers[columns.ITEM_IDX]), label, weight, row)
+    assert layout == "profile", f"layout {layout}"
+    items = numbers[columns.ITEM_IDX]
+    ragged = Ragged(_tensor(items.offsets).long(), _tensor(items.values))
+    return Profile(_tensor(numbers[columns.USER_IDX]), ragged, _tensor(numbers[columns.VALUE].values), row)
+
+
+def take(batch: Batch, index: Tensor) -> Batch:
+    """The rows at `index`, int64 (b,)."""
+    if isinstance(batch, Rows):
+        return Rows(batch.user[index], batch.item[index], batch.label[index], batch.weight[index], batch.row[index])
+    assert isinstance(batch, Profile), f"a batch of {type(batch).__name__}"
+    starts, lengths = batch.items.offsets[index], batch.items.offsets.diff()[index]
+    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    where = torch.repeat_interleave(starts - offsets[:-1], lengths) + torch.arange(int(offsets[-1]), device=offsets.device)
+    return Profile(batch.user[index], Ragged(offsets, batch.items.values[where]), batch.values[where], batch.row[index])
+
+
+def _tensor(column: np.ndarray) -> Tensor:
+    # Arrow's memory is read-only, torch has no such notion and warns: nothing here writes into a batch's columns.
+    return torch.from_numpy(column if column.flags.writeable else column.copy())

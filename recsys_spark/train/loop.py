@@ -1,0 +1,195 @@
+"""The one training loop. Every rank runs it, on its own rows of the same global batches.
+
+Nothing here depends on how many ranks there are or what connects them; what is random depends on (seed, epoch, step, row).
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recsys_spark.core import artifacts, log, seeds, shardset
+from recsys_spark.core.contracts import TrainJob, TrainResult
+from recsys_spark.models import registry
+from recsys_spark.models.base import Batch, Context, Model, Rows, Sizes
+from recsys_spark.train import checkpoint, optim, validate
+from recsys_spark.train.checkpoint import State
+from recsys_spark.train.collate import collate
+from recsys_spark.train.negatives import Negatives, Seen
+from recsys_spark.train.reader import Reader
+from recsys_spark.train.step import NotFinite, Stepper, blame
+from recsys_spark.train.workers import Workers
+
+METRICS, RESULT = "metrics.jsonl", "result.json"
+_log = log.get("train.loop")
+
+
+class Loop:
+    """One rank's training, resumed from the newest checkpoint of the run folder if there is one.
+
+    Building it raises ConfigError, ShardError or CheckpointError before the first step.
+    """
+
+    def __init__(self, job: TrainJob, workers: Workers, stop: Callable[[], bool] = lambda: False) -> None:
+        self.job, self.settings, self.workers, self.stop = job, job.train, workers, stop
+        self.run_dir = Path(job.run_dir)
+        self.device = torch.device(f"cuda:{workers.local_rank}" if job.workers.device == "cuda" else "cpu")
+        self.dtype = torch.float64 if self.settings.dtype == "float64" else torch.float32
+        self.shards = shardset.load(job.shards, expect=job.shard_fingerprint)
+        sizes = Sizes(self.shards.num_users, self.shards.num_items, self.shards.statistics)
+        model = registry.build(job.model, job.config, sizes, job.seed)
+        self.model: Model = model.to(self.device, self.dtype)
+        self.metric, self.sign = validate.monitor(job, self.model)
+        self.validate = validate.make(job, self.shards, self.model, workers)
+        self.negatives = self._negatives()
+        self.reader = Reader(job.shards, "train", batch_size=self.settings.batch_size, seed=job.seed, rank=workers.rank,
+                             num_ranks=workers.size, settings=self.settings.reader)
+        self.optimiser = optim.build(self.settings.optim, self.model)
+        self.ctx = Context(seed=job.seed, total_steps=self.settings.epochs * self.reader.steps, training=True)
+        self.state = State()
+        self._restore()
+        self.step = Stepper(self.model, self.optimiser, workers, self.settings.optim.clip_norm)
+        self.examples_here = 0  # by all ranks, since this process started
+
+    def run(self) -> TrainResult | None:
+        """Train until the epochs are done or patience is out. None when `stop` became true on some rank: a checkpoint
+        was written, and the same job goes on from there. Raises NotFinite with step, epoch and rows."""
+        self.model.train()
+        while not self.state.ended:
+            if not self._rest_of_epoch():
+                self._save()
+                return None
+            self._end_epoch()
+        return self._result()
+
+    def _rest_of_epoch(self) -> bool:
+        """False when asked to stop in the middle of it."""
+        state, every, steps = self.state, self.settings.checkpoint_steps, self.reader.steps
+        clock = time.perf_counter()
+        for numbers in self.reader.epoch(state.epoch, state.position):
+            batch = self._batch(numbers)
+            self.ctx.step, self.ctx.epoch = state.step, state.epoch
+            # A model that draws from torch's generator draws the same again after a resume.
+            torch.default_generator.manual_seed(seeds.derive(self.job.seed, "torch", state.step))
+            try:
+                done = self.step(batch, self.ctx, self.stop())
+            except NotFinite as problem:
+                raise self._blamed(problem, batch) from None
+            for name, total, count in zip(self.step.names, done.sums, done.counts, strict=True):
+                before = state.sums.get(name, (0.0, 0.0))
+                state.sums[name] = (before[0] + total, before[1] + count)
+            examples = numbers["count_global"] * (1 + self.model.num_negatives)
+            state.step, state.position, state.epoch_examples = state.step + 1, state.position + 1, state.epoch_examples + examples
+            self.examples_here += examples
+            self.workers.beat.tell(state.epoch, state.position, steps, state.step, self.examples_here)
+            if state.position < steps and (done.stop or (every and state.step % every == 0)):
+                state.epoch_seconds += time.perf_counter() - clock
+                if done.stop:
+                    return False
+                self._save()
+                clock = time.perf_counter()
+        assert state.position == steps, f"the reader gave {state.position} steps of {steps}"
+        state.epoch_seconds += time.perf_counter() - clock
+        return True
+
+    def _batch(self, numbers: dict[str, Any]) -> Batch:
+        batch = collate(numbers, self.model.layout)
+        if self.negatives:
+            assert isinstance(batch, Rows)
+            batch = self.negatives(batch, self.state.epoch, self.state.position)
+        return batch.to(self.device, self.dtype)  # type: ignore[no-any-return]
+
+    def _end_epoch(self) -> None:
+        """Validate, decide whether this was the best epoch and whether there is another, save, and write the epoch's line."""
+        state = self.state
+        metrics = self.validate(self.model)
+        state.seconds, state.examples = state.seconds + state.epoch_seconds, state.examples + state.epoch_examples
+        state.record = {"epoch": state.epoch, "step": state.step, **{f"train_{name}": total / max(count, 1e-300)
+                        for name, (total, count) in state.sums.items()}, **metrics, "seconds": state.epoch_seconds,
+                        "examples_per_s": state.epoch_examples / max(state.epoch_seconds, 1e-9), "lr": self.optimiser.param_groups[0]["lr"]}
+        if validate.improved(metrics[self.metric], state.best_value, self.sign):
+            state.best_value, state.best_epoch, state.best, state.stale = metrics[self.metric], state.epoch, metrics, 0
+            state.best_checkpoint = checkpoint.name(state.step)
+        else:
+            state.stale += 1
+        state.epoch, state.position, state.sums, state.epoch_seconds, state.epoch_examples = state.epoch + 1, 0, {}, 0.0, 0
+        state.ended = state.epoch >= self.settings.epochs or state.stale >= self.settings.patience
+        self._save()
+        if self.workers.rank == 0:
+            self._write_metrics()
+
+    def _save(self) -> None:
+        carry = self._gathered_carry()
+        if self.workers.rank == 0:
+            checkpoint.save(self.job, self.state, self.model, self.optimiser, carry)
+        self.workers.beat.work()
+
+    def _restore(self) -> None:
+        if self.workers.rank == 0:
+            checkpoint.clean(self.run_dir)
+        found = checkpoint.resume(self.job, self.model, self.optimiser)
+        if found is None:
+            if self.workers.rank == 0:
+                (self.run_dir / METRICS).unlink(missing_ok=True)
+            self.workers.broadcast(list(self.model.state_dict().values()))
+            return
+        self.state, carry = found
+        self.ctx.carry.update({key: checkpoint.own(key, value, self.workers) for key, value in carry.items()})
+        if self.workers.rank == 0:
+            self._write_metrics()
+            checkpoint.point(self.job, self.state)
+            _log.info(log.fields(event="resume", step=self.state.step, epoch=self.state.epoch, position=self.state.position))
+        self.workers.barrier()
+
+    def _write_metrics(self) -> None:
+        """metrics.jsonl holds the epochs before the last one of the state, as they are, and that one."""
+        path, record = self.run_dir / METRICS, self.state.record
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if json.loads(line)["epoch"] < record.get("epoch", 0)]
+        artifacts.write_text(path, "".join(line + "\n" for line in [*kept, *([json.dumps(record)] if record else [])]))
+
+    def _gathered_carry(self) -> dict[str, Tensor]:
+        """name -> (ranks, *shape): what each rank carries."""
+        gathered = {}
+        for key in sorted(self.ctx.carry):
+            mine = self.ctx.carry[key]
+            every = mine.new_zeros(self.workers.size, *mine.shape)
+            every[self.workers.rank] = mine
+            self.workers.all_reduce_sum([every])
+            gathered[key] = every.cpu()
+        return gathered
+
+    def _negatives(self) -> Negatives | None:
+        if not self.model.num_negatives:
+            return None
+        indptr, indices = validate.load_csr(self.job.shards, validate.need_side(self.shards, "seen", self.job.shards))
+        return Negatives(Seen(indptr, indices, self.shards.num_items), self.model.num_negatives, self.job.seed)
+
+    def _blamed(self, problem: NotFinite, batch: Batch) -> NotFinite:
+        rows = blame(self.model, batch, self.ctx)
+        where = f"{problem.thing} in step {self.state.position} of epoch {self.state.epoch}"
+        left = checkpoint.folders(self.run_dir)
+        stays = f"; {left[-1].name} stays, and training resumes from it" if left else ""
+        return NotFinite(f"{where}, {rows or 'rows of another rank'}", found=problem.found, expected=problem.expected, remedy="mend "
+                         f"these rows in the source and export again, or lower train.optim.lr or set train.optim.clip_norm{stays}")
+
+    def _result(self) -> TrainResult:
+        state = self.state
+        peaks = torch.zeros(self.workers.size, dtype=torch.float64)
+        peaks[self.workers.rank] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        self.workers.all_reduce_sum([peaks])
+        result = TrainResult(
+            run_id=self.job.run_id, best_epoch=state.best_epoch, best=state.best, epochs=state.epoch, steps=state.step,
+            examples_per_s=state.examples / max(state.seconds, 1e-9), seconds=state.seconds, peak_rss_bytes=int(peaks.max()),
+            checkpoint=state.best_checkpoint)
+        if self.workers.rank == 0:
+            artifacts.write_model(self.run_dir / RESULT, result)
+        return result

@@ -1,0 +1,133 @@
+"""Validation after each epoch, by all ranks: each takes its share, the sums are added, divided once.
+
+Ranking models: full ranking of the catalogue for every user with targets, seen items left out. Rating models: errors over the
+valid part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys_spark.core import columns, contracts
+from recsys_spark.core.contracts import ShardSet, TrainJob
+from recsys_spark.core.errors import ConfigError, ShardError, nearest
+from recsys_spark.metrics import ranking
+from recsys_spark.models.base import Model, Query
+from recsys_spark.scoring import topk
+from recsys_spark.train.collate import collate
+from recsys_spark.train.reader import Reader
+from recsys_spark.train.workers import Workers
+
+KS = (10, 20)
+LOWER_IS_BETTER = ("rmse", "mae")
+_CELLS = 8 << 20  # scores held at once: 32 MB in float32
+_BATCH = 65536  # rows of the valid part predicted at once, over all ranks
+Validator = Callable[[Model], dict[str, float]]
+
+
+def monitor(job: TrainJob, model: type[Model] | Model) -> tuple[str, float]:
+    """(metric, sign): the larger sign * value, the better. Raises ConfigError for a metric that this model does not have."""
+    names = ("rmse", "mae") if model.task == "rating" else ranking.names(KS)
+    metric = job.train.monitor or ("rmse" if model.task == "rating" else "ndcg@10")
+    if metric not in names:
+        raise ConfigError("train.monitor", found=repr(metric), expected=f"one of {', '.join(names)}{nearest(metric, names)}")
+    return metric, -1.0 if metric in LOWER_IS_BETTER else 1.0
+
+
+def make(job: TrainJob, shards: ShardSet, model: Model, workers: Workers) -> Validator:
+    """What to call after an epoch. Raises ShardError when the shard set holds nothing to validate on."""
+    return _rating(job, shards, workers) if model.task == "rating" else _ranking(job, shards, workers)
+
+
+def load_csr(folder: str, csr: contracts.Csr) -> tuple[np.ndarray, np.ndarray]:
+    """(indptr, indices), memory-mapped: one copy for all ranks of a host."""
+    root = Path(folder.removeprefix("file://"))
+    indptr, indices = (np.load(root / name, mmap_mode="r") for name in (csr.indptr, csr.indices))
+    return indptr, indices
+
+
+def need_side(shards: ShardSet, name: str, folder: str) -> contracts.Csr:
+    if name not in shards.side:
+        raise ShardError(f"shard set {folder}, side file {name}", found=", ".join(sorted(shards.side)) or "no side file", expected=name,
+                         remedy="export the shards with a split that has validation events")
+    return shards.side[name]
+
+
+def _rating(job: TrainJob, shards: ShardSet, workers: Workers) -> Validator:
+    if columns.VALID not in shards.parts or shards.parts[columns.VALID].rows == 0:
+        raise ShardError(f"shard set {job.shards}, part valid", found="no rows", expected="ratings to validate on",
+                         remedy="export the shards with a split that has validation events")
+    # A small valid part may have fewer row groups than ranks: rank 0 alone then reads it.
+    try:
+        reader = Reader(job.shards, columns.VALID, batch_size=_BATCH, seed=job.seed, rank=workers.rank, num_ranks=workers.size,
+                        settings=job.train.reader)
+        mine = True
+    except ShardError:
+        reader = Reader(job.shards, columns.VALID, batch_size=_BATCH, seed=job.seed, rank=0, num_ranks=1, settings=job.train.reader)
+        mine = workers.rank == 0
+
+    def validate(model: Model) -> dict[str, float]:
+        sums = torch.zeros(3, dtype=torch.float64)  # squared errors, absolute errors, rows
+        weight = next(model.parameters())
+        for numbers in reader.epoch(0) if mine else ():
+            batch = collate(numbers, model.layout).to(weight.device, weight.dtype)
+            error = (model.predict(batch)["rating"] - batch.label).double()
+            sums += torch.stack([error.square().sum(), error.abs().sum(), torch.tensor(len(error), dtype=torch.float64)]).cpu()
+            workers.beat.work()
+        workers.all_reduce_sum([sums])
+        squared, absolute, rows = sums.tolist()
+        return {"rmse": (squared / rows) ** 0.5, "mae": absolute / rows}
+
+    return _evaluating(validate)
+
+
+def _ranking(job: TrainJob, shards: ShardSet, workers: Workers) -> Validator:
+    targets = load_csr(job.shards, need_side(shards, "targets", job.shards))
+    seen = load_csr(job.shards, need_side(shards, "seen", job.shards))
+    users = np.flatnonzero(np.diff(targets[0]))
+    if not len(users):
+        raise ShardError(f"shard set {job.shards}, side file targets", found="no validation event", expected="at least one",
+                         remedy="export the shards with a split that has validation events")
+    users = users[workers.rank :: workers.size]
+    names = ranking.names(KS)
+    block = max(1, _CELLS // (shards.num_items + 1))
+
+    def validate(model: Model) -> dict[str, float]:
+        sums = torch.zeros(2, len(names), dtype=torch.float64)
+        device = next(model.parameters()).device
+        for start in range(0, len(users), block):
+            mine = users[start : start + block]
+            history = topk.rows_of(*seen, mine)
+            history = type(history)(history.offsets.to(device), history.values.to(device))
+            query = torch.from_numpy(mine).to(device)
+            best = topk.top_k(model.score(Query(query.int(), history)), query, history, max(KS), job.seed, job.model)
+            wanted = topk.rows_of(*targets, mine)
+            values = ranking.from_lists(best.items.cpu().numpy(), wanted.offsets.numpy(), wanted.values.numpy(), KS)
+            added = ranking.Sums.of(values)
+            sums += torch.from_numpy(np.stack([added.values, added.counts]))
+            workers.beat.work()
+        workers.all_reduce_sum([sums])
+        return dict(zip(names, (sums[0] / sums[1]).tolist(), strict=True))
+
+    return _evaluating(validate)
+
+
+def _evaluating(validate: Validator) -> Validator:
+    def run(model: Model) -> dict[str, float]:
+        model.eval()
+        with torch.no_grad():
+            metrics = validate(model)
+        model.train()
+        return metrics
+
+    return run
+
+
+def improved(value: Tensor | float, best: float | None, sign: float) -> bool:
+    """Beyond rounding: sums over another number of ranks may differ in the last bits, and must not choose another epoch."""
+    return best is None or sign * (float(value) - best) > 1e-9 * max(1.0, abs(best))

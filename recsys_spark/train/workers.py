@@ -1,0 +1,156 @@
+"""The seam between the loop and whatever connects its ranks: `single`, `horovod` or `torch` (torch.distributed).
+
+The three do the same four things, so the same global batches give the same numbers. Every collective takes one fused buffer:
+on small models latency costs more than bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Iterator
+
+import torch
+from torch import Tensor
+
+from recsys_spark.core.errors import WorkerError
+from recsys_spark.train.beat import Beat
+
+RANK, SIZE, STORE = "RECSYS_SPARK_RANK", "RECSYS_SPARK_SIZE", "RECSYS_SPARK_STORE"  # environment variables that the launcher sets
+
+
+class PeerLost(Exception):
+    """A collective failed because another rank is gone: a consequence, never the cause."""
+
+
+class Workers:
+    """`single`, and the base of the others: one rank of `size`."""
+
+    engine = "single"
+
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, beat: Beat | None = None) -> None:
+        self.rank, self.size, self.local_rank = rank, size, local_rank
+        self.beat = beat or Beat()
+
+    def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
+        """Each tensor becomes, in place, its sum over the ranks. One collective for each dtype among them."""
+        if self.size > 1:
+            for same in _by_dtype(tensors):
+                with self._collective():
+                    _fused(same, self._sum)
+
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Each tensor becomes, in place, that of rank 0."""
+        if self.size > 1:
+            for same in _by_dtype(tensors):
+                with self._collective():
+                    _fused(same, self._copy)
+
+    def barrier(self) -> None:
+        self.all_reduce_sum([torch.zeros(1)])
+
+    def close(self) -> None:
+        """Leave the group; the other ranks must have finished their collectives too."""
+
+    def _sum(self, flat: Tensor) -> None:
+        raise NotImplementedError
+
+    def _copy(self, flat: Tensor) -> None:
+        raise NotImplementedError
+
+    @contextmanager
+    def _collective(self) -> Iterator[None]:
+        self.beat.wait()
+        try:
+            yield
+        except RuntimeError as problem:  # what both libraries raise, or derive from, when a connection breaks
+            raise PeerLost(" ".join(str(problem).split())[:300]) from problem
+        self.beat.work()
+
+
+class Horovod(Workers):
+    engine = "horovod"
+
+    def __init__(self, beat: Beat | None = None) -> None:
+        import horovod.torch as hvd
+
+        hvd.init()
+        self.hvd = hvd
+        super().__init__(hvd.rank(), hvd.size(), hvd.local_rank(), beat)
+
+    # A tensor keeps its name from step to step: Horovod then skips the negotiation that a new name needs.
+    def _sum(self, flat: Tensor) -> None:
+        self.hvd.allreduce_(flat, op=self.hvd.Sum, name=f"sum.{flat.dtype}.{flat.numel()}")
+
+    def _copy(self, flat: Tensor) -> None:
+        self.hvd.broadcast_(flat, root_rank=0, name=f"copy.{flat.dtype}.{flat.numel()}")
+
+    def close(self) -> None:
+        self.hvd.shutdown()
+
+
+class Torch(Workers):
+    engine = "torch"
+
+    def __init__(self, device: str = "cpu", timeout_s: float = 600.0, beat: Beat | None = None) -> None:
+        from torch import distributed
+
+        self.distributed = distributed
+        rank, size = int(os.environ[RANK]), int(os.environ[SIZE])
+        host, _, port = os.environ[STORE].rpartition(":")
+        store = distributed.TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=timeout_s))
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=size,
+                                       timeout=timedelta(seconds=timeout_s))
+        super().__init__(rank, size, rank, beat)
+
+    def _sum(self, flat: Tensor) -> None:
+        self.distributed.all_reduce(flat)
+
+    def _copy(self, flat: Tensor) -> None:
+        self.distributed.broadcast(flat, src=0)
+
+    def close(self) -> None:
+        self.distributed.destroy_process_group()
+
+
+def resolve(engine: str, num_workers: int) -> str:
+    """`auto` is horovod for more than one rank, single for one."""
+    return ("horovod" if num_workers > 1 else "single") if engine == "auto" else engine
+
+
+def connect(engine: str, *, device: str = "cpu", timeout_s: float = 600.0, beat: Beat | None = None) -> Workers:
+    """Join the ranks that the launcher started. Raises WorkerError when the engine is not installed or nobody answers."""
+    try:
+        if engine == "horovod":
+            return Horovod(beat)
+        if engine == "torch":
+            return Torch(device, timeout_s, beat)
+    except ImportError as problem:
+        raise WorkerError(f"workers.engine {engine}", found=str(problem), expected="an installed library",
+                          remedy="run `make setup`, or set workers.engine=torch") from problem
+    except RuntimeError as problem:
+        raise PeerLost(" ".join(str(problem).split())[:300]) from problem
+    assert engine == "single", f"engine {engine}"
+    return Workers(beat=beat)
+
+
+def _by_dtype(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Groups in an order that is the same on every rank: that of their first tensor."""
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    yield from groups.values()
+
+
+def _fused(tensors: list[Tensor], collective: Any) -> None:
+    """Run the collective on one flat buffer; a single contiguous tensor is its own buffer."""
+    with torch.no_grad():
+        if len(tensors) == 1 and tensors[0].is_contiguous():
+            collective(tensors[0].detach().view(-1))
+            return
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        collective(flat)
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
