@@ -42,9 +42,10 @@ check_tools() {
     local missing=()
     PYTHON=$(find_python) || missing+=("Python 3.11 with venv and its headers (set PYTHON to name one)|\
 apt install python3.11 python3.11-venv python3.11-dev|brew install python@3.11")
-    local java=${JAVA_HOME:+$JAVA_HOME/bin/}java found
+    local java=${JAVA_HOME:+$JAVA_HOME/bin/}java found found_java
     found=$("$java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p') || true
-    [[ ${found:-0} -ge 17 ]] || missing+=("JDK 17 or newer (found ${found:+version $found by }$java${found:-, which does not run})|\
+    [[ -n $found ]] && found_java="version $found by $java" || found_java="no $java that runs"
+    [[ ${found:-0} -ge 17 ]] || missing+=("JDK 17 or newer (found $found_java)|\
 apt install openjdk-17-jdk-headless|brew install openjdk@17, then set JAVA_HOME")
     first_of "${CXX:-}" g++ c++ clang++ >/dev/null || missing+=("a C++ compiler|apt install g++|xcode-select --install")
     first_of cmake >/dev/null || missing+=("cmake|apt install cmake|brew install cmake")
