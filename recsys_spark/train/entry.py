@@ -1,4 +1,4 @@
-"""What every rank runs: `python -m recsys_spark.train.entry RUN_DIR/job.json`. It never imports pyspark, and starts no JVM.
+"""What every rank runs: `python -m recsys_spark.train.entry RUN_DIR/train_job.json`. It never imports pyspark, and starts no JVM.
 
 The launcher tells a rank who it is by environment variables; a rank tells the launcher how it goes by files in the run folder:
 `rank-N.beat` (signs of life), `rank-N.error.json` (why it gave up), metrics.jsonl and result.json (rank 0).

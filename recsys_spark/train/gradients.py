@@ -32,6 +32,7 @@ class Gradients:
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        gradients = self._gradients()
         if self.workers.size == 1:
             return [float(number) for number in numbers]
         if len(self.flat) != sum(self.sizes) + len(numbers):
@@ -39,7 +40,7 @@ class Gradients:
             parts = self.flat.split([*self.sizes, len(numbers)])
             self.views = [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=False)]
         tail = self.flat[sum(self.sizes):]
-        torch._foreach_copy_(self.views, [parameter.grad for parameter in self.parameters])
+        torch._foreach_copy_(self.views, gradients)
         if len(numbers):
             tail.copy_(torch.tensor([float(number) for number in numbers], dtype=self.dtype))
         self.workers.all_reduce_sum([self.flat])
@@ -51,8 +52,11 @@ class Gradients:
         if self.workers.size > 1:
             self.flat.mul_(factor)
         else:
-            torch._foreach_mul_([parameter.grad for parameter in self.parameters], factor)
+            torch._foreach_mul_(self._gradients(), factor)
 
     def clip(self, norm: float) -> None:
         """Scale all gradients so that their joint 2-norm is at most `norm`."""
         nn.utils.clip_grad_norm_(self.parameters, norm)
+
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]

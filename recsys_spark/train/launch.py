@@ -25,7 +25,7 @@ from recsys_spark.core.errors import CheckpointError, RecsysError, ShardError, W
 from recsys_spark.train import beat, checkpoint, entry, progress, workers
 from recsys_spark.train.loop import METRICS, RESULT
 
-JOB = "job.json"
+JOB = "train_job.json"  # job.json is the step's own
 GRACE_S = 30.0  # to save a checkpoint after SIGTERM, before SIGKILL
 SETTLE_S = 1.0  # after a rank has died: others follow it, and the first cause must be told from them
 _POLL_S = 0.1
@@ -144,10 +144,10 @@ def _start(job: TrainJob, rank: int, environment: dict[str, str]) -> subprocess.
     threads = str(entry.threads(job))
     known = {entry.PARENT: str(os.getpid()), workers.RANK: str(rank), workers.SIZE: str(job.workers.num_workers), "PYTHONPATH": path,
              "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    command = [sys.executable, "-m", "recsys_spark.train.entry", str(Path(job.run_dir) / JOB)]
     with open(entry.log_file(job, rank), "ab") as output:
         try:
-            return subprocess.Popen([sys.executable, "-m", "recsys_spark.train.entry", str(Path(job.run_dir) / JOB)], stdin=subprocess.DEVNULL,
-                                    stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                                     env={**os.environ, **known, **environment})
         except OSError as problem:
             raise WorkerError(f"worker {rank}", found=str(problem), expected="a new process",
@@ -164,8 +164,8 @@ def _meeting(engine: str, number: int) -> Iterator[list[dict[str, str]]]:
         opened = _horovod(number) if engine == "horovod" else _torch(number)
         meeting = opened.__enter__()
     except (OSError, RuntimeError) as problem:
-        raise WorkerError("port of the workers' rendezvous on 127.0.0.1", found=" ".join(str(problem).split())[:200], expected="a free port",
-                          remedy="end processes that hold ports, or set workers.num_workers=1") from problem
+        found = " ".join(str(problem).split())[:200]
+        raise WorkerError("port of the workers' rendezvous on 127.0.0.1", found=found, expected="a free port", "end processes that hold ports, or set workers.num_workers=1") from problem
     try:
         yield meeting
     finally:
@@ -194,9 +194,9 @@ def _horovod(number: int) -> Iterator[list[dict[str, str]]]:
 
 @contextmanager
 def _torch(number: int) -> Iterator[list[dict[str, str]]]:
-    from torch.distributed import TCPStore
+    from torch import distributed
 
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     yield [{workers.STORE: f"127.0.0.1:{store.port}", "GLOO_SOCKET_IFNAME": _loopback()} for _ in range(number)]
 
 
@@ -277,7 +277,7 @@ def _told(job: TrainJob, rank: int) -> RecsysError | None:
         return None
     facts = json.loads(path.read_text(encoding="utf-8"))
     kind = getattr(errors, facts.pop("kind"), RecsysError)
-    return kind(facts.pop("thing"), **facts)  # type: ignore[no-any-return]
+    return kind(facts.pop("thing"), **facts)
 
 
 def _last_lines(job: TrainJob, rank: int, count: int = 5) -> str:
@@ -298,7 +298,7 @@ def _result(run: Path) -> TrainResult:
 @contextmanager
 def _alone(run: Path) -> Iterator[None]:
     """Two launchers never write to one run folder. The lock goes with the process that holds it."""
-    with open(run / ".lock", "w", encoding="utf-8") as lock:
+    with open(run / ".train.lock", "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

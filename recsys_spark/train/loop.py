@@ -105,7 +105,7 @@ class Loop:
         if self.negatives:
             assert isinstance(batch, Rows)
             batch = self.negatives(batch, self.state.epoch, self.state.position)
-        return batch.to(self.device, self.dtype)  # type: ignore[no-any-return]
+        return batch.to(self.device, self.dtype)
 
     def _end_epoch(self) -> None:
         """Validate, decide whether this was the best epoch and whether there is another, save, and write the epoch's line."""

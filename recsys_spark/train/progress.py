@@ -34,7 +34,7 @@ class Lines:
     def show(self, reading: Reading) -> None:
         self.rate.add(reading)
         self._new_epochs()
-        if time.monotonic() >= self.next_line:
+        if reading.steps and time.monotonic() >= self.next_line:
             self.next_line = time.monotonic() + LINE_S
             self.tick(reading)
 
@@ -87,7 +87,8 @@ class Bar(Lines):
             left = int(self.left_s(reading))
             text = f"epoch {min(reading.epoch + 1, self.epochs)}/{self.epochs}  {self.rate.examples_per_s:,.0f} examples/s  " \
                    f"at most {left // 60}:{left % 60:02d} left  {self.last}"
-            self.bar.update(self.task, total=self.epochs * reading.steps, completed=reading.epoch * reading.steps + reading.position, text=text)
+            done = reading.epoch * reading.steps + reading.position
+            self.bar.update(self.task, total=self.epochs * reading.steps, completed=done, text=text)
 
     def tick(self, reading: Reading) -> None:
         """The bar moves by itself."""

@@ -24,6 +24,7 @@ from recsys_spark.train.reader import Reader
 from recsys_spark.train.workers import Workers
 
 KS = (10, 20)
+SHOWN = ("ndcg@10", "recall@10", "ndcg@20", "recall@20")
 LOWER_IS_BETTER = ("rmse", "mae")
 _CELLS = 8 << 20  # scores held at once: 32 MB in float32
 _BATCH = 65536  # rows of the valid part predicted at once, over all ranks
@@ -32,7 +33,7 @@ Validator = Callable[[Model], dict[str, float]]
 
 def monitor(job: TrainJob, model: type[Model] | Model) -> tuple[str, float]:
     """(metric, sign): the larger sign * value, the better. Raises ConfigError for a metric that this model does not have."""
-    names = ("rmse", "mae") if model.task == "rating" else ranking.names(KS)
+    names = ("rmse", "mae") if model.task == "rating" else SHOWN
     metric = job.train.monitor or ("rmse" if model.task == "rating" else "ndcg@10")
     if metric not in names:
         raise ConfigError("train.monitor", found=repr(metric), expected=f"one of {', '.join(names)}{nearest(metric, names)}")
@@ -94,11 +95,10 @@ def _ranking(job: TrainJob, shards: ShardSet, workers: Workers) -> Validator:
         raise ShardError(f"shard set {job.shards}, side file targets", found="no validation event", expected="at least one",
                          remedy="export the shards with a split that has validation events")
     users = users[workers.rank :: workers.size]
-    names = ranking.names(KS)
     block = max(1, _CELLS // (shards.num_items + 1))
 
     def validate(model: Model) -> dict[str, float]:
-        sums = torch.zeros(2, len(names), dtype=torch.float64)
+        sums = torch.zeros(2, len(SHOWN), dtype=torch.float64)
         device = next(model.parameters()).device
         for start in range(0, len(users), block):
             mine = users[start : start + block]
@@ -108,11 +108,11 @@ def _ranking(job: TrainJob, shards: ShardSet, workers: Workers) -> Validator:
             best = topk.top_k(model.score(Query(query.int(), history)), query, history, max(KS), job.seed, job.model)
             wanted = topk.rows_of(*targets, mine)
             values = ranking.from_lists(best.items.cpu().numpy(), wanted.offsets.numpy(), wanted.values.numpy(), KS)
-            added = ranking.Sums.of(values)
+            added = ranking.Sums.of({name: values[name] for name in SHOWN})
             sums += torch.from_numpy(np.stack([added.values, added.counts]))
             workers.beat.work()
         workers.all_reduce_sum([sums])
-        return dict(zip(names, (sums[0] / sums[1]).tolist(), strict=True))
+        return dict(zip(SHOWN, (sums[0] / sums[1]).tolist(), strict=True))
 
     return _evaluating(validate)
 

@@ -100,7 +100,7 @@ class Torch(Workers):
         self.distributed = distributed
         rank, size = int(os.environ[RANK]), int(os.environ[SIZE])
         host, _, port = os.environ[STORE].rpartition(":")
-        store = distributed.TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=timeout_s))
+        store = distributed.TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=timeout_s))  # type: ignore[attr-defined]
         distributed.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=size,
                                        timeout=timedelta(seconds=timeout_s))
         super().__init__(rank, size, rank, beat)

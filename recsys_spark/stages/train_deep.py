@@ -1,0 +1,90 @@
+"""A shard set -> a trained model: checkpoints, metrics.jsonl and result.json in the run's folder.
+
+A killed run goes on from its last checkpoint; a finished one is not trained again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+
+from recsys_spark.core import config as configuration
+from recsys_spark.core import contracts, log, shardset
+from recsys_spark.core.contracts import ShardSet, TrainJob
+from recsys_spark.core.errors import ConfigError
+from recsys_spark.models import registry
+from recsys_spark.models.base import Sizes
+from recsys_spark.stages import context
+from recsys_spark.stages.context import Context, Outcome, Ref
+from recsys_spark.stages.export_shards import FOLDER
+from recsys_spark.train import launch, validate, workers
+
+logger = log.get(__name__)
+_PROCESS_BYTES = 600 << 20  # of a rank before it has any data: the interpreter and its libraries
+
+
+class Job(context.Job):
+    stage: Literal["train_deep"] = "train_deep"
+    shards: Ref  # an export_shards step
+    model: str
+    config: dict[str, Any] = Field(default_factory=dict, validate_default=True)  # of the model's Config; defaults are written out
+    train: contracts.Train = contracts.Train()
+    workers: contracts.Workers = contracts.Workers()
+
+    @field_validator("config", mode="after")
+    @classmethod
+    def _of_the_model(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Raises ConfigError for an unknown model, key or value."""
+        if "model" not in info.data:
+            return value  # the missing or wrong `model` is reported by itself
+        model = info.data["model"]
+        return configuration.validate(registry.find(model).Config, value, source=f"model {model}", key="config").model_dump(mode="json")
+
+
+def run(ctx: Context, job: Job) -> Outcome:
+    """Raises what launching raises: ConfigError, ShardError, CheckpointError, WorkerError."""
+    made = _train_job(ctx, job)
+    _fits(job, shardset.load(made.shards, expect=made.shard_fingerprint))
+    result = launch.launch(made)
+    summary = {"model": job.model, **result.model_dump(mode="json", exclude={"run_id"}), "num_workers": job.workers.num_workers,
+               "engine": workers.resolve(job.workers.engine, job.workers.num_workers), "shard_fingerprint": made.shard_fingerprint}
+    logger.info(log.fields(stage="train_deep", **{key: value for key, value in summary.items() if key != "best"}, **result.best))
+    return Outcome(tables=dict(ctx.inputs[job.shards].output_versions), shard_fingerprint=made.shard_fingerprint, summary=summary)
+
+
+def plan(ctx: Context, job: Job) -> dict[str, Any]:
+    """Rows, steps and memory to expect; refuses what training would refuse before its first step."""
+    made = _train_job(ctx, job)
+    shards = shardset.load(made.shards, expect=made.shard_fingerprint)
+    _fits(job, shards)
+    launch.check(made)
+    rows, train = shards.parts["train"].rows, job.train
+    kind = registry.find(job.model)
+    validate.monitor(made, kind)
+    with torch.device("meta"):
+        model = kind(kind.Config(**job.config), Sizes(shards.num_users, shards.num_items, shards.statistics))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    width = 8 if train.dtype == "float64" else 4
+    copies = 4 + (job.workers.num_workers > 1)  # weights, gradients, two moments; a buffer to add gradients over the workers
+    window = sum(min(sum(file.row_groups), max(file.row_groups) * train.reader.window_row_groups) for file in shards.parts["train"].files)
+    read = sum(file.bytes for file in shards.parts["train"].files) * window / max(rows, 1) / job.workers.num_workers
+    steps = math.ceil(rows / train.batch_size)
+    return {"model": job.model, "rows": rows, "examples_per_epoch": rows * (1 + model.num_negatives), "steps_per_epoch": steps,
+            "steps": steps * train.epochs, "parameters": parameters, "num_workers": job.workers.num_workers,
+            "worker_bytes": int(_PROCESS_BYTES + parameters * width * copies + read)}
+
+
+def _train_job(ctx: Context, job: Job) -> TrainJob:
+    return TrainJob(run_id=ctx.run_id, run_dir=str(ctx.run_dir), shards=str(ctx.input_dir(job.shards) / FOLDER),
+                    shard_fingerprint=ctx.inputs[job.shards].shard_fingerprint, model=job.model, config=job.config, train=job.train,
+                    workers=job.workers, seed=ctx.seed)
+
+
+def _fits(job: Job, shards: ShardSet) -> None:
+    layout = registry.find(job.model).layout
+    if shards.layout != layout:
+        raise ConfigError(f"shards {job.shards!r} of model {job.model}", found=f"layout {shards.layout}", expected=f"layout {layout}",
+                          remedy=f"name an export_shards step with `layout: {layout}`")
