@@ -165,7 +165,8 @@ def _meeting(engine: str, number: int) -> Iterator[list[dict[str, str]]]:
         meeting = opened.__enter__()
     except (OSError, RuntimeError) as problem:
         found = " ".join(str(problem).split())[:200]
-        raise WorkerError("port of the workers' rendezvous on 127.0.0.1", found=found, expected="a free port", "end processes that hold ports, or set workers.num_workers=1") from problem
+        raise WorkerError("port of the workers' rendezvous on 127.0.0.1", found=found, expected="a free port",
+                          remedy="end processes that hold ports, or set workers.num_workers=1") from problem
     try:
         yield meeting
     finally:
