@@ -1,0 +1,125 @@
+"""Rows of a layout -> a shard set: dealt to virtual shards, written by the executors, its manifest last.
+
+Dealing: rows are ordered by a 64-bit hash of (seed, identity), a pseudo-random order that no partitioning changes, and cut at
+exact ranks into V runs whose lengths differ by at most one. Runs of a random order are as random as rows dealt in
+turn, and need one shuffle instead of two: the V - 1 cuts are found by a histogram of the hash. (Rows with one hash stay
+together; the odds that this meets a cut are rows * V / 2**63.) With fewer rows than shards, the first shards get one row each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any, Iterator, Sequence
+
+import pyarrow as pa
+from pyspark.sql import Column as Expression
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from recsys_spark.core import columns as c
+from recsys_spark.core.contracts import Column, Csr, Part, ShardFile, ShardSet
+from recsys_spark.core.errors import DataError, ShardError
+from recsys_spark.core.shardset import sealed
+from recsys_spark.etl import order, shard_writer
+from recsys_spark.etl.layouts import Layout, Rows
+from recsys_spark.etl.shard_writer import PART, SHARD, Target
+
+LEAST_GROUPS = 4  # of a training file, where it has rows enough
+TASK_ROWS = 500_000  # rows (or list entries) that one task sorts and writes
+
+
+def sizes(rows: int, virtual_shards: int) -> list[int]:
+    """Rows of each virtual shard: they differ by at most one, larger ones first."""
+    return [rows // virtual_shards + (shard < rows % virtual_shards) for shard in range(virtual_shards)]
+
+
+def group_rows(rows: int, virtual_shards: int, most: int) -> int:
+    """Rows of every row group (but a file's last): `most`, or a quarter of the largest file where that is less."""
+    return max(1, min(most, math.ceil(sizes(rows, virtual_shards)[0] / LEAST_GROUPS)))
+
+
+def cuts(made: Rows, seed: int, virtual_shards: int) -> tuple[int, list[int]]:
+    """(rows, the least hash of each virtual shard but the first)."""
+    found = order.ranks(made.keys, _hash(made, seed), low=0, high=order.HASH_END - 1)
+    starts, at = [], 0
+    for size in sizes(found.count, virtual_shards)[:-1]:
+        at += size
+        starts.append(at)
+    return found.count, found.at([start for start in starts if start < found.count])
+
+
+def write(parts: Mapping[str, Rows], layout: Layout, folder: str, *, seed: int, virtual_shards: int, row_group_rows: int | None,
+          entries: int = 0) -> tuple[dict[str, Part], dict[str, float]]:
+    """Write the files of every part under `folder` (a path or URL that all executors reach); nothing of value may be there.
+
+    entries: list entries of all rows, where the layout has lists, to size the tasks. Returns the parts for the manifest and the
+    statistics of training labels. Raises DataError when there is no training row, ShardError when the folder is full.
+    """
+    names = tuple(parts)
+    counted = {name: cuts(parts[name], seed, virtual_shards) for name in names}
+    total = sum(rows for rows, _ in counted.values())
+    if not counted[c.TRAIN][0]:
+        raise DataError(f"training part of {folder}", found="no row", expected="at least one",
+                        remedy="loosen the filters of the prepare step, or positive_min of this one")
+    group = group_rows(counted[c.TRAIN][0], virtual_shards, row_group_rows or layout.row_group_rows)
+    target = Target(folder, names, layout.columns, layout.label, group)
+    tasks = max(1, min(len(names) * virtual_shards, math.ceil(max(total, entries) / TASK_ROWS)))
+
+    placed = reduce(DataFrame.unionByName, (
+        _placed(parts[name], number, seed, counted[name][1], layout.columns) for number, name in enumerate(names)))
+    # All rows of a file come to one task, in order: the shard grows with the hash.
+    together = placed.repartitionById(tasks, F.pmod(F.col(PART) * virtual_shards + F.col(SHARD), F.lit(tasks)).cast("int"))
+    ordered = together.sortWithinPartitions(PART, "_hash", *parts[c.TRAIN].identity)
+    written = ordered.select(PART, SHARD, *(column.name for column in layout.columns)).mapInArrow(_task(target), _FACTS_TYPE)
+    return _collected(written.toArrow().to_pylist(), target, {name: rows for name, (rows, _) in counted.items()})
+
+
+def manifest(layout_name: Any, layout: Layout, parts: dict[str, Part], statistics: dict[str, float], side: dict[str, Csr], *,
+             num_users: int, num_items: int, virtual_shards: int, split: str, table_versions: dict[str, int]) -> ShardSet:
+    """The sealed contract; writing it as `manifest.json` is what makes the set whole."""
+    return sealed(ShardSet(layout=layout_name, columns=layout.columns, parts=parts, virtual_shards=virtual_shards, num_users=num_users,
+                           num_items=num_items, side=side, statistics=statistics, split=split, table_versions=table_versions))
+
+
+def _hash(made: Rows, seed: int) -> Expression:
+    return order.hashed(seed, "deal", *made.identity)
+
+
+def _placed(made: Rows, number: int, seed: int, bounds: Sequence[int], shape: Sequence[Column]) -> DataFrame:
+    hashed = made.rows.select("*", _hash(made, seed).alias("_hash"))
+    wanted = dict.fromkeys([*(column.name for column in shape), *made.identity])
+    return hashed.select(F.lit(number).alias(PART), order.slot(F.col("_hash"), bounds).alias(SHARD), "_hash", *wanted)
+
+
+def _task(target: Target) -> Any:
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return shard_writer.write(batches, target)
+
+    return run
+
+
+def _collected(facts: list[dict[str, Any]], target: Target, rows: dict[str, int]) -> tuple[dict[str, Part], dict[str, float]]:
+    """Facts of all files -> parts in order of their shards, and the training statistics."""
+    for fact in facts:
+        if fact["error"]:
+            raise ShardError(f"shard folder {target.folder}", found=fact["error"], expected="room for the shards",
+                             remedy="free space there, or set env.runs to another place, then run export_shards again")
+    parts: dict[str, Part] = {}
+    for number, name in enumerate(target.parts):
+        mine = sorted((fact for fact in facts if fact["part"] == number), key=lambda fact: fact["virtual_shard"])
+        parts[name] = Part(files=tuple(
+            ShardFile(path=shard_writer.file_name(name, fact["virtual_shard"]), virtual_shard=fact["virtual_shard"],
+                      row_groups=tuple(fact["row_groups"]), bytes=fact["bytes"], digest=fact["digest"]) for fact in mine))
+        assert parts[name].rows == rows[name], f"part {name}: wrote {parts[name].rows} of {rows[name]} rows; is the input deterministic?"
+    # Summed file by file in a fixed order, so that a rerun gives the same last digit.
+    train = sorted((fact for fact in facts if target.parts[fact["part"]] == c.TRAIN), key=lambda fact: fact["virtual_shard"])
+    labels = sum(fact["labels"] for fact in train)
+    return parts, {"label_mean": math.fsum(fact["label_sum"] for fact in train) / max(labels, 1),
+                   "label_min": min(fact["label_min"] for fact in train), "label_max": max(fact["label_max"] for fact in train)}
+
+
+# The same as FACTS, in Spark's words.
+_FACTS_TYPE = ("part int, virtual_shard int, row_groups array<bigint>, bytes bigint, digest string, labels bigint, label_sum double, "
+               "label_min double, label_max double, error string")

@@ -1,0 +1,111 @@
+"""`splits` -> a shard set in the run's folder: what training reads.
+
+The set is written in a temporary folder and takes its name when the manifest is in it, so a killed export leaves nothing that
+could be taken for a set, and a rerun leaves one.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from recsys_spark.core import artifacts, log, shardset
+from recsys_spark.core import columns as c
+from recsys_spark.core.contracts import MANIFEST
+from recsys_spark.core.errors import ShardError
+from recsys_spark.etl import layouts, shards, side
+from recsys_spark.stages import context
+from recsys_spark.stages.context import Context, Outcome, Ref
+
+logger = log.get(__name__)
+FOLDER = "shards"  # in the run folder
+
+
+class Job(context.Job):
+    stage: Literal["export_shards"] = "export_shards"
+    source: Ref  # a prepare step
+    layout: layouts.Name = "pointwise"
+    label: layouts.Label = "value"  # one: that it happened, whatever its value
+    positive_min: float | None = None  # events of a lower value make no row (they still count as seen)
+    num_workers: int = Field(1, ge=1)  # the most ranks that will read the set; refused now if it cannot feed them
+    row_group_rows: int | None = Field(None, ge=1)  # at most; None: the layout's own
+    virtual_shards: int = Field(64, ge=1, le=4096)
+
+    @model_validator(mode="after")
+    def _workers_divide(self) -> Job:
+        if self.virtual_shards % self.num_workers:
+            raise ValueError(f"num_workers {self.num_workers} must divide virtual_shards {self.virtual_shards}")
+        return self
+
+
+def run(ctx: Context, job: Job) -> Outcome:
+    """Raises ShardError when there are fewer rows than workers or no room, DataError when no training row is left."""
+    began = time.monotonic()
+    prepared = ctx.inputs[job.source].summary
+    events = _events(ctx, job)
+    positive = events if job.positive_min is None else events.where(F.col(c.VALUE) >= job.positive_min)
+    layout = layouts.LAYOUTS[job.layout]
+    num_users, num_items = int(prepared["num_users"]), int(prepared["num_items"])
+    for left_over in ctx.run_dir.glob(f".tmp-*{FOLDER}-*"):
+        shutil.rmtree(left_over)
+
+    with artifacts.new_folder(ctx.run_dir / FOLDER) as folder:
+        made = {part: layout.build(_of(positive, part), job.label) for part in layout.parts}
+        parts, statistics = shards.write(made, layout, str(folder), seed=ctx.seed, virtual_shards=job.virtual_shards,
+                                         row_group_rows=job.row_group_rows, entries=int(prepared["rows"]))
+        if len(parts[c.TRAIN].files) < job.num_workers:
+            raise ShardError(f"shard set of {ctx.run_id}", found=f"{parts[c.TRAIN].rows} training rows",
+                             expected=f"one for each of {job.num_workers} workers", remedy="lower num_workers, or export more data")
+        sides = {"seen": _pairs(_of(events, c.TRAIN)), "targets": _pairs(_of(positive, c.VALID))}
+        csr = side.write(sides, str(folder), num_users=num_users, events=int(prepared["rows"]))
+        made_set = shards.manifest(job.layout, layout, parts, statistics, csr, num_users=num_users, num_items=num_items,
+                                   virtual_shards=job.virtual_shards, split=str(prepared["split"]), table_versions=dict(ctx.read_versions))
+        for left_over in folder.rglob(".tmp-*"):  # of attempts that lost
+            left_over.unlink()
+        artifacts.write_model(folder / MANIFEST, made_set)
+        shardset.load(folder)
+    size = sum(size for _, size, _ in shardset.files(made_set))
+    summary = {
+        "layout": job.layout, "split": made_set.split, "rows": parts[c.TRAIN].rows,
+        "valid_rows": parts[c.VALID].rows if c.VALID in parts else 0, "files": sum(len(part.files) for part in parts.values()),
+        "row_group_rows": parts[c.TRAIN].files[0].row_groups[0], "bytes": size, "seconds": round(time.monotonic() - began, 2),
+        "num_users": num_users, "num_items": num_items, "fingerprint": made_set.fingerprint, **statistics,
+    }
+    logger.info(log.fields(stage="export_shards", **summary))
+    return Outcome(tables=dict(ctx.inputs[job.source].output_versions), shard_fingerprint=made_set.fingerprint, summary=summary)
+
+
+def plan(ctx: Context, job: Job) -> dict[str, Any]:
+    """Rows, files and bytes to expect, before `positive_min`."""
+    prepared = ctx.inputs[job.source].summary
+    layout = layouts.LAYOUTS[job.layout]
+    ragged = any(column.shape for column in layout.columns)
+    rows = int(prepared["users"]) if ragged else sum(int(prepared[part]) for part in layout.parts)
+    entries = int(prepared[c.TRAIN]) if ragged else 0
+    side_bytes = 2 * 8 * int(prepared["num_users"]) + 4 * (int(prepared[c.TRAIN]) + int(prepared[c.VALID]))
+    group = shards.group_rows(rows, job.virtual_shards, job.row_group_rows or layout.row_group_rows)
+    return {
+        "layout": job.layout, "rows": rows, "files": len(layout.parts) * min(rows, job.virtual_shards), "row_group_rows": group,
+        "row_groups": job.virtual_shards * math.ceil(rows / job.virtual_shards / group),
+        "bytes": int(rows * layout.row_bytes + entries * layout.entry_bytes + side_bytes),
+    }
+
+
+def _events(ctx: Context, job: Job) -> DataFrame:
+    name = ctx.inputs[job.source].summary["split"]
+    events = ctx.read(c.SPLITS, job.source).where(F.col(c.SPLIT) == name)
+    return events.select(c.USER_IDX, c.ITEM_IDX, c.TS, c.VALUE, c.PART)
+
+
+def _of(events: DataFrame, part: str) -> DataFrame:
+    return events.where(F.col(c.PART) == part)
+
+
+def _pairs(events: DataFrame) -> DataFrame:
+    return events.select(c.USER_IDX, c.ITEM_IDX)
