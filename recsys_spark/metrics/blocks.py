@@ -5,7 +5,6 @@ A block's rows are put in order of their user first, so that the sums do not dep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -61,19 +60,18 @@ def rating_block(users: pa.Table, settings: Settings) -> pa.Table:
     return _partial(users, values, dict.fromkeys(values, rows), odd, settings)
 
 
-def merge(partials: Sequence[pa.RecordBatch | pa.Table], replicas: int) -> tuple[dict[str, Replicates], dict[str, int]]:
-    """({slice: replicates}, {what was odd: how often}) of all partial sums, added in the order given."""
+def merge(partials: pa.Table, replicas: int) -> tuple[dict[str, Replicates], dict[str, int]]:
+    """({slice: replicates}, {what was odd: how often}) of the partial sums of any number of blocks, added in the order of the rows."""
     sums: dict[str, dict[str, NDArray[np.float64]]] = {}
     odd: dict[str, int] = {}
-    for partial in partials:
-        for row in partial.to_pylist():
-            if row[c.SLICE] == COUNTED:
-                odd[row[c.METRIC]] = odd.get(row[c.METRIC], 0) + int(np.frombuffer(row["sums"])[0])
-                continue
-            both = np.stack([np.frombuffer(row["sums"]), np.frombuffer(row["counts"])])  # (2, R + 1)
-            assert both.shape == (2, replicas + 1), f"partial sums of {both.shape[1] - 1} replicas, not {replicas}"
-            slot = sums.setdefault(row[c.SLICE], {})
-            slot[row[c.METRIC]] = slot[row[c.METRIC]] + both if row[c.METRIC] in slot else both
+    for row in partials.to_pylist():
+        if row[c.SLICE] == COUNTED:
+            odd[row[c.METRIC]] = odd.get(row[c.METRIC], 0) + int(np.frombuffer(row["sums"])[0])
+            continue
+        both = np.stack([np.frombuffer(row["sums"]), np.frombuffer(row["counts"])])  # (2, R + 1)
+        assert both.shape == (2, replicas + 1), f"partial sums of {both.shape[1] - 1} replicas, not {replicas}"
+        slot = sums.setdefault(row[c.SLICE], {})
+        slot[row[c.METRIC]] = slot[row[c.METRIC]] + both if row[c.METRIC] in slot else both
     merged = {}
     for name, slot in sums.items():
         both = np.stack(list(slot.values()), axis=2)  # (2, R + 1, M)
@@ -97,8 +95,8 @@ def _partial(
     slices[ALL] = reduce(Replicates.merge, list(slices.values()))  # every user is in one of them
     for name, made in slices.items():
         for column, metric in enumerate(names):
-            sums, counts = made.sums[:, column].tobytes(), made.counts[:, column].tobytes()
-            rows.append({c.SLICE: name, c.METRIC: metric, "sums": sums, "counts": counts})
+            row = {"sums": made.sums[:, column].tobytes(), "counts": made.counts[:, column].tobytes()}
+            rows.append({c.SLICE: name, c.METRIC: metric, **row})
     rows += [{c.SLICE: COUNTED, c.METRIC: name, "sums": np.float64(count).tobytes(), "counts": b""} for name, count in odd.items()]
     return pa.Table.from_pylist(rows, PARTIAL)
 

@@ -1,0 +1,258 @@
+"""How good each scored run is: every metric, with its 95 % interval, over all users and by their activity, into `metrics`.
+
+Rules: users with an event in the evaluated part are the units. A ranking without a list for such a user earns 0; a list keeps its
+places, so an item that is repeated, unknown or scored NaN takes a place and cannot hit; a row without a finite prediction is
+charged as if the mean of the training part had been predicted. All of these are counted, and the counts are in the summary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import reduce
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, field_validator
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from recsys_spark.core import columns as c
+from recsys_spark.core import log, seeds
+from recsys_spark.core.errors import ConfigError, DataError
+from recsys_spark.etl import evaluation
+from recsys_spark.etl.evaluation import BLOCK, MAX_BLOCKS, OF
+from recsys_spark.lake.schemas import SCHEMAS
+from recsys_spark.metrics import blocks, ranking, rating
+from recsys_spark.metrics.intervals import Interval, jackknife
+from recsys_spark.stages import context
+from recsys_spark.stages.context import Context, Outcome, Ref, Refs
+
+logger = log.get(__name__)
+BASELINE = {"ranking": "popularity", "rating": "global_bias"}  # stands beside every table of its task
+TABLES = {"ranking": c.RECOMMENDATIONS, "rating": c.PREDICTIONS}
+
+
+class Job(context.Job):
+    stage: Literal["evaluate"] = "evaluate"
+    source: Ref  # the prepare step whose split is evaluated on
+    of: Refs = Field(min_length=1)  # score steps
+    ks: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field((10, 20), min_length=1)
+    part: Literal["valid", "test"] = "test"
+    replicas: int = Field(1000, ge=100, le=10_000)  # of the bootstrap
+
+    @field_validator("ks")
+    @classmethod
+    def _different(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(ks)) != len(ks):
+            raise ValueError("cut-offs must differ")
+        return ks
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the queries below need to know of one scored run."""
+
+    step: str
+    run_id: str
+    model: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """The evaluated part of a split. rows: its events, to be found or predicted; bounds: quartiles of the users' training events."""
+
+    users: DataFrame
+    rows: DataFrame
+    train: DataFrame
+    num_users: int
+    bounds: list[float]
+    facts: dict[str, Any]
+
+
+def plan(ctx: Context, job: Job) -> dict[str, Any]:
+    """Checks what can be checked without work; rows of the evaluated part, and memory for the partial sums."""
+    tasks = _tasks(ctx, job)
+    partial = MAX_BLOCKS * 5 * len(ranking.names(job.ks)) * 2 * 8 * (job.replicas + 1)
+    rows = ctx.read(c.SPLITS, job.source).where(_of_run(ctx.inputs[job.source].run_id) & (F.col(c.PART) == job.part)).count()
+    return {"rows": rows, "models": sum(map(len, tasks.values())), "memory_bytes": partial}
+
+
+def run(ctx: Context, job: Job) -> Outcome:
+    tasks = _tasks(ctx, job)
+    part = _part(ctx, job)
+    rows: list[tuple[Any, ...]] = []
+    found: dict[str, dict[str, int]] = {}
+    for task, steps in tasks.items():
+        scored = [_scored(ctx, step, TABLES[task]) for step in steps]
+        _check_baseline(ctx, task, scored)
+        measured, odd = (_ranking if task == "ranking" else _rating)(ctx, job, part, scored)
+        for run in scored:
+            found[run.step] = odd[run.run_id]
+            for (slice_name, metric), interval in measured[run.run_id].items():
+                name, _, k = metric.partition("@")
+                numbers = [None if math.isnan(x) else x for x in (interval.value, interval.low, interval.high)]
+                rows.append((ctx.run_id, run.run_id, run.model, _split(ctx, job), run.seed, task, name, int(k or 0), slice_name, *numbers,
+                             interval.n))
+    written = ctx.spark.createDataFrame(rows, SCHEMAS[c.METRICS]).coalesce(1)
+    version = ctx.lake.replace(c.METRICS, written, {c.RUN_ID: ctx.run_id}, txn=None)
+    return Outcome({c.METRICS: version} | _versions(ctx, job), summary=_summary(job, part, rows, found))
+
+
+def _tasks(ctx: Context, job: Job) -> dict[str, list[str]]:
+    """{task: steps}. Raises ConfigError for a step that scored nothing, another split, or lists that are too short for ks."""
+    tasks: dict[str, list[str]] = {}
+    source = ctx.inputs[job.source]
+    for step in dict.fromkeys(job.of):
+        made = ctx.inputs[step]
+        of_step = [task for task, table in TABLES.items() if table in made.output_versions]
+        if not of_step:
+            raise ConfigError(f"step {ctx.step}, of", found=f"{step}, which is a {made.stage} step", expected="steps of stage score")
+        if made.upstream and source.run_id not in made.upstream.values():
+            raise ConfigError(f"step {ctx.step}, of", found=f"{step}, which was scored for {', '.join(made.upstream)}",
+                              expected=f"runs scored for {job.source}", remedy="evaluate each split in a step of its own")
+        stored = made.config.get("k")
+        if "ranking" in of_step and isinstance(stored, int) and stored < max(job.ks):
+            raise ConfigError(f"step {ctx.step}, ks", found=max(job.ks), expected=f"at most {stored}, the length of the lists of {step}",
+                              remedy=f"raise k of {step}, or lower ks")
+        for task in of_step:
+            tasks.setdefault(task, []).append(step)
+    return tasks
+
+
+def _part(ctx: Context, job: Job) -> Part:
+    """Raises DataError when the part is empty."""
+    events = ctx.read(c.SPLITS, job.source).where(_of_run(ctx.inputs[job.source].run_id))
+    train, rows = events.where(F.col(c.PART) == c.TRAIN), events.where(F.col(c.PART) == job.part)
+    users = evaluation.users_of(rows, train)
+    quartiles = F.percentile("events", F.array(F.lit(0.25), F.lit(0.5), F.lit(0.75)))
+    bounds, num_users = users.agg(quartiles, F.count(F.lit(1))).collect()[0]
+    if not num_users:
+        raise DataError(f"split {_split(ctx, job)!r}, part {job.part}", found="no events", expected="at least one",
+                        remedy=f"choose another part, or check the fractions and filters of {job.source}")
+    unseen = rows.join(train.select(c.ITEM_IDX).distinct(), on=c.ITEM_IDX, how="left_anti").count()
+    facts = {"split": _split(ctx, job), "part": job.part, "users": num_users, "rows_with_unseen_item": unseen, "activity_bounds": bounds}
+    return Part(users, rows, train, num_users, bounds, facts)
+
+
+def _scored(ctx: Context, step: str, table: str) -> Scored:
+    """Raises DataError for a run without rows."""
+    made = ctx.inputs[step]
+    first = ctx.read(table, step).where(_of_run(made.run_id)).select(c.MODEL).first()
+    if first is None:
+        raise DataError(f"run {made.run_id} in table {table}", found="no rows", expected="a list or a prediction for every user",
+                        remedy=f"rerun step {step}")
+    return Scored(step, made.run_id, first[c.MODEL], made.seed)
+
+
+def _check_baseline(ctx: Context, task: str, scored: list[Scored]) -> None:
+    if BASELINE[task] not in [run.model for run in scored]:
+        raise ConfigError(f"step {ctx.step}, of", found=f"{task} of {', '.join(run.model for run in scored)} alone",
+                          expected=f"{BASELINE[task]} beside them", remedy=f"score {BASELINE[task]} too, and add that step to `of`")
+
+
+Measured = dict[str, dict[tuple[str, str], Interval]]  # run_id -> (slice, metric@k) -> value with interval
+Odd = dict[str, dict[str, int]]  # run_id -> what was odd -> how often
+
+
+def _ranking(ctx: Context, job: Job, part: Part, scored: list[Scored]) -> tuple[Measured, Odd]:
+    lists = [ctx.read(c.RECOMMENDATIONS, run.step).where(_of_run(run.run_id) & (F.col(c.QUERY_KIND) == "user")) for run in scored]
+    entries = reduce(DataFrame.union, lists).where(F.col(c.RANK) <= max(job.ks))
+    users = evaluation.ranking_users(_units(ctx, part, scored), part.rows, part.train, entries).persist()
+    num_items = part.train.select(c.ITEM_ID).distinct().count()
+    try:
+        measured, odd = _sum_up(ctx, job, users, blocks.ranking_block, scored)
+        for k in job.ks:
+            for row in evaluation.coverage(users, k).collect():
+                share = row["items"] / num_items
+                found = jackknife(share, row["squares"] / num_items**2, row["sum"] / num_items, part.num_users)
+                found = Interval(share, max(0.0, found.low), min(1.0, found.high), found.n)
+                measured[row[OF]][(blocks.ALL, f"coverage@{k}")] = found
+    finally:
+        users.unpersist()
+    for row in entries.groupBy(c.RUN_ID).agg(F.countDistinct(c.QUERY_ID).alias("n")).collect():
+        counted = odd[row[c.RUN_ID]]
+        counted["lists_without_target"] = row["n"] - (part.num_users - counted["users_without_list"])
+    return measured, odd
+
+
+def _rating(ctx: Context, job: Job, part: Part, scored: list[Scored]) -> tuple[Measured, Odd]:
+    chosen = {run.run_id: ctx.read(c.PREDICTIONS, run.step).where(_of_run(run.run_id)) for run in scored}
+    for run in scored:
+        _check_split(ctx, job, run, chosen[run.run_id])
+    mean = part.train.agg(F.avg(c.VALUE)).collect()[0][0]
+    predictions = reduce(DataFrame.union, chosen.values())
+    users = evaluation.rating_users(_units(ctx, part, scored), part.rows, predictions, mean)
+    measured, odd = _sum_up(ctx, job, users, blocks.rating_block, scored)
+    repeated = predictions.groupBy(c.RUN_ID).agg(F.count(F.lit(1)) - F.countDistinct(c.USER_ID, c.ITEM_ID))
+    for run_id, count in repeated.collect():
+        odd[run_id]["repeated_predictions"] = count
+    return measured, odd
+
+
+def _check_split(ctx: Context, job: Job, run: Scored, rows: DataFrame) -> None:
+    other = rows.where(F.col(c.SPLIT) != _split(ctx, job)).select(c.SPLIT).first()
+    if other is not None:
+        raise ConfigError(f"run {run.run_id}", found=f"predictions for split {other[0]!r}", expected=f"split {_split(ctx, job)!r}",
+                          remedy=f"let {run.step} score {job.source}")
+
+
+def _units(ctx: Context, part: Part, scored: list[Scored]) -> DataFrame:
+    runs = ctx.spark.createDataFrame([(run.run_id,) for run in scored], f"{OF} string")
+    return evaluation.units(part.users, runs, part.bounds, part.num_users)
+
+
+def _sum_up(ctx: Context, job: Job, users: DataFrame, measure: Any, scored: list[Scored]) -> tuple[Measured, Odd]:
+    """Partial sums of every block on the workers, added here in the order of the blocks."""
+    settings = blocks.Settings(job.ks, seeds.derive(ctx.seed, "intervals"), job.replicas)
+
+    def one_block(key: tuple[Any, ...], table: pa.Table) -> pa.Table:
+        partial = measure(table, settings)
+        labels = [pa.array([value.as_py()] * len(partial), kind) for value, kind in zip(key, (pa.string(), pa.int32()), strict=True)]
+        return pa.table([*labels, *partial.columns], names=[OF, BLOCK, *partial.column_names])
+
+    schema = f"{OF} string, {BLOCK} int, {c.SLICE} string, {c.METRIC} string, sums binary, counts binary"
+    partials = users.groupBy(OF, BLOCK).applyInArrow(one_block, schema).toArrow().sort_by(BLOCK)
+    measured: Measured = {}
+    odd: Odd = {}
+    for run in scored:
+        merged, odd[run.run_id] = blocks.merge(partials.filter(pc.equal(partials[OF], run.run_id)), job.replicas)
+        measured[run.run_id] = {(name, metric): _finished(metric, interval) for name, made in merged.items()
+                                for metric, interval in made.intervals().items()}
+    return measured, odd
+
+
+def _finished(metric: str, found: Interval) -> Interval:
+    value, low, high = (rating.finish({metric: x})[metric] for x in (found.value, found.low, found.high))
+    return Interval(value, low, high, found.n)
+
+
+def _versions(ctx: Context, job: Job) -> dict[str, int]:
+    """Versions that the report reads: those evaluated here, and the items that the split was made beside."""
+    versions = {table: max(ctx.inputs[step].output_versions.get(table, -1) for step in job.of) for table in TABLES.values()}
+    versions[c.SPLITS] = ctx.inputs[job.source].output_versions[c.SPLITS]
+    items = ctx.inputs[job.source].output_versions.get(c.ITEMS)
+    versions[c.ITEMS] = items if items is not None else ctx.lake.version(c.ITEMS) if ctx.lake.exists(c.ITEMS) else -1
+    return {table: version for table, version in versions.items() if version >= 0}
+
+
+def _summary(job: Job, part: Part, rows: list[tuple[Any, ...]], found: dict[str, dict[str, int]]) -> dict[str, Any]:
+    names = SCHEMAS[c.METRICS].fieldNames()
+    results = [dict(zip(names, row, strict=True)) for row in rows]
+    for counts in found.values():
+        for name, count in counts.items():
+            if count:
+                logger.info(log.fields(**{name: count}))
+    kept = ("model", OF, "task", "metric", "k", "value", "low", "high", "n")
+    overall = [{name: row[name] for name in kept} for row in results if row[c.SLICE] == blocks.ALL]
+    return part.facts | {"replicas": job.replicas, "ks": list(job.ks), "results": overall, "found": found}
+
+
+def _split(ctx: Context, job: Job) -> str:
+    return str(ctx.inputs[job.source].config["split"])
+
+
+def _of_run(run_id: str) -> Any:
+    return F.col(c.RUN_ID) == run_id

@@ -1,0 +1,256 @@
+"""The evaluate stage on tables made by hand: values, intervals, slices, and input that is odd."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+
+from recsys_spark.core.contracts import Run
+from recsys_spark.core.errors import ConfigError, DataError
+from recsys_spark.lake.schemas import SCHEMAS
+from recsys_spark.lake.tables import Lake
+from recsys_spark.stages import evaluate
+from recsys_spark.stages.context import Context, Env, Outcome
+
+NAN = float("nan")
+Pair = tuple[int, int]  # user, item
+
+
+def run_of(step: str, stage: str, versions: dict[str, int], **more: Any) -> Run:
+    plain = {"run_id": f"{step}-1", "pipeline": "p", "step": step, "stage": stage, "key": step, "config": {}, "upstream": {},
+             "input_versions": {}, "output_versions": versions, "run_dir": "", "code_version": "0", "seed": 5, "started_at": 0.0,
+             "ended_at": 1.0}
+    return Run(**plain | more)
+
+
+class World:
+    """A lake with a split, and what its scored runs said."""
+
+    def __init__(self, spark: SparkSession, lake: Lake, folder: Path) -> None:
+        self.spark, self.lake, self.folder, self.inputs = spark, lake, folder, {}
+
+    def split(self, train: list[Pair], test: list[Pair], values: dict[Pair, float] | None = None) -> None:
+        """Pairs (user, item); user_id is u<idx>, item_id i<idx>."""
+        rows = [("s", "prepare-1", u, i, f"u{u}", f"i{i}", 100 * u + i, (values or {}).get((u, i), 1.0), part)
+                for part, pairs in (("train", train), ("test", test)) for u, i in pairs]
+        version = self.lake.replace("splits", self.spark.createDataFrame(rows, SCHEMAS["splits"]), {"split": "s"})
+        self.inputs["prepare"] = run_of("prepare", "prepare", {"splits": version}, config={"split": "s"})
+
+    def lists(self, model: str, lists: dict[int, list[int | tuple[int, float]]], **more: Any) -> None:
+        """{user: items, best first}; an item may come with its score."""
+        rows = []
+        for user, items in lists.items():
+            for rank, entry in enumerate(items, 1):
+                item, score = entry if isinstance(entry, tuple) else (entry, 1.0 / rank)
+                rows.append((f"u{user}", "user", f"i{item}", score, rank, f"score_{model}-1", model, None))
+        table = self.spark.createDataFrame(rows, SCHEMAS["recommendations"])
+        version = self.lake.replace("recommendations", table, {"run_id": f"score_{model}-1"})
+        self.inputs[f"score_{model}"] = run_of(f"score_{model}", "score", {"recommendations": version},
+                                              **{"upstream": {"prepare": "prepare-1"}, "config": {"k": 20}} | more)
+
+    def predictions(self, model: str, predicted: list[tuple[int, int, float]], split: str = "s") -> None:
+        rows = [(f"score_{model}-1", model, split, "rating", f"{n}", f"u{u}", f"i{i}", 0.0, value)
+                for n, (u, i, value) in enumerate(predicted)]
+        version = self.lake.replace("predictions", self.spark.createDataFrame(rows, SCHEMAS["predictions"]), {"run_id": f"score_{model}-1"})
+        self.inputs[f"score_{model}"] = run_of(f"score_{model}", "score", {"predictions": version}, upstream={"prepare": "prepare-1"})
+
+    def context(self) -> Context:
+        return Context(self.spark, self.lake, Env(lake=self.lake.root, runs=str(self.folder)), "p", "eval", "eval-1", self.folder,
+                       self.inputs, seed=5, now=0.0)
+
+    def evaluate(self, **options: Any) -> tuple[Outcome, dict[tuple, Any]]:
+        """The outcome, and the rows of `metrics` by (model, metric, k, slice)."""
+        of = tuple(name for name in self.inputs if name != "prepare")
+        outcome = evaluate.run(self.context(), evaluate.Job(**{"source": "prepare", "of": of, "replicas": 100} | options))
+        rows = self.lake.read("metrics", outcome.tables["metrics"]).collect()
+        return outcome, {(row.model, row.metric, row.k, row.slice): row for row in rows}
+
+
+@pytest.fixture
+def world(spark: SparkSession, lake: Lake, tmp_path: Path) -> World:
+    return World(spark, lake, tmp_path)
+
+
+# Users 1..4 with 1, 2, 3, 4 training events: one in each quartile of activity. Items 1..4 in training, i1 most often.
+TRAIN = [(u, i) for u in range(1, 5) for i in range(1, u + 1)]
+
+
+def test_ranking_by_hand(world: World) -> None:
+    world.split(TRAIN, [(1, 2), (2, 3), (3, 4), (4, 9)])  # item 9 is new: nobody can find it
+    world.lists("popularity", {1: [2, 3], 2: [3, 4], 3: [4], 4: []})
+    world.lists("als", {1: [3, 2], 2: [4, 1], 3: [1, 4], 4: [1, 2]})
+    outcome, rows = world.evaluate(ks=(1, 2))
+    second = 1 / math.log2(3)
+    by_hand = {
+        ("popularity", "hit_rate", 1): 0.75, ("popularity", "ndcg", 2): 0.75, ("popularity", "mrr", 2): 0.75,
+        ("popularity", "map", 2): 0.75, ("popularity", "recall", 2): 0.75, ("popularity", "precision", 2): 0.375,
+        ("als", "hit_rate", 1): 0.0, ("als", "hit_rate", 2): 0.5, ("als", "ndcg", 2): 2 * second / 4, ("als", "mrr", 2): 0.25,
+        # Training events: i1 4, i2 3, i3 2, i4 1. User 4 has no list from popularity, and no popularity of it.
+        ("popularity", "mean_popularity", 2): (2.5 + 1.5 + 1) / 3, ("als", "mean_popularity", 1): (2 + 1 + 4 + 4) / 4,
+        ("popularity", "coverage", 1): 3 / 4, ("als", "coverage", 2): 1.0, ("als", "coverage", 1): 3 / 4,
+    }
+    for (model, metric, k), value in by_hand.items():
+        row = rows[(model, metric, k, "all")]
+        assert row.value == pytest.approx(value, abs=1e-12), (model, metric, k)
+        assert row.low <= row.value <= row.high
+        assert row.n == (3 if (model, metric) == ("popularity", "mean_popularity") else 4)
+    assert [rows[("als", "hit_rate", 2, f"activity:{level}")].value for level in (1, 2, 3, 4)] == [1, 0, 1, 0]
+    assert [rows[("popularity", "hit_rate", 1, f"activity:{level}")].n for level in (1, 2, 3, 4)] == [1, 1, 1, 1]
+    # i2 was recommended by als to user 1 and 4, i3 to 1 alone, i4 to 2 and 3, i1 to 2, 3, 4: sum of x 1, of squares 1.
+    assert rows[("als", "coverage", 2, "all")].low == pytest.approx(1 - 1.959964 * math.sqrt(3 / 4 * (1 / 16 - 1 / 64)))
+    first = rows[("als", "ndcg", 2, "all")]
+    assert (first.run_id, first.of_run_id, first.split, first.seed, first.task) == ("eval-1", "score_als-1", "s", 5, "ranking")
+    assert outcome.summary["users"] == 4 and outcome.summary["rows_with_unseen_item"] == 1
+    assert outcome.summary["activity_bounds"] == [1.75, 2.5, 3.25]
+    assert outcome.tables["recommendations"] == world.inputs["score_als"].output_versions["recommendations"]
+    shown = {(r["model"], r["metric"], r["k"]): r["value"] for r in outcome.summary["results"]}
+    assert shown[("als", "ndcg", 2)] == first.value
+
+
+def test_odd_lists_are_counted_and_never_flatter(world: World) -> None:
+    world.split(TRAIN, [(1, 2), (2, 3), (3, 4)])
+    world.lists("popularity", {
+        1: [(2, NAN), 3],  # the target, but scored NaN
+        2: [1, 1, 3],  # repeated: the target stays at the third place
+        4: [1, 2, 3],  # nothing to find for user 4 in the test part
+        3: [77, 4],  # an item that the data do not hold
+    })
+    outcome, rows = world.evaluate(ks=(3,))
+    assert outcome.summary["found"]["score_popularity"] == {
+        "users_without_list": 0, "lists_shorter_than_k": 2, "repeated_items": 1, "unknown_items": 1, "nan_scores": 1,
+        "lists_without_target": 1,
+    }
+    assert rows[("popularity", "mrr", 3, "all")].value == pytest.approx((0 + 1 / 3 + 1 / 2) / 3)
+    assert rows[("popularity", "mrr", 3, "all")].n == 3
+
+
+def test_a_user_without_a_list_counts_as_nothing_found(world: World) -> None:
+    world.split(TRAIN, [(u, 9) for u in (1, 2, 3, 4)])
+    world.lists("popularity", {1: [9], 2: [9]})
+    outcome, rows = world.evaluate(ks=(1,))
+    assert rows[("popularity", "recall", 1, "all")].value == 0.5
+    assert outcome.summary["found"]["score_popularity"]["users_without_list"] == 2
+
+
+def test_ratings_by_hand(world: World) -> None:
+    values = {(1, 1): 5.0, (2, 1): 1.0, (2, 2): 3.0, (3, 1): 3.0}  # their mean is 3
+    world.split([(1, 1), (2, 1), (2, 2), (3, 1)], [(1, 2), (1, 3), (2, 3), (3, 2)],
+                values | {(1, 2): 4.0, (1, 3): 2.0, (2, 3): 5.0, (3, 2): 1.0})
+    world.predictions("global_bias", [(1, 2, 3.0), (1, 3, 2.0), (2, 3, 5.0), (3, 2, 2.0)])
+    # NaN, infinite and missing predictions are charged as the training mean; the repeated one and the stranger change nothing.
+    world.predictions("mf_bias", [(1, 2, NAN), (1, 3, math.inf), (2, 3, 5.0), (2, 3, 5.0), (4, 4, 1.0)])
+    outcome, rows = world.evaluate()
+    assert rows[("global_bias", "rmse", 0, "all")].value == pytest.approx(math.sqrt((1 + 0 + 0 + 1) / 4))
+    assert rows[("global_bias", "mae", 0, "all")].value == pytest.approx(0.5) and rows[("global_bias", "mae", 0, "all")].n == 4
+    assert rows[("mf_bias", "rmse", 0, "all")].value == pytest.approx(math.sqrt((1 + 1 + 0 + 4) / 4))
+    assert outcome.summary["found"] == {
+        "score_global_bias": {"rows_without_prediction": 0, "repeated_predictions": 0},
+        "score_mf_bias": {"rows_without_prediction": 3, "repeated_predictions": 1},
+    }
+    one = rows[("global_bias", "rmse", 0, "all")]
+    assert one.low <= one.value <= one.high and (one.task, one.k) == ("rating", 0)
+
+
+def random_world(world: World, seed: int = 0) -> None:
+    draw = np.random.default_rng(seed)
+    world.split([(u, int(i)) for u in range(1, 81) for i in draw.permutation(30)[: draw.integers(1, 12)] + 1],
+                [(u, int(i)) for u in range(1, 81) for i in draw.permutation(30)[:3] + 1])
+    for model in ("popularity", "als"):
+        world.lists(model, {u: [int(i) for i in draw.permutation(30)[:10] + 1] for u in range(1, 81)})
+
+
+def test_another_partitioning_changes_no_digit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate.evaluation, "USERS_PER_BLOCK", 16)  # several blocks
+    random_world(world)
+    found = []
+    for partitions in ("1", "5"):
+        world.spark.conf.set("spark.sql.shuffle.partitions", partitions)
+        try:
+            found.append(world.evaluate(ks=(5, 10))[1])
+        finally:
+            world.spark.conf.set("spark.sql.shuffle.partitions", "2")
+    assert found[0] == found[1] and len(found[0]) == 2 * (7 * 2 * 5 + 2)
+
+
+def test_the_same_run_twice_leaves_one_set_of_rows(world: World) -> None:
+    world.split(TRAIN, [(1, 2)])
+    world.lists("popularity", {1: [2]})
+    before = world.evaluate(ks=(1,))[1]
+    after = world.evaluate(ks=(1,))[1]
+    assert before == after and world.lake.read("metrics").count() == len(before)
+
+
+def _no_popularity(world: World) -> None:
+    world.lists("als", {1: [2]})
+
+
+def _no_global_bias(world: World) -> None:
+    world.predictions("mf_bias", [(1, 2, 1.0)])
+
+
+def _too_short(world: World) -> None:
+    world.lists("popularity", {1: [2]}, config={"k": 5})
+
+
+def _other_split(world: World) -> None:
+    world.lists("popularity", {1: [2]}, upstream={"other": "other-1"})
+
+
+def _other_predictions(world: World) -> None:
+    world.predictions("global_bias", [(1, 2, 1.0)], split="folds")
+
+
+def _not_scored(world: World) -> None:
+    world.inputs["als"] = run_of("als", "train_als", {})
+
+
+@pytest.mark.parametrize(("prepare", "message"), [
+    (_no_popularity, r"found ranking of als alone; expected popularity beside them\. To mend: score popularity too"),
+    (_no_global_bias, r"found rating of mf_bias alone; expected global_bias beside them"),
+    (_too_short, r"step eval, ks: found 20; expected at most 5, the length of the lists of score_popularity\. To mend: raise k"),
+    (_other_split, r"found score_popularity, which was scored for other; expected runs scored for prepare\. To mend: evaluate each"),
+    (_other_predictions, r"run score_global_bias-1: found predictions for split 'folds'; expected split 's'\. To mend: let"),
+    (_not_scored, r"step eval, of: found als, which is a train_als step; expected steps of stage score"),
+])
+def test_what_cannot_be_compared_is_refused(world: World, prepare: Callable[[World], None], message: str) -> None:
+    world.split(TRAIN, [(1, 2)])
+    prepare(world)
+    with pytest.raises(ConfigError, match=message):
+        world.evaluate()
+    assert not world.lake.exists("metrics")
+
+
+def test_an_empty_part_is_refused(world: World) -> None:
+    world.split(TRAIN, [])
+    world.lists("popularity", {1: [2]})
+    with pytest.raises(DataError, match=r"split 's', part test: found no events; expected at least one\. To mend: choose another part"):
+        world.evaluate()
+    assert not world.lake.exists("metrics")
+
+
+def test_a_run_without_rows_is_refused(world: World) -> None:
+    world.split(TRAIN, [(1, 2)])
+    world.lists("popularity", {1: [2]})
+    world.lists("als", {})
+    with pytest.raises(DataError, match=r"run score_als-1 in table recommendations: found no rows.*To mend: rerun step score_als"):
+        world.evaluate()
+
+
+@pytest.mark.parametrize("ks", [(), (0,), (10, 10)])
+def test_impossible_cut_offs_die_with_the_configuration(ks: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="ks"):
+        evaluate.Job(source="prepare", of=("a",), ks=ks)
+
+
+def test_the_dry_run_counts_and_writes_nothing(world: World) -> None:
+    world.split(TRAIN, [(1, 2), (2, 3)])
+    world.lists("popularity", {1: [2]})
+    facts = evaluate.plan(world.context(), evaluate.Job(source="prepare", of=("score_popularity",)))
+    assert facts["rows"] == 2 and facts["models"] == 1 and facts["memory_bytes"] > 0
+    assert not world.lake.exists("metrics")
