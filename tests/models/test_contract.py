@@ -176,3 +176,16 @@ def test_the_seed_decides_the_start(model):
     one, same, other = (registry.build(name, config, worlds.SIZES, seed) for seed in (1, 1, 2))
     pairs = list(zip(one.parameters(), same.parameters(), other.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b, _ in pairs) and any(not torch.equal(a, c) for a, _, c in pairs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_learns_a_planted_world(name):
+    """200 steps on users with tastes, negatives drawn anew at each step (models memorise fixed ones), beat popularity or the mean."""
+    train, held, sizes = worlds.planted()
+    model = worlds.fit(name, dict.fromkeys(worlds.tiny(registry.find(name)), 8), train, sizes, steps=200)
+    if model.task == "rating":
+        rows = worlds.rows_of(held)
+        error, spread = ((value - rows.label).square().mean() for value in (model.predict(rows)["rating"], float(train.value.mean())))
+        assert error < 0.6 * spread
+    else:
+        assert worlds.hits(model, train, held, sizes) > 2 * worlds.popularity_hits(train, held, sizes)

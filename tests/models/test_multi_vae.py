@@ -95,9 +95,3 @@ def test_the_user_does_not_count(model):
     histories = worlds.ragged([[3, 9]] * 2)
     scores = model.score(Query(torch.tensor([0, 17]), histories))
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-12, atol=1e-12)
-
-
-def test_planted_tastes_beat_popularity():
-    train, held, sizes = worlds.planted()
-    model = worlds.fit("multi_vae", {"hidden_dim": 40, "latent_dim": 10}, train, sizes, epochs=60)
-    assert worlds.hits(model, train, held, sizes) > 1.5 * worlds.popularity_hits(train, held, sizes)

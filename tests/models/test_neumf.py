@@ -95,9 +95,3 @@ def test_both_branches_count():
         p, q = model.user(batch.user)[:, :4], model.item(batch.item)[:, :4]
         expected = (p * q) @ model.output.weight[0, :4] + model.output.bias
     torch.testing.assert_close(model(batch, Context())["logit"], expected)
-
-
-def test_planted_tastes_beat_popularity():
-    train, held, sizes = worlds.planted()
-    model = worlds.fit("neumf", {"dim": 8}, train, sizes, epochs=10)
-    assert worlds.hits(model, train, held, sizes) > 1.5 * worlds.popularity_hits(train, held, sizes)

@@ -101,50 +101,60 @@ def planted() -> tuple[Events, Events, Sizes]:
     return train, held, Sizes(300, 60, {"label_mean": float(train.value.mean()), "label_min": 1.0, "label_max": 5.0})
 
 
-def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, epochs: int, rows: int = 64, lr: float = 0.01) -> Model:
-    """A few epochs of plain Adam in batches of `rows`; negatives are drawn anew at each step, outside the user's training items."""
+def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps: int, rows: int = 64, lr: float = 0.01) -> Model:
+    """Plain Adam in batches of `rows`; negatives are drawn anew at each step, outside the user's training items."""
     model = registry.build(name, config, sizes, seed=1)
     optimiser = torch.optim.Adam(model.parameter_groups(), lr=lr)
-    rng, step = np.random.default_rng(1), 0
-    met = seen(train, sizes)
-    for epoch in range(epochs):
-        order = rng.permutation(sizes.num_users if model.layout == "profile" else len(train.user))
-        for start in range(0, len(order), rows):
-            chosen = order[start : start + rows]
-            if model.layout == "profile":
-                made: Any = profiles([[int(i) for i in np.flatnonzero(met[u + 1])] for u in chosen], torch.from_numpy(chosen))
-            else:
-                made = _rows(train, chosen, model.num_negatives, met, rng)
-            optimiser.zero_grad()
-            total(terms(model, made, Context(seed=1, step=step, epoch=epoch, training=True))).backward()
-            optimiser.step()
-            step += 1
+    rng, met = np.random.default_rng(1), seen(train, sizes)
+    order = np.empty(0, np.int64)
+    for step in range(steps):
+        if len(order) < rows:
+            order = rng.permutation(sizes.num_users if model.layout == "profile" else len(train.user))
+        chosen, order = order[:rows], order[rows:]
+        if model.layout == "profile":
+            made: Any = profiles(items_of(met, chosen + 1), torch.from_numpy(chosen))
+        else:
+            made = rows_of(Events(*(column[chosen] for column in train)))
+            made = _with_negatives(made, model.num_negatives, met, rng) if model.num_negatives else made
+        optimiser.zero_grad()
+        total(terms(model, made, Context(seed=1, step=step, training=True))).backward()
+        optimiser.step()
     return model
 
 
-def _rows(train: Events, chosen: np.ndarray, negatives: int, met: np.ndarray, rng: np.random.Generator) -> Rows:
-    user, item, label = train.user[chosen], train.item[chosen], train.value[chosen]
-    if negatives:
-        more = user.repeat(negatives)
-        drawn = rng.integers(1, met.shape[1], len(more)).astype(np.int32)
-        while (again := met[more, drawn]).any():
-            drawn[again] = rng.integers(1, met.shape[1], again.sum())
-        user, item = np.r_[user, more], np.r_[item, drawn]
-        label = np.r_[np.ones(len(chosen)), np.zeros(len(more))].astype(np.float32)
-    return Rows(*(torch.from_numpy(column) for column in (user, item, label, np.ones(len(user), np.float32))), torch.arange(len(user)))
+def rows_of(events: Events) -> Rows:
+    """Events as rows of weight 1, labelled with their value."""
+    count = len(events.user)
+    return Rows(*map(torch.from_numpy, events), torch.ones(count), torch.arange(count))
+
+
+def _with_negatives(rows: Rows, number: int, met: np.ndarray, rng: np.random.Generator) -> Rows:
+    """The rows with label 1, then `number` items each that the user has not met, with label 0."""
+    user = rows.user.numpy().repeat(number)
+    item = rng.integers(1, met.shape[1], len(user)).astype(np.int32)
+    while (again := met[user, item]).any():
+        item[again] = rng.integers(1, met.shape[1], again.sum())
+    label = torch.cat([torch.ones(len(rows)), torch.zeros(len(user))])
+    return Rows(torch.cat([rows.user, torch.from_numpy(user)]), torch.cat([rows.item, torch.from_numpy(item)]), label,
+                torch.ones(len(label)), torch.arange(len(label)))
 
 
 def seen(train: Events, sizes: Sizes) -> np.ndarray:
+    """bool (U + 1, I + 1)"""
     met = np.zeros((sizes.num_users + 1, sizes.num_items + 1), bool)
     met[train.user, train.item] = True
     return met
 
 
+def items_of(met: np.ndarray, users: np.ndarray) -> list[list[int]]:
+    return [[int(item) for item in np.flatnonzero(met[user])] for user in users]
+
+
 def hits(model: Model, train: Events, held: Events, sizes: Sizes, k: int = 5) -> float:
     """Share of users whose held item is among the k best of those not seen."""
     met = seen(train, sizes)
-    history = ragged([[int(i) for i in np.flatnonzero(met[u])] for u in held.user])
-    return _hit_rate(model.score(Query(torch.from_numpy(held.user), history)).detach().numpy(), met, held, k)
+    scores = model.score(Query(torch.from_numpy(held.user), ragged(items_of(met, held.user))))
+    return _hit_rate(scores.detach().numpy(), met, held, k)
 
 
 def popularity_hits(train: Events, held: Events, sizes: Sizes, k: int = 5) -> float:

@@ -65,7 +65,8 @@ class MultiVae(Model):
         bought = batch.items.dense(logits.shape[1])[:, 1:]  # (B, I): x_ui
         log_likelihood = (F.log_softmax(logits[:, 1:], 1) * bought).sum()  # equation 2, summed over users
         divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum()  # KL(q || N(0, 1))
-        return {"nll": Term(-log_likelihood, len(batch)), "kl": Term(divergence, len(batch), self.beta_at(ctx))}  # equation 6
+        users = mean.new_tensor(len(batch))
+        return {"nll": Term(-log_likelihood, users), "kl": Term(divergence, users, self.beta_at(ctx))}  # equation 6
 
     def beta_at(self, ctx: Context) -> float:
         return min(self.config.beta, ctx.step / self.config.anneal_steps) if ctx.training else self.config.beta
