@@ -7,7 +7,7 @@ virtual shard. All return the ShardSet whose manifest they wrote.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Iterable, Mapping, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -83,10 +83,10 @@ def deal(rows: pa.Table, virtual_shards: int, seed: int = 0) -> list[pa.Table]:
     return [rows.take(order[v::virtual_shards]).combine_chunks() for v in range(virtual_shards)]
 
 
-def write(folder: str | Path, layout: str, shape: tuple[Column, ...], parts: dict[str, list[pa.Table]], *, num_users: int, num_items: int,
-          virtual_shards: int = 64, row_group: int = 16, side: dict[str, Events] | None = None,
+def write(folder: str | Path, layout: str, shape: tuple[Column, ...], parts: Mapping[str, Iterable[pa.Table]], *,
+          num_users: int, num_items: int, virtual_shards: int = 64, row_group: int = 16, side: dict[str, Events] | None = None,
           labels: np.ndarray | None = None) -> ShardSet:
-    """One table a virtual shard (empty ones get no file), row groups of `row_group` rows, the manifest last."""
+    """One table for each virtual shard in turn (empty ones get no file), row groups of `row_group` rows, the manifest last."""
     root = Path(folder)
     made = {name: Part(files=tuple(_file(root, f"{name}/v{v:02d}.parquet", v, table, row_group)
                                    for v, table in enumerate(tables) if len(table)))
@@ -108,7 +108,8 @@ def seal(folder: str | Path, shards: ShardSet) -> ShardSet:
 
 def _file(root: Path, path: str, v: int, table: pa.Table, row_group: int) -> ShardFile:
     (root / path).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, root / path, row_group_size=row_group, compression="none", use_dictionary=False, store_schema=False)
+    pq.write_table(table, root / path, row_group_size=row_group, compression="none", use_dictionary=[columns.LABEL],
+                   write_statistics=False, write_page_checksum=True, store_schema=False)
     meta = pq.read_metadata(root / path)
     groups = tuple(meta.row_group(g).num_rows for g in range(meta.num_row_groups))
     return ShardFile(path=path, virtual_shard=v, row_groups=groups, bytes=(root / path).stat().st_size,

@@ -23,7 +23,7 @@ from recsys_spark.train.arrow_engine import unreadable
 class LocalFiles:
     """What petastorm calls a file system: it only ever opens."""
 
-    open = staticmethod(open)
+    open = staticmethod(pa.OSFile)
 
 
 class Piece:
@@ -31,15 +31,12 @@ class Piece:
 
     partition_keys: Sequence[Any] = ()
 
-    def __init__(self, path: str, open_file_func: Callable[..., Any] = open, row_group: int | None = None,
-                 partition_keys: Sequence[Any] = ()) -> None:
-        self.path, self.row_group = path, row_group
+    def __init__(self, path: str, open_file_func: Callable[..., Any] = pa.OSFile, row_group: int | None = None,
+                 partition_keys: Sequence[Any] = (), metadata: pq.FileMetaData = None) -> None:
+        self.path, self.row_group, self._metadata = path, row_group, metadata
 
     def get_metadata(self) -> pq.FileMetaData:
-        try:
-            return pq.read_metadata(self.path)
-        except (pa.ArrowException, OSError) as problem:
-            raise unreadable(f"shard file {self.path}", problem) from None
+        return self._metadata
 
     def read(self, columns: Iterable[str], partitions: None = None) -> pa.Table:
         with pq.ParquetFile(self.path) as file:
@@ -47,13 +44,23 @@ class Piece:
 
 
 class Dataset:
-    """Whole files, in the order given; without petastorm's own metadata, so that it takes schema and row groups from the footers."""
+    """Whole files, in the order given; without petastorm's own metadata, so that it takes schema and row groups from the footers.
+
+    They are read here: petastorm would read them in a pool of threads that it leaves behind when one fails.
+    """
 
     fs, partitions, metadata, common_metadata = LocalFiles, None, None, None
 
     def __init__(self, paths: Sequence[str], **_legacy: Any) -> None:
         self.paths = paths
-        self.pieces = [Piece(path) for path in paths]
+        self.pieces = [Piece(path, metadata=_footer(path)) for path in paths]
+
+
+def _footer(path: str) -> pq.FileMetaData:
+    try:
+        return pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as problem:
+        raise unreadable(f"shard file {path}", problem) from None
 
 
 def load() -> ModuleType:

@@ -14,6 +14,7 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 from typing import Any, Generator, Iterator
 
 import numpy as np
@@ -110,7 +111,8 @@ class Reader:
         {column: array (B, *shape) or Ragged, "row": int64 (B,), "count_global": rows of the step over all ranks}. The arrays
         are the caller's to keep. Closing the iterator stops its threads. Raises ShardError, naming file and row group.
         """
-        rounds = self._rounds(epoch, start_step)
+        stop = Event()
+        rounds = self._rounds(epoch, start_step, stop)
         with ThreadPoolExecutor(1, thread_name_prefix="rounds") as pool:
             try:
                 upcoming = pool.submit(next, rounds, None)
@@ -118,9 +120,10 @@ class Reader:
                     upcoming = pool.submit(next, rounds, None)
                     yield from current.batches()
             finally:
-                pool.submit(rounds.close).result()  # after the round under way
+                stop.set()  # the round under way ends at its next window
+                pool.submit(rounds.close).result()
 
-    def _rounds(self, epoch: int, start_step: int) -> Generator[_Round, None, None]:
+    def _rounds(self, epoch: int, start_step: int, stop: Event) -> Generator[_Round, None, None]:
         order, owned = self.order, self.order.owned
         windows = deque(order.windows(epoch, start_step))
         held = {int(shard): _Stream() for shard in order.filled[owned]}
@@ -132,6 +135,8 @@ class Reader:
                 bounds = order.bounds(first, last)  # (T + 1, M)
                 sizes = np.diff(bounds.sum(axis=1))  # (T,)
                 while windows and windows[0].step < last:
+                    if stop.is_set():
+                        return
                     window = windows.popleft()
                     held[window.shard].add(window.start, window.rows, self._load(window, epoch, tables))
                 yield self._assemble(held, bounds[:, owned], sizes)
