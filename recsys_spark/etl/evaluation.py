@@ -46,8 +46,8 @@ def ranking_users(units: DataFrame, rows: DataFrame, train: DataFrame, entries: 
     known = entries.join(F.broadcast(items), on=c.ITEM_ID, how="left")
     code = F.when(F.col(c.SCORE).isNull() | F.isnan(c.SCORE), NAN).otherwise(F.coalesce(c.ITEM_IDX, F.lit(UNKNOWN)))
     place = F.struct(c.RANK, c.ITEM_ID, code.alias("item"), F.coalesce("events", F.lit(0)).alias("events"))
-    lists = known.groupBy(F.col(c.RUN_ID).alias(OF), F.col(c.QUERY_ID).alias(c.USER_ID))
-    lists = lists.agg(F.sort_array(F.collect_list(place)).alias("list"))
+    by_user = known.groupBy(F.col(c.RUN_ID).alias(OF), F.col(c.QUERY_ID).alias(c.USER_ID))
+    lists = by_user.agg(F.sort_array(F.collect_list(place)).alias("list"))
     joined = units.join(targets, on=c.USER_IDX, how="inner").join(lists, on=[OF, c.USER_ID], how="left")
     return joined.select(
         OF, BLOCK, c.USER_IDX, ACTIVITY, "targets",

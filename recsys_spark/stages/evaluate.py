@@ -133,7 +133,9 @@ def _part(ctx: Context, job: Job) -> Part:
         raise DataError(f"split {_split(ctx, job)!r}, part {job.part}", found="no events", expected="at least one",
                         remedy=f"choose another part, or check the fractions and filters of {job.source}")
     unseen = rows.join(train.select(c.ITEM_IDX).distinct(), on=c.ITEM_IDX, how="left_anti").count()
-    facts = {"split": _split(ctx, job), "part": job.part, "users": num_users, "rows_with_unseen_item": unseen, "activity_bounds": bounds}
+    source = ctx.inputs[job.source].summary
+    facts = {"split": _split(ctx, job), "part": job.part, "users": num_users, "rows": rows.count(), "rows_with_unseen_item": unseen,
+             "activity_bounds": bounds, "data": {name: source[name] for name in ("rule", "rows", "users", "items") if name in source}}
     return Part(users, rows, train, num_users, bounds, facts)
 
 
@@ -238,20 +240,18 @@ def _versions(ctx: Context, job: Job) -> dict[str, int]:
     return {table: version for table, version in versions.items() if version >= 0}
 
 
-def _summary(job: Job, part: Part, rows: list[tuple[Any, ...]], found: dict[str, dict[str, int]]) -> dict[str, Any]:
+def _summary(job: Job, part: Part, rows: list[tuple[Any, ...]], found: Odd) -> dict[str, Any]:
     names = SCHEMAS[c.METRICS].fieldNames()
-    results = [dict(zip(names, row, strict=True)) for row in rows]
-    for counts in found.values():
-        for name, count in counts.items():
-            if count:
-                logger.info(log.fields(**{name: count}))
     kept = ("model", OF, "task", "metric", "k", "value", "low", "high", "n")
-    overall = [{name: row[name] for name in kept} for row in results if row[c.SLICE] == blocks.ALL]
+    overall = [{name: row[names.index(name)] for name in kept} for row in rows if row[names.index(c.SLICE)] == blocks.ALL]
+    for step, counts in found.items():
+        if any(counts.values()):
+            logger.warning(log.fields(step=step, **{name: count for name, count in counts.items() if count}))
     return part.facts | {"replicas": job.replicas, "ks": list(job.ks), "results": overall, "found": found}
 
 
 def _split(ctx: Context, job: Job) -> str:
-    return str(ctx.inputs[job.source].config["split"])
+    return str(ctx.inputs[job.source].summary["split"])
 
 
 def _of_run(run_id: str) -> Any:

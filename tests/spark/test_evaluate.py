@@ -40,7 +40,7 @@ class World:
         rows = [("s", "prepare-1", u, i, f"u{u}", f"i{i}", 100 * u + i, (values or {}).get((u, i), 1.0), part)
                 for part, pairs in (("train", train), ("test", test)) for u, i in pairs]
         version = self.lake.replace("splits", self.spark.createDataFrame(rows, SCHEMAS["splits"]), {"split": "s"})
-        self.inputs["prepare"] = run_of("prepare", "prepare", {"splits": version}, config={"split": "s"})
+        self.inputs["prepare"] = run_of("prepare", "prepare", {"splits": version}, summary={"split": "s"})
 
     def lists(self, model: str, lists: dict[int, list[int | tuple[int, float]]], **more: Any) -> None:
         """{user: items, best first}; an item may come with its score."""

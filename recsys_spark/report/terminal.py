@@ -1,0 +1,79 @@
+"""Runs and results on a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from recsys_spark.core.contracts import Run
+from recsys_spark.report import results as shown
+from recsys_spark.report.results import Row, Value
+
+PAGE = "report.html"
+BRIEF = {"ranking": ("ndcg", "recall", "mrr", "coverage"), "rating": ("rmse", "mae")}  # the page has the rest
+
+
+def results(console: Console, runs: Sequence[Run]) -> None:
+    """What a pipeline's steps found: a table for each evaluation and where the report is; facts of each step when nothing was evaluated."""
+    evaluated = [run for run in runs if run.stage == "evaluate"]
+    for run in evaluated:
+        values = shown.from_summary(run.summary)
+        for task in dict.fromkeys(value.task for value in values):
+            console.print(_results(run, shown.table(values, task)))
+    if not evaluated:
+        console.print(_facts(runs))
+    for run in runs:
+        if run.stage == "report":
+            console.print(Text.assemble("report: ", (str(Path(run.run_dir) / PAGE), "bold")), soft_wrap=True)
+
+
+def runs(console: Console, recorded: Sequence[Run]) -> None:
+    """One line a completed run, newest last."""
+    table = Table("run", "stage", "ended", "seconds", "seed", "code", "tables written", title=f"{len(recorded)} completed runs")
+    for run in sorted(recorded, key=lambda run: run.ended_at):
+        ended = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.ended_at))
+        wrote = ", ".join(f"{name} v{version}" for name, version in sorted(run.output_versions.items()))
+        seconds = f"{run.ended_at - run.started_at:.1f}"
+        table.add_row(*map(Text, (run.run_id, run.stage, ended, seconds, str(run.seed), run.code_version, wrote)))
+    console.print(table)
+
+
+def _results(run: Run, found: shown.Table) -> Table:
+    facts = run.summary
+    table = Table(title=Text(f"{run.step}: split {facts.get('split')}, {facts.get('part')} part, {facts.get('users', 0):,} users"),
+                  caption="best in bold; below each value its 95 % interval", title_justify="left", caption_justify="left")
+    columns = [column for column in found.columns(found.ks[0]) if column[0] in BRIEF[found.task]]
+    table.add_column("model")
+    for column in columns:
+        table.add_column(shown.title(column), justify="right", no_wrap=True)
+    for row in found.rows:
+        cells = [_cell(row.values.get(column), found.best.get(column)) for column in columns]
+        table.add_row(_name(row, shown.BASELINE[found.task]), *cells)
+    return table
+
+
+def _name(row: Row, baseline: str) -> Text:
+    if row.loses:
+        return Text.assemble(row.label, ("\nloses to " + baseline, "red"))
+    return Text.assemble(row.label, ("\nbaseline" if row.is_baseline else "", "dim"))
+
+
+def _cell(value: Value | None, best: str | None) -> Text:
+    if value is None:
+        return Text("–")
+    style = "bold" if value.run_id == best else ""
+    return Text.assemble((shown.number(value.metric, value.value), style), ("\n" + shown.interval(value), "dim"))
+
+
+def _facts(runs: Sequence[Run]) -> Table:
+    table = Table("step", "run", "seconds", "found", title_justify="left")
+    for run in runs:
+        facts = ", ".join(f"{name} {value:.5g}" if isinstance(value, float) else f"{name} {value}" for name, value in run.summary.items()
+                          if isinstance(value, (int, float, str)))
+        table.add_row(*map(Text, (run.step, run.run_id, f"{run.ended_at - run.started_at:.1f}", facts)))
+    return table

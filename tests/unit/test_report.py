@@ -1,0 +1,212 @@
+"""The page and the terminal table: whole, escaped, without a network, honest about who loses."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from recsys_spark.core.contracts import Run
+from recsys_spark.report import charts, html, results, terminal
+from recsys_spark.report.content import Evaluation, Example, Item, Page, Training
+from recsys_spark.report.results import Value
+
+NASTY = "Amélie <script>alert('x')</script> \"七人の侍\" & Co. ${title}"
+
+
+def value(model: str, metric: str, number: float | None, *, k: int = 10, slice: str = "all", task: str = "ranking",
+          half: float = 0.01) -> Value:
+    bounds = (None, None) if number is None else (number - half, number + half)
+    return Value(f"score_{model}-1", model, task, metric, k, number, *bounds, 100, slice)
+
+
+def ranking(**models: float) -> tuple[Value, ...]:
+    made = []
+    for model, ndcg in models.items():
+        for k in (10, 20):
+            made += [value(model, metric, ndcg, k=k) for metric in ("ndcg", "recall", "coverage")]
+        made += [value(model, "ndcg", ndcg / level, slice=f"activity:{level}") for level in (1, 2, 3, 4)]
+    return tuple(made)
+
+
+def rating(**models: float) -> tuple[Value, ...]:
+    return tuple(value(model, metric, error, k=0, task="rating", half=0.001)
+                 for model, error in models.items() for metric in ("rmse", "mae"))
+
+
+def page(**changes: object) -> Page:
+    item = Item("i1", NASTY, ("Drama", "<i>"), 4.5)
+    made = Page(
+        title="ml-1m", data="1,000 events", facts=(("Machine", "2 cores"), ("Versions", "Python 3.11")),
+        evaluations=(
+            Evaluation("ranking", "last_out", "leave_last_out", "test", 100, ranking(popularity=0.1, als=0.2, neumf=0.05),
+                       (10.0, 20.5, 40.0), {"score_als": {"nan_scores": 3, "unknown_items": 0}}),
+            Evaluation("rating", "random", "random", "test", 90, rating(global_bias=0.9, mf_bias=0.85)),
+        ),
+        trainings=(Training("neumf", "neumf", "ndcg@10", False, ({"epoch": 0, "ndcg@10": 0.01, "train_bce": 0.7},
+                                                                  {"epoch": 1, "ndcg@10": 0.02, "train_bce": 0.5})),),
+        examples=(Example("<u1>", 12, (item,), (Item("i2", "Held"),),
+                          {"als": (Item("i2", "Held"), item), "popularity": (item,), "neumf": ()}),),
+        steps=(("als-1", "train_als", 2.5),),
+    )
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+class Checker(HTMLParser):
+    """Every tag is closed in order; text, classes, addresses and ids are kept."""
+
+    VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+    def __init__(self, document: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.stack: list[str] = []
+        self.text: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(document)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack and self.stack[-1] == tag, f"</{tag}> closes {self.stack[-1:]}"
+        self.stack.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self.stack and self.stack[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    def count(self, tag: str, css: str) -> int:
+        return sum(name == tag and css in (attrs.get("class") or "").split() for name, attrs in self.tags)
+
+
+def test_the_page_is_whole_and_names_every_model() -> None:
+    document = html.render(page())
+    found = Checker(document)
+    text = "".join(found.text)
+    for name in ("popularity", "als", "neumf", "global_bias", "mf_bias", "ml-1m", "2 cores", "leave_last_out", "Held"):
+        assert name in text
+    assert "0.1900–0.2100" in text  # an interval in the table
+    assert found.count("svg", "chart") == 1 + 2  # activity of the ranking, and two curves
+    ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
+    linked = [attrs["href"] for tag, attrs in found.tags if tag == "a"]
+    assert linked == [f"#{name}" for name in ids] == ["#results", "#activity", "#training", "#examples", "#method"]
+
+
+def test_nothing_is_fetched() -> None:
+    document = html.render(page())
+    assert not re.search(r"https?://|//[a-z]|@import|url\(|<link|<img|<iframe|\bsrc=|\bfetch\(", document)
+    assert "default-src 'none'" in document
+
+
+def test_what_comes_from_the_data_is_escaped() -> None:
+    found = Checker(html.render(page(title=NASTY, data=NASTY)))
+    assert sum(tag == "script" for tag, _ in found.tags) == 1 and not any(tag == "i" for tag, _ in found.tags)
+    text = "".join(found.text)
+    assert text.count(NASTY) >= 4  # title, heading, data, items: as they are, not as tags, entities or placeholders
+    assert "User <u1>" in text and "Drama, <i>" in text
+
+
+def test_best_baseline_and_loser_are_marked() -> None:
+    document = html.render(page())
+    rows = {name: row for row in re.findall(r"<tr>.*?</tr>", document) for name in re.findall(r'data-v="(\w+)"', row)[:1]}
+    assert "loses to popularity" in rows["neumf"] and "loses" not in rows["als"] + rows["popularity"] + rows["mf_bias"]
+    assert ">baseline<" in rows["popularity"] and ">baseline<" in rows["global_bias"]
+    assert rows["als"].count('class="best"') == 2 and 'class="best"' not in rows["popularity"]  # coverage has no best
+    assert rows["mf_bias"].count('class="best"') == 2  # lower is better
+    assert "3 places with a score that is not a number" in document and "does not hold" not in document
+
+
+def test_the_held_out_item_is_marked_where_it_was_found() -> None:
+    found = Checker(html.render(page()))
+    assert found.count("li", "hit") == 2  # where it is told, and in the list of als
+    assert "found by als" in "".join(found.text) and "no list" in "".join(found.text)
+
+
+@pytest.mark.parametrize("changes", [
+    {"trainings": (), "examples": (), "steps": ()},
+    {"evaluations": (Evaluation("one", "s", "random", "test", 5, ranking(als=0.3)),), "trainings": (), "examples": ()},
+    {"evaluations": (), "trainings": (Training("empty", "neumf", "ndcg@10", False, ()),)},
+    {"evaluations": (Evaluation("none", "s", "random", "test", 0, (value("als", "ndcg", None), value("popularity", "ndcg", None))),)},
+], ids=["no curves or examples", "one model", "no evaluation", "nothing measured"])
+def test_missing_parts_leave_a_whole_page(changes: dict[str, object]) -> None:
+    found = Checker(html.render(page(**changes)))
+    ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
+    assert ("training" in ids) == bool(changes.get("trainings", True) and changes.get("evaluations", True))
+    assert ("examples" in ids) == bool(changes.get("examples", True))
+
+
+def test_two_runs_of_one_model_are_told_apart() -> None:
+    first = ranking(als=0.2)
+    second = tuple(dataclasses.replace(one, run_id="score_other-1", value=0.3) for one in first)
+    made = results.table(first + second + ranking(popularity=0.1), "ranking")
+    assert [row.label for row in made.rows] == ["als (score_other-1)", "als (score_als-1)", "popularity"]
+
+
+def test_order_and_best_follow_the_primary_metric() -> None:
+    made = results.table(ranking(popularity=0.1, als=0.2, neumf=0.05), "ranking")
+    assert [(row.label, row.loses) for row in made.rows] == [("als", False), ("popularity", False), ("neumf", True)]
+    errors = results.table(rating(global_bias=0.9, mf_bias=0.95), "rating")
+    assert [(row.label, row.loses) for row in errors.rows] == [("global_bias", False), ("mf_bias", True)]
+    assert errors.best[("rmse", 0)] == "score_global_bias-1"
+
+
+def test_numbers_are_written_for_readers() -> None:
+    assert results.number("ndcg", 0.04956) == "0.0496" and results.number("mean_popularity", 1234.5) == "1,234"
+    assert results.interval(value("als", "coverage", 0.412)) == "40.2–42.2 %" and results.number("ndcg", None) == "–"
+
+
+def test_bars_start_at_zero_and_reach_their_values() -> None:
+    marks = [charts.Mark("a", "m0", 0.2, 0.1, 0.4, "0.2"), charts.Mark("b", "m1", 0.4, None, None, "0.4")]
+    drawn = charts.bars(marks)
+    assert 'width="50.000%"' in drawn and 'width="100.000%"' in drawn  # of the largest end of a whisker
+    assert 'x1="25.000%" x2="100.000%"' in drawn
+    assert "circle" in charts.bars(marks, from_zero=False) and "<rect" not in charts.bars(marks, from_zero=False)
+    assert charts.bars([]) == ""
+
+
+def test_a_curve_reaches_over_its_epochs_and_rings_the_best() -> None:
+    drawn = charts.curve([0.0, None, 1.0, float("nan")], "m0", best=2)
+    assert drawn.count("dot") == 2 and drawn.count("ring") == 1
+    assert charts.curve([None], "m0") == "" and "<svg" in charts.curve([0.5], "m0") and "<svg" in charts.curve([0.5, 0.5], "m0")
+
+
+def run_of(step: str, stage: str, summary: dict) -> Run:
+    return Run(run_id=f"{step}-1", pipeline="p", step=step, stage=stage, key="k", config={}, upstream={}, input_versions={},
+               output_versions={"metrics": 3}, run_dir=f"/out/{step}-1", code_version="0.1", seed=1, started_at=0.0, ended_at=2.0,
+               summary=summary)
+
+
+def printed(show, *arguments: object) -> str:
+    out = io.StringIO()
+    show(Console(file=out, width=160), *arguments)
+    return out.getvalue()
+
+
+def test_the_terminal_ends_with_the_table_and_the_path_of_the_report() -> None:
+    rows = [{"of_run_id": one.run_id, **{key: getattr(one, key) for key in ("model", "task", "metric", "k", "value", "low", "high", "n")}}
+            for one in ranking(popularity=0.1, als=0.2, neumf=0.05) if one.slice == "all"]
+    evaluated = run_of("ranking", "evaluate", {"split": "last_out", "part": "test", "users": 1234, "results": rows})
+    text = printed(terminal.results, [evaluated, run_of("report", "report", {})])
+    assert "1,234 users" in text and "0.1900–0.2100" in text and "loses to popularity" in text and "NDCG@10" in text
+    assert text.index("als") < text.index("popularity") and text.rstrip().endswith("/out/report-1/report.html")
+
+
+def test_steps_without_an_evaluation_say_what_they_did() -> None:
+    text = printed(terminal.results, [run_of("als", "train_als", {"rank": 64, "ndcg": 0.04912345, "trials": [1, 2]})])
+    assert "als-1" in text and "rank 64" in text and "ndcg 0.049123" in text and "trials" not in text
+
+
+def test_runs_are_listed_oldest_first() -> None:
+    text = printed(terminal.runs, [run_of("b", "score", {}).model_copy(update={"ended_at": 9.0}), run_of("[red]a", "ingest", {})])
+    assert text.index("[red]a-1") < text.index("b-1") and "metrics v3" in text and "2 completed runs" in text
