@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from recsys_spark.core.errors import RecsysError
 from recsys_spark.models.base import Ragged
@@ -44,18 +45,25 @@ def top_k(scores: Tensor, query: Tensor, seen: Ragged | None, k: int, seed: int,
     if seen is not None:
         rows = torch.repeat_interleave(torch.arange(len(scores), device=scores.device), seen.offsets.diff())
         scores[rows, seen.values.long()] = -torch.inf
+    columns = torch.arange(scores.shape[1], device=scores.device).expand(len(scores), -1)
+    return top_k_of(scores, columns, query, k, seed, model)
+
+
+def top_k_of(scores: Tensor, items: Tensor, query: Tensor, k: int, seed: int, model: str = "model") -> TopK:
+    """The k best of each query's own candidates: scores (B, C) float, their items (B, C). Nothing is left out here."""
     if scores.shape[1] <= k:
-        scores = torch.nn.functional.pad(scores, (0, k + 1 - scores.shape[1]), value=-torch.inf)
-    best, items = torch.topk(scores, k + 1)  # NaN counts as the largest: it cannot hide  # (B, K + 1)
+        missing = (0, k + 1 - scores.shape[1])
+        scores, items = pad(scores, missing, value=-torch.inf), pad(items, missing)
+    best, columns = torch.topk(scores, k + 1)  # NaN counts as the largest: it cannot hide  # (B, K + 1)
     _refuse_nan(best, query, model)
     tied = (best[:, k - 1] == best[:, k]) & (best[:, k] > -torch.inf)
-    best, items = best[:, :k].clone(), items[:, :k].clone()
+    best, columns = best[:, :k].contiguous(), columns[:, :k].contiguous()
     if tied.any():
         for part in tied.nonzero()[:, 0].split(max(1, _TIES_CELLS // scores.shape[1])):
-            items[part] = _with_ties(scores[part], best[part, -1:], query[part], seed, k)
-            best[part] = scores[part].gather(1, items[part])
-    best, items = in_order(best, items, query, seed)
-    return _padded(best, items)
+            columns[part] = _with_ties(scores[part], items[part], best[part, -1:], query[part], seed, k)
+            best[part] = scores[part].gather(1, columns[part])
+    best, chosen = in_order(best, items.gather(1, columns), query, seed)
+    return _padded(best, chosen)
 
 
 def in_order(scores: Tensor, items: Tensor, query: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -80,10 +88,9 @@ def tie_hash(query: Tensor, items: Tensor, seed: int) -> Tensor:
 _ODD = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64, odd: multiplying by it is a bijection
 
 
-def _with_ties(scores: Tensor, kth: Tensor, query: Tensor, seed: int, k: int) -> Tensor:
+def _with_ties(scores: Tensor, items: Tensor, kth: Tensor, query: Tensor, seed: int, k: int) -> Tensor:
     """The k best columns when the k-th score is shared: all above it, and those of the tied with the largest hash."""
-    columns = torch.arange(scores.shape[1], device=scores.device).expand(len(scores), -1)
-    rank = tie_hash(query, columns, seed)
+    rank = tie_hash(query, items, seed)
     rank[scores > kth] = torch.iinfo(torch.int64).max
     rank[scores < kth] = torch.iinfo(torch.int64).min
     return torch.topk(rank, k).indices
