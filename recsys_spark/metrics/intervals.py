@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys_spark.core import seeds
+from recsys_spark.metrics import rating
 
 Floats = NDArray[np.float64]
 Words = NDArray[np.uint64]
@@ -45,14 +46,15 @@ class Replicates:
         return Replicates(self.names, self.sums + other.sums, self.counts + other.counts)
 
     def intervals(self) -> dict[str, Interval]:
-        """Mean with its 95 % percentile interval, by name. NaN where nothing was counted."""
+        """Mean (of `rmse`: its root) with its 95 % percentile interval, by name. NaN where nothing was counted."""
         with np.errstate(invalid="ignore", divide="ignore"):
             means = self.sums / self.counts  # (R + 1, M)
         found = {}
         for column, name in enumerate(self.names):
             drawn = means[1:, column][self.counts[1:, column] > 0]  # with a handful of units a replica can be empty
             low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(drawn) else (math.nan, math.nan)
-            found[name] = Interval(float(means[0, column]), float(low), float(high), round(self.counts[0, column]))
+            value, low, high = (rating.finish({name: float(x)})[name] for x in (means[0, column], low, high))  # a root keeps the order
+            found[name] = Interval(value, low, high, round(self.counts[0, column]))
         return found
 
 

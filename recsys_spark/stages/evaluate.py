@@ -24,7 +24,7 @@ from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.etl import evaluation
 from recsys_spark.etl.evaluation import BLOCK, MAX_BLOCKS, OF
 from recsys_spark.lake.schemas import SCHEMAS
-from recsys_spark.metrics import blocks, ranking, rating
+from recsys_spark.metrics import blocks, ranking
 from recsys_spark.metrics.intervals import Interval, jackknife
 from recsys_spark.stages import context
 from recsys_spark.stages.context import Context, Outcome, Ref, Refs
@@ -84,20 +84,19 @@ def run(ctx: Context, job: Job) -> Outcome:
     tasks = _tasks(ctx, job)
     part = _part(ctx, job)
     rows: list[tuple[Any, ...]] = []
-    found: dict[str, dict[str, int]] = {}
+    found: Odd = {}
     for task, steps in tasks.items():
         scored = [_scored(ctx, step, TABLES[task]) for step in steps]
         _check_baseline(ctx, task, scored)
         measured, odd = (_ranking if task == "ranking" else _rating)(ctx, job, part, scored)
-        for run in scored:
-            found[run.step] = odd[run.run_id]
-            for (slice_name, metric), interval in measured[run.run_id].items():
+        for one in scored:
+            found.setdefault(one.step, {}).update(odd[one.run_id])
+            for (slice_name, metric), at in measured[one.run_id].items():
                 name, _, k = metric.partition("@")
-                numbers = [None if math.isnan(x) else x for x in (interval.value, interval.low, interval.high)]
-                rows.append((ctx.run_id, run.run_id, run.model, _split(ctx, job), run.seed, task, name, int(k or 0), slice_name, *numbers,
-                             interval.n))
-    written = ctx.spark.createDataFrame(rows, SCHEMAS[c.METRICS]).coalesce(1)
-    version = ctx.lake.replace(c.METRICS, written, {c.RUN_ID: ctx.run_id}, txn=None)
+                numbers = [None if math.isnan(x) else x for x in (at.value, at.low, at.high)]
+                rows.append((ctx.run_id, one.run_id, one.model, part.facts["split"], one.seed, task, name, int(k or 0), slice_name,
+                             *numbers, at.n))
+    version = ctx.lake.replace(c.METRICS, ctx.spark.createDataFrame(rows, SCHEMAS[c.METRICS]).coalesce(1), {c.RUN_ID: ctx.run_id})
     return Outcome({c.METRICS: version} | _versions(ctx, job), summary=_summary(job, part, rows, found))
 
 
@@ -221,14 +220,8 @@ def _sum_up(ctx: Context, job: Job, users: DataFrame, measure: Any, scored: list
     odd: Odd = {}
     for run in scored:
         merged, odd[run.run_id] = blocks.merge(partials.filter(pc.equal(partials[OF], run.run_id)), job.replicas)
-        measured[run.run_id] = {(name, metric): _finished(metric, interval) for name, made in merged.items()
-                                for metric, interval in made.intervals().items()}
+        measured[run.run_id] = {(name, metric): interval for name, made in merged.items() for metric, interval in made.intervals().items()}
     return measured, odd
-
-
-def _finished(metric: str, found: Interval) -> Interval:
-    value, low, high = (rating.finish({metric: x})[metric] for x in (found.value, found.low, found.high))
-    return Interval(value, low, high, found.n)
 
 
 def _versions(ctx: Context, job: Job) -> dict[str, int]:

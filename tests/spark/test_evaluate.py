@@ -5,71 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, DataError
-from recsys_spark.lake.schemas import SCHEMAS
 from recsys_spark.lake.tables import Lake
 from recsys_spark.stages import evaluate
-from recsys_spark.stages.context import Context, Env, Outcome
+from tests.spark.scored_world import World, run_of
 
 NAN = float("nan")
-Pair = tuple[int, int]  # user, item
-
-
-def run_of(step: str, stage: str, versions: dict[str, int], **more: Any) -> Run:
-    plain = {"run_id": f"{step}-1", "pipeline": "p", "step": step, "stage": stage, "key": step, "config": {}, "upstream": {},
-             "input_versions": {}, "output_versions": versions, "run_dir": "", "code_version": "0", "seed": 5, "started_at": 0.0,
-             "ended_at": 1.0}
-    return Run(**plain | more)
-
-
-class World:
-    """A lake with a split, and what its scored runs said."""
-
-    def __init__(self, spark: SparkSession, lake: Lake, folder: Path) -> None:
-        self.spark, self.lake, self.folder, self.inputs = spark, lake, folder, {}
-
-    def split(self, train: list[Pair], test: list[Pair], values: dict[Pair, float] | None = None) -> None:
-        """Pairs (user, item); user_id is u<idx>, item_id i<idx>."""
-        rows = [("s", "prepare-1", u, i, f"u{u}", f"i{i}", 100 * u + i, (values or {}).get((u, i), 1.0), part)
-                for part, pairs in (("train", train), ("test", test)) for u, i in pairs]
-        version = self.lake.replace("splits", self.spark.createDataFrame(rows, SCHEMAS["splits"]), {"split": "s"})
-        self.inputs["prepare"] = run_of("prepare", "prepare", {"splits": version}, summary={"split": "s"})
-
-    def lists(self, model: str, lists: dict[int, list[int | tuple[int, float]]], **more: Any) -> None:
-        """{user: items, best first}; an item may come with its score."""
-        rows = []
-        for user, items in lists.items():
-            for rank, entry in enumerate(items, 1):
-                item, score = entry if isinstance(entry, tuple) else (entry, 1.0 / rank)
-                rows.append((f"u{user}", "user", f"i{item}", score, rank, f"score_{model}-1", model, None))
-        table = self.spark.createDataFrame(rows, SCHEMAS["recommendations"])
-        version = self.lake.replace("recommendations", table, {"run_id": f"score_{model}-1"})
-        self.inputs[f"score_{model}"] = run_of(f"score_{model}", "score", {"recommendations": version},
-                                              **{"upstream": {"prepare": "prepare-1"}, "config": {"k": 20}} | more)
-
-    def predictions(self, model: str, predicted: list[tuple[int, int, float]], split: str = "s") -> None:
-        rows = [(f"score_{model}-1", model, split, "rating", f"{n}", f"u{u}", f"i{i}", 0.0, value)
-                for n, (u, i, value) in enumerate(predicted)]
-        version = self.lake.replace("predictions", self.spark.createDataFrame(rows, SCHEMAS["predictions"]), {"run_id": f"score_{model}-1"})
-        self.inputs[f"score_{model}"] = run_of(f"score_{model}", "score", {"predictions": version}, upstream={"prepare": "prepare-1"})
-
-    def context(self) -> Context:
-        return Context(self.spark, self.lake, Env(lake=self.lake.root, runs=str(self.folder)), "p", "eval", "eval-1", self.folder,
-                       self.inputs, seed=5, now=0.0)
-
-    def evaluate(self, **options: Any) -> tuple[Outcome, dict[tuple, Any]]:
-        """The outcome, and the rows of `metrics` by (model, metric, k, slice)."""
-        of = tuple(name for name in self.inputs if name != "prepare")
-        outcome = evaluate.run(self.context(), evaluate.Job(**{"source": "prepare", "of": of, "replicas": 100} | options))
-        rows = self.lake.read("metrics", outcome.tables["metrics"]).collect()
-        return outcome, {(row.model, row.metric, row.k, row.slice): row for row in rows}
 
 
 @pytest.fixture
