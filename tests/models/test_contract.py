@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -75,6 +76,18 @@ def test_loss_is_the_weighted_mean_of_its_halves(model):
         close(term.sum, halves[0][key].sum + halves[1][key].sum)
         close(torch.as_tensor(term.count), torch.as_tensor(halves[0][key].count) + torch.as_tensor(halves[1][key].count))
         assert term.coefficient == halves[0][key].coefficient == halves[1][key].coefficient, key
+
+
+def test_a_row_of_weight_two_counts_as_two_rows(model):
+    if model.layout != "pointwise" or model.couples_rows:
+        pytest.skip("its rows have no weight, or count together")
+    rows = worlds.batch("pointwise")
+    doubled = dataclasses.replace(rows, weight=2 * torch.ones_like(rows.weight))
+    single = dataclasses.replace(rows, weight=torch.ones_like(rows.weight))
+    twice = worlds.take(single, 2 * list(range(len(rows))))
+    for a, b in zip(worlds.terms(model, doubled, TRAINING).values(), worlds.terms(model, twice, TRAINING).values(), strict=True):
+        close(a.sum, b.sum)
+        close(torch.as_tensor(a.count), torch.as_tensor(b.count))
 
 
 def test_scores_do_not_depend_on_the_other_rows(model):
