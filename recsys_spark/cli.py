@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Callable, NoReturn, Optional
+from typing import Annotated, Any, Callable, NoReturn
 
 import typer
 from rich.console import Console
@@ -19,10 +19,10 @@ DEFAULT = "conf/pipelines/ml-1m.yaml"
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Raw logs to recommendations in Delta tables: Spark, Petastorm, Horovod, PyTorch.")
 
-Config = Annotated[Optional[str], typer.Argument(metavar="[CONFIG]", help=f"A pipeline file. Default: {DEFAULT}")]
-Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="For example seed=2 steps.als.rank=32")]
+Config = Annotated[str | None, typer.Argument(metavar="[CONFIG]", help=f"A pipeline file. Default: {DEFAULT}")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example seed=2 steps.als.rank=32")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Validate configuration and tables, estimate the work, start none.")]
-Steps = Annotated[Optional[list[str]], typer.Option("--step", help="Only this step and what it needs (may be repeated).")]
+Steps = Annotated[list[str] | None, typer.Option("--step", help="Only this step and what it needs (may be repeated).")]
 
 
 @app.command()

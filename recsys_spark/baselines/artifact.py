@@ -18,17 +18,21 @@ VECTOR = "vector"
 
 
 def write_dot(folder: Path, *, model: str, items: NDArray[np.float32], popularity: NDArray[np.float32], queries: DataFrame | None = None,
-              constant: tuple[float, ...] = ()) -> Index:
+              constant: tuple[float, ...] = (), bias: NDArray[np.float32] | None = None) -> Index:
     """items (I + 1, D), row 0 zero; queries (user_idx int, vector array<float>), or one `constant` vector (D,) for all.
 
-    popularity (I + 1,): the scores of a query without a vector. Queries are written by the executors, never collected.
+    popularity (I + 1,): the scores of a query without a vector. bias (I + 1,): added to every score. Queries are written by the
+    executors, never collected.
     """
     assert (queries is None) == bool(constant), "the vector of a query comes with it, or is constant"
     index = Index(kind="dot", model=model, num_items=len(items) - 1, dim=items.shape[1], items="items.npy", constant=constant,
+                  bias="" if bias is None else "bias.npy",
                   queries=QUERIES if queries is not None else "", fallback_scores="fallback.npy")
     with artifacts.new_folder(folder) as new:
         np.save(new / index.items, items.astype(np.float32))
         np.save(new / index.fallback_scores, popularity.astype(np.float32))
+        if bias is not None:
+            np.save(new / index.bias, bias.astype(np.float32))
         if queries is not None:
             queries.select(c.USER_IDX, F.col(VECTOR)).write.parquet(str(new / QUERIES))
         artifacts.write_model(new / FILE, index)

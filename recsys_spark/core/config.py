@@ -1,7 +1,8 @@
 """YAML files -> one validated, frozen object, before anything expensive starts.
 
 Any mapping in a file may hold `extends: other.yaml` (or a list; paths relative to the file): it starts from that file's content.
-Order of strength: what it extends, the file itself, then `key=value` arguments (`steps.als.rank=32`). `${...}` references and `${oc.env:NAME,default}` are OmegaConf's.
+Order of strength: what it extends, the file itself, then `key=value` arguments (`steps.als.rank=32`). References such as
+`${seed}` and `${oc.env:NAME,default}` are OmegaConf's.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def load(path: str | Path, arguments: Iterable[str] = ()) -> dict[str, Any]:
         if not equals or not key:
             raise ConfigError(f"argument {argument!r}", expected="key=value", remedy="write for example seed=2")
         try:
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([argument]))
+            merged = _merge(merged, OmegaConf.from_dotlist([argument]))
         except (OmegaConfBaseException, YAMLError) as problem:
             raise ConfigError(f"argument {argument!r}", found=_first_line(problem), expected="key=value") from None
     try:
@@ -98,10 +99,14 @@ def _extended(own: DictConfig, path: Path, seen: tuple[Path, ...]) -> DictConfig
             own[key] = _extended(value, path, seen)
     merged = OmegaConf.create({})
     for parent in parents:
-        merged = OmegaConf.merge(merged, _read(path.parent / parent, seen))
-    result = OmegaConf.merge(merged, own)
-    assert isinstance(result, DictConfig)
-    return result
+        merged = _merge(merged, _read(path.parent / parent, seen))
+    return _merge(merged, own)
+
+
+def _merge(under: DictConfig, over: DictConfig) -> DictConfig:
+    merged = OmegaConf.merge(under, over)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def _first_line(problem: Exception) -> str:

@@ -100,7 +100,8 @@ def select(steps: dict[str, Step], *, stage: str | None = None, names: Iterable[
             raise ConfigError(f"step {name!r}", found=f"stage {steps[name].job.stage}", expected=f"a step of stage {stage}")
     chosen = names or [name for name, step in steps.items() if stage in (None, step.job.stage)]
     if not chosen:
-        raise ConfigError(source, found=f"no step of stage {stage}", expected=f"stages {', '.join(sorted({s.job.stage for s in steps.values()}))}",
+        stages = sorted({step.job.stage for step in steps.values()})
+        raise ConfigError(source, found=f"no step of stage {stage}", expected=f"one of {', '.join(stages)}",
                           remedy=f"add a step with `stage: {stage}`")
     return chosen
 
@@ -113,7 +114,8 @@ def _step(name: str, values: dict[str, Any], *, earlier: dict[str, Step], source
     for field, targets in references(job).items():
         for target in targets:
             if target not in earlier:
+                known = ", ".join(earlier) or "there is none"
                 raise ConfigError(f"{source}, steps.{name}.{field}", found=repr(target),
-                                  expected=f"the name of an earlier step: {', '.join(earlier) or 'there is none'}{nearest(target, earlier)}")
+                                  expected=f"the name of an earlier step: {known}{nearest(target, earlier)}")
             needs.append(target)
     return Step(name, module, job, tuple(dict.fromkeys(needs)))

@@ -62,7 +62,12 @@ def test_a_missing_file_names_the_nearest(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("a: [1", "valid YAML"), ("- 1\n- 2\n", "a mapping"), ("extends: loop.yaml\n", "extends itself"), ("a: ${nowhere}\n", "references that resolve")],
+    [
+        ("a: [1", "valid YAML"),
+        ("- 1\n- 2\n", "a mapping"),
+        ("extends: loop.yaml\n", "extends itself"),
+        ("a: ${nowhere}\n", "references that resolve"),
+    ],
 )
 def test_a_broken_file_is_refused(tmp_path: Path, text: str, part: str) -> None:
     (tmp_path / "loop.yaml").write_text(text)
