@@ -45,7 +45,7 @@ class Stored(Settings):
 def save(folder: Path, model: Model, name: str) -> None:
     """Write both files into `folder` (made if missing); `model.json` last, so its presence says that the weights are whole.
 
-    Raises CheckpointError when the disk refuses (full, read-only); files of an earlier save stay as they were.
+    Raises CheckpointError when the disk refuses (full, read-only); an earlier save stays until the new weights are whole.
     """
     assert type(model) is registry.find(name), f"{type(model).__name__} is not the model {name!r}"
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}

@@ -35,7 +35,7 @@ def test_what_is_written(saved):
     model, folder = saved
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
     facts = json.loads((folder / store.FACTS).read_text())
-    assert (facts["model"], facts["config"]["dim"], facts["config"]["init_std"]) == ("mf_bias", 4, 0.1)
+    assert (facts["model"], facts["config"]["dim"], facts["config"]["init_std"]) == ("mf_bias", 4, 0.03)
     assert (facts["num_users"], facts["num_items"], facts["statistics"]["label_mean"], facts["dtype"]) == (30, 25, 3.5, "float64")
     assert facts["sha256"] == artifacts.file_digest(folder / store.WEIGHTS)
 
@@ -148,3 +148,14 @@ def test_a_disk_that_refuses(saved, monkeypatch):
     with pytest.raises(CheckpointError, match=r"found \[Errno 28\] No space left on device; expected room for \d+ bytes.*free some space"):
         store.save(folder, model, "mf_bias")
     assert contents(folder) == before
+
+
+def test_killed_between_the_two_files(saved, monkeypatch):
+    """New weights never stand beside the old facts."""
+    def die(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(store.artifacts, "write_model", die)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(saved[1], saved[0], "mf_bias")
+    with pytest.raises(CheckpointError, match=r"model.json: found no such file"):
+        store.load(saved[1])

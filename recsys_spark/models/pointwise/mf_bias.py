@@ -27,9 +27,9 @@ class MfBias(Model):
 
     class Config(Settings):
         dim: int = Field(64, ge=1)
-        l2_factor: float = Field(0.05, ge=0)  # times the squared norms of the rows in the batch, each time they occur
+        l2_factor: float = Field(0.06, ge=0)  # times the squared norms of the rows in the batch, each time they occur
         l2_bias: float = Field(0.01, ge=0)
-        init_std: float = Field(0.1, gt=0)
+        init_std: float = Field(0.03, gt=0)
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)
