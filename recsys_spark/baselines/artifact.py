@@ -18,16 +18,18 @@ VECTOR = "vector"
 
 
 def write_dot(folder: Path, *, model: str, items: NDArray[np.float32], popularity: NDArray[np.float32], queries: DataFrame | None = None,
-              constant: tuple[float, ...] = (), bias: NDArray[np.float32] | None = None) -> Index:
+              constant: tuple[float, ...] = (), bias: NDArray[np.float32] | None = None,
+              limits: tuple[float, float] | None = None) -> Index:
     """items (I + 1, D), row 0 zero; queries (user_idx int, vector array<float>), or one `constant` vector (D,) for all.
 
-    popularity (I + 1,): the scores of a query without a vector. bias (I + 1,): added to every score. Queries are written by the
-    executors, never collected.
+    popularity (I + 1,): the scores of a query without a vector. bias (I + 1,): added to every score. limits: what predictions are
+    clamped to. Queries are written by the executors, never collected.
     """
     assert (queries is None) == bool(constant), "the vector of a query comes with it, or is constant"
     index = Index(kind="dot", model=model, num_items=len(items) - 1, dim=items.shape[1], items="items.npy", constant=constant,
                   bias="" if bias is None else "bias.npy",
-                  queries=QUERIES if queries is not None else "", fallback_scores="fallback.npy")
+                  queries=QUERIES if queries is not None else "", fallback_scores="fallback.npy",
+                  low=limits[0] if limits else None, high=limits[1] if limits else None)
     with artifacts.new_folder(folder) as new:
         np.save(new / index.items, items.astype(np.float32))
         np.save(new / index.fallback_scores, popularity.astype(np.float32))

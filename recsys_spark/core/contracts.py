@@ -169,7 +169,9 @@ class Index(Settings):
     queries: str = ""  # Parquet folder (user_idx int, vector array<float>); empty: none
     weights: str = ""  # .npz of scipy CSR for item_to_item
     fallback: str = "popularity"  # what a query without vector or history gets; stated, never silent
-    fallback_scores: str = ""  # .npy float32 (num_items + 1,)
+    fallback_scores: str = ""  # .npy float32 (num_items + 1,); rating: the value predicted for a query without vector
+    low: float | None = None  # rating: predictions are clamped to low..high, the range of the training values
+    high: float | None = None
 
 
 class Run(Settings):

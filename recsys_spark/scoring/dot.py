@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recsys_spark.core.errors import RecsysError
 from recsys_spark.models.base import Ragged
-from recsys_spark.scoring.topk import TopK, top_k, top_k_of
+from recsys_spark.scoring.topk import TopK, select, top_k, top_k_of
 
 _GROUP = 8  # items whose maximum stands for them: smaller means more maxima to sort, larger more items to score again
 _BLOCK = 2048  # items a block, a multiple of the group: 512 queries x 2048 items x 4 bytes stream through a 1 MB cache
@@ -68,7 +68,7 @@ class DotIndex:
         for way in ways:
             if not len(left):
                 break
-            some = (vectors, query, seen) if len(left) == len(query) else (vectors[left], query[left], _rows(seen, left))
+            some = (vectors[left], query[left], None if seen is None else select(seen, left))
             if way == "dense":
                 found, sure = self._dense(*some, k, seed), None
             else:
@@ -156,15 +156,6 @@ def _part(seen: Ragged | None, start: int, stop: int) -> Ragged | None:
         return None
     offsets = seen.offsets[start : stop + 1]
     return Ragged(offsets - offsets[0], seen.values[offsets[0] : offsets[-1]])
-
-
-def _rows(seen: Ragged | None, rows: Tensor) -> Ragged | None:
-    if seen is None:
-        return None
-    lengths = seen.offsets.diff()
-    kept = torch.zeros(len(lengths), dtype=torch.bool)
-    kept[rows] = True
-    return Ragged(torch.cat([torch.zeros(1, dtype=torch.int64), lengths[rows].cumsum(0)]), seen.values[kept[_row_numbers(seen)]])
 
 
 def _first_bad(values: Tensor) -> int:

@@ -36,6 +36,16 @@ def rows_of(indptr: np.ndarray, indices: np.ndarray, rows: np.ndarray) -> Ragged
     return Ragged(torch.from_numpy(offsets), torch.from_numpy(np.asarray(indices[where], dtype=np.int32)))
 
 
+def select(lists: Ragged, rows: Tensor) -> Ragged:
+    """The given rows of a CSR, in their order."""
+    if len(rows) == len(lists.offsets) - 1:
+        return lists
+    lengths = lists.offsets.diff()[rows]
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    start = torch.repeat_interleave(lists.offsets[rows] - offsets[:-1], lengths)
+    return Ragged(offsets, lists.values[start + torch.arange(len(start))])
+
+
 def top_k(scores: Tensor, query: Tensor, seen: Ragged | None, k: int, seed: int, model: str = "model") -> TopK:
     """The k best columns of each row. `scores` (B, I + 1) is overwritten at column 0 and at the seen items.
 

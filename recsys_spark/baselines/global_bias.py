@@ -1,0 +1,71 @@
+"""The mean rating plus what each user and each item usually departs from it.
+
+Paper: Yehuda Koren. Factor in the Neighbors: Scalable and Accurate Collaborative Filtering. ACM TKDD 4(1), 2010,
+    doi:10.1145/1644873.1644874 (equation 1, with the regularised least squares of section 2.1).
+Differs: solved by alternating between users and items, each exactly, until nothing moves by more than `tolerance`; users and
+    items have a regulariser each; predictions are clamped to the range of the training values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from recsys_spark.baselines import artifact
+from recsys_spark.core import columns as c
+from recsys_spark.core.config import Settings
+
+TASK = "rating"
+BIAS = "bias"
+
+
+class Config(Settings):
+    reg_user: float = Field(5.0, ge=0)  # as many ratings at the mean, added to each user's
+    reg_item: float = Field(2.0, ge=0)
+    sweeps: int = Field(10, ge=1)  # at most
+    tolerance: float = Field(0.005, gt=0)  # largest change of an item's bias at which to stop
+
+
+def write(events: DataFrame, config: Config, folder: Path, *, num_items: int) -> dict[str, Any]:
+    """events (user_idx, item_idx, value) -> the index at `folder`: score = b_u * 1 + (mean + b_i)."""
+    ratings = events.select(c.USER_IDX, c.ITEM_IDX, c.VALUE).repartition(c.USER_IDX).persist()
+    try:
+        mean, low, high = ratings.agg(F.avg(c.VALUE), F.min(c.VALUE), F.max(c.VALUE)).collect()[0]
+        item_bias, sweeps = _solve(ratings, mean, config, num_items)
+        expected = (mean + item_bias).astype(np.float32)  # what a user without a rating is predicted to give
+        expected[0] = mean
+        queries = _users(ratings, mean, item_bias, config).select(c.USER_IDX, F.array(F.col(BIAS).cast("float")).alias(artifact.VECTOR))
+        items = np.ones((num_items + 1, 1), dtype=np.float32)
+        items[0] = 0.0
+        artifact.write_dot(folder, model="global_bias", items=items, bias=expected, popularity=expected, queries=queries,
+                           limits=(low, high))
+    finally:
+        ratings.unpersist()
+    return {"mean": mean, "sweeps": sweeps}
+
+
+def _solve(ratings: DataFrame, mean: float, config: Config, num_items: int) -> tuple[NDArray[np.float64], int]:
+    """Item biases (I + 1,), 0 for an item without ratings. Users' are a function of them, so nothing else is kept between sweeps."""
+    bias, sweep, moved = np.zeros(num_items + 1), 0, np.inf
+    while sweep < config.sweeps and moved > config.tolerance:
+        users = _users(ratings, mean, bias, config)
+        rest = F.sum(F.col(c.VALUE) - mean - F.col(BIAS)) / (F.count("*") + config.reg_item)
+        found = ratings.join(users, on=c.USER_IDX, how="inner").groupBy(c.ITEM_IDX).agg(rest.alias("new")).toArrow()
+        before, bias = bias, np.zeros(num_items + 1)
+        bias[found.column(c.ITEM_IDX).to_numpy()] = found.column("new").to_numpy()
+        sweep, moved = sweep + 1, float(np.abs(bias - before).max())
+    return bias, sweep
+
+
+def _users(ratings: DataFrame, mean: float, item_bias: NDArray[np.float64], config: Config) -> DataFrame:
+    """(user_idx, bias): each user's regularised mean departure, given the items'."""
+    table = ratings.sparkSession.createDataFrame(pa.table({c.ITEM_IDX: np.arange(len(item_bias), dtype=np.int32), BIAS: item_bias}))
+    rest = F.sum(F.col(c.VALUE) - mean - F.col(BIAS)) / (F.count("*") + config.reg_user)
+    return ratings.join(F.broadcast(table), on=c.ITEM_IDX, how="inner").groupBy(c.USER_IDX).agg(rest.alias(BIAS))

@@ -1,0 +1,244 @@
+"""Record batches of queries in, record batches of ranked items (or of predictions) out: the one scorer of models and baselines.
+
+A query is cold when there is nothing to score it by: no vector in the index, or for a trained model an unknown user (0) or an
+empty history. It gets the fallback (popularity) and is marked `cold`; no query is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from recsys_spark.core import columns as c
+from recsys_spark.core.errors import CheckpointError
+from recsys_spark.models import store
+from recsys_spark.models.base import Model, Query, Ragged, Rows
+from recsys_spark.scoring import index as indices
+from recsys_spark.scoring.dot import DotIndex
+from recsys_spark.scoring.topk import TopK, select, top_k
+
+HISTORY, VECTOR, COLD, PREDICTION = "history", "vector", "cold", "prediction"
+CELLS = 8 << 20  # scores held at once: 32 MB
+
+
+class Scorer:
+    """Base: `_best` ranks for warm queries; `fallback` (I + 1,) ranks for cold ones."""
+
+    model: str
+    num_items: int
+
+    def __init__(self, k: int, seed: int, fallback: Tensor) -> None:
+        self.k, self.seed, self.fallback = k, seed, fallback
+
+    def rank(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """In: user_idx int32, history list<int32> (to be left out), for an index also vector list<float32>. Rows keep their order.
+
+        Out: user_idx, item_idx list<int32>, score list<float32> (at most k each, best first), cold bool.
+        """
+        user = torch.from_numpy(batch.column(c.USER_IDX).to_numpy(zero_copy_only=False).astype(np.int32))
+        history = ragged(batch.column(HISTORY))
+        cold = self._cold(batch, user, history)
+        items, scores = torch.zeros(len(user), self.k, dtype=torch.int32), torch.zeros(len(user), self.k)
+        block = max(1, CELLS // (self.num_items + 1))
+        for rows in (~cold).nonzero()[:, 0].split(self._rows(block)):
+            items[rows], scores[rows] = self._best(batch, rows, user[rows].long(), select(history, rows))
+        for rows in cold.nonzero()[:, 0].split(block):
+            dense = self.fallback.expand(len(rows), -1).clone()
+            items[rows], scores[rows] = top_k(dense, user[rows].long(), select(history, rows), self.k, self.seed, "the fallback")
+        return pa.RecordBatch.from_arrays([pa.array(user.numpy()), *_lists(items, scores), pa.array(cold.numpy())],
+                                          names=[c.USER_IDX, c.ITEM_IDX, c.SCORE, COLD])
+
+    def predict(self, batch: pa.RecordBatch) -> pa.Array:
+        """Expected value of each row (user_idx, item_idx, for an index also vector), double (B,)."""
+        raise NotImplementedError(f"{self.model} predicts no ratings")
+
+    def _rows(self, block: int) -> int:
+        return block
+
+    def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
+        return history.offsets.diff() == 0
+
+    def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
+        raise NotImplementedError
+
+
+class ModelScorer(Scorer):
+    """A trained model: scores the whole catalogue for a block of users at a time."""
+
+    def __init__(self, model: Model, name: str, k: int, seed: int, fallback: Tensor, device: str) -> None:
+        super().__init__(k, seed, fallback)
+        self.network, self.model, self.device = model.to(device).eval(), name, torch.device(device)
+        self.num_items = model.sizes.num_items
+
+    def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
+        return (user == 0) | (user > self.network.sizes.num_users) | (history.offsets.diff() == 0)
+
+    def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
+        here = Ragged(history.offsets.to(self.device), history.values.to(self.device))
+        scores = self.network.score(Query(user.int().to(self.device), here))
+        best = top_k(scores, user.to(self.device), here, self.k, self.seed, self.model)
+        return TopK(best.items.cpu(), best.scores.cpu())
+
+    def predict(self, batch: pa.RecordBatch) -> pa.Array:
+        user, item = (torch.from_numpy(batch.column(name).to_numpy().astype(np.int32)) for name in (c.USER_IDX, c.ITEM_IDX))
+        sizes = self.network.sizes
+        user, item = user * (user <= sizes.num_users), item * (item <= sizes.num_items)  # beyond the tables: unknown, row 0
+        nothing = torch.zeros(len(user))
+        rows = Rows(user, item, nothing, nothing, torch.zeros(len(user), dtype=torch.int64)).to(self.device)
+        return pa.array(self.network.predict(rows)["rating"].double().cpu().numpy())
+
+
+class DotScorer(Scorer):
+    """Factors: the query's vector, or the index's constant one, times the items'."""
+
+    def __init__(self, folder: Path, k: int, seed: int, fallback: Tensor | None) -> None:
+        facts = indices.facts(folder)
+        self.facts, self.model, self.num_items = facts, facts.model, facts.num_items
+        columns = facts.num_items + 1
+        own = indices.array(folder, facts.fallback_scores, (columns,)) if facts.fallback_scores else fallback
+        super().__init__(k, seed, torch.zeros(columns) if own is None else own)
+        self.items = indices.array(folder, facts.items, (columns, facts.dim))
+        self.bias = indices.array(folder, facts.bias, (columns,)) if facts.bias else None
+        self.dot = DotIndex(self.items, self.bias, facts.model)
+
+    def _rows(self, block: int) -> int:
+        return 1 << 20  # DotIndex makes its own blocks
+
+    def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
+        if self.facts.constant:
+            return torch.zeros(len(user), dtype=torch.bool)
+        return torch.from_numpy(batch.column(VECTOR).is_null().to_numpy(zero_copy_only=False))
+
+    def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
+        return self.dot.top_k(self._vectors(batch, rows), user, history, self.k, self.seed)
+
+    def _vectors(self, batch: pa.RecordBatch, rows: Tensor) -> Tensor:
+        if self.facts.constant:
+            return torch.tensor(self.facts.constant).expand(len(rows), -1)
+        column = batch.column(VECTOR)
+        flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        warm = len(column) - column.null_count
+        if len(flat) != warm * self.facts.dim:
+            raise CheckpointError(f"vectors of {self.model}", found=f"{len(flat)} numbers for {warm} queries",
+                                  expected=f"{self.facts.dim} each", remedy="run the step that wrote the index again")
+        made = torch.from_numpy(flat).view(warm, self.facts.dim)
+        if warm == len(rows):
+            return made
+        place = torch.from_numpy(np.cumsum(column.is_valid().to_numpy(zero_copy_only=False)) - 1)
+        return made[place[rows]]
+
+    def predict(self, batch: pa.RecordBatch) -> pa.Array:
+        item = torch.from_numpy(batch.column(c.ITEM_IDX).to_numpy().astype(np.int64))
+        item = item * (item <= self.num_items)
+        cold = self._cold(batch, item, Ragged(item, item))
+        warm = (~cold).nonzero()[:, 0]
+        values = self.fallback[item].double()
+        found = (self._vectors(batch, warm).double() * self.items[item[warm]].double()).sum(1)
+        values[warm] = found if self.bias is None else found + self.bias[item[warm]].double()
+        return pa.array(values.clamp(self.facts.low, self.facts.high).numpy() if self.facts.low is not None else values.numpy())
+
+
+class ItemScorer(Scorer):
+    """Item-to-item weights, added over the history."""
+
+    def __init__(self, folder: Path, k: int, seed: int, fallback: Tensor | None) -> None:
+        facts = indices.facts(folder)
+        self.model, self.num_items = facts.model, facts.num_items
+        own = indices.array(folder, facts.fallback_scores, (facts.num_items + 1,)) if facts.fallback_scores else fallback
+        super().__init__(k, seed, torch.zeros(facts.num_items + 1) if own is None else own)
+        self.weights = indices.item_to_item(folder, facts).to_dense() if facts.num_items <= 4096 else indices.item_to_item(folder, facts)
+
+    def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
+        profile = torch.sparse_csr_tensor(history.offsets, history.values.long(), torch.ones(len(history.values)),
+                                          size=(len(user), self.num_items + 1))
+        scores = profile @ self.weights
+        return top_k(scores if scores.layout == torch.strided else scores.to_dense(), user, history, self.k, self.seed, self.model)
+
+
+def load(path: str | Path, *, k: int, seed: int, device: str = "cpu", fallback: str | Path | None = None) -> Scorer:
+    """The scorer of an index folder (index.json) or of a checkpoint folder (model.json).
+
+    fallback: a .npy of scores (I + 1,) for cold queries where the folder has none of its own. Raises CheckpointError.
+    """
+    folder = Path(path)
+    if (folder / indices.FILE).exists():
+        facts = indices.facts(folder)
+        kind = {"dot": DotScorer, "item_to_item": ItemScorer}[facts.kind]
+        return kind(folder, k, seed, _fallback(fallback, facts.num_items))
+    if (folder / store.FACTS).exists():
+        model = store.load(folder)
+        name, given = store.read_facts(folder).model, _fallback(fallback, model.sizes.num_items)
+        return ModelScorer(model, name, k, seed, torch.zeros(model.sizes.num_items + 1) if given is None else given, device)
+    raise CheckpointError(str(folder), found="neither index.json nor model.json", expected="an index or a checkpoint",
+                          remedy="run the training step again")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker process needs to build its scorer: small, picklable, and the key under which the process keeps it."""
+
+    path: str
+    k: int
+    seed: int
+    fallback: str | None = None
+    passed: tuple[str, ...] = ()  # input columns handed through to the output
+    threads: int = 1
+
+
+_loaded: dict[Settings, Scorer] = {}  # of this worker process: Spark gives it many partitions, and the model is read once
+
+
+def rank_batches(settings: Settings, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """For mapInArrow: the `passed` columns, item_idx, score, cold."""
+    scorer = _of_process(settings)
+    with torch.inference_mode():
+        for batch in batches:
+            ranked = scorer.rank(batch)
+            yield _beside(batch, settings, {name: ranked.column(name) for name in (c.ITEM_IDX, c.SCORE, COLD)})
+
+
+def predict_batches(settings: Settings, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """For mapInArrow: the `passed` columns and the prediction."""
+    scorer = _of_process(settings)
+    with torch.inference_mode():
+        for batch in batches:
+            yield _beside(batch, settings, {PREDICTION: scorer.predict(batch)})
+
+
+def _of_process(settings: Settings) -> Scorer:
+    if settings not in _loaded:
+        _loaded.clear()  # one model at a time
+        torch.set_num_threads(settings.threads)
+        _loaded[settings] = load(settings.path, k=settings.k, seed=settings.seed, fallback=settings.fallback)
+    return _loaded[settings]
+
+
+def _beside(batch: pa.RecordBatch, settings: Settings, made: dict[str, pa.Array]) -> pa.RecordBatch:
+    arrays = {name: batch.column(name) for name in settings.passed} | made
+    return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+
+
+def ragged(column: pa.ListArray) -> Ragged:
+    """A list column as CSR; null is an empty list."""
+    lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return Ragged(torch.from_numpy(offsets), torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).astype(np.int32)))
+
+
+def _lists(items: Tensor, scores: Tensor) -> tuple[pa.Array, pa.Array]:
+    there = items > 0
+    offsets = pa.array(np.concatenate([[0], np.cumsum(there.sum(1).numpy())]).astype(np.int32))
+    return (pa.ListArray.from_arrays(offsets, pa.array(items[there].numpy())),
+            pa.ListArray.from_arrays(offsets, pa.array(scores[there].numpy())))
+
+
+def _fallback(path: str | Path | None, num_items: int) -> Tensor | None:
+    if path is None:
+        return None
+    return indices.array(Path(path).parent, Path(path).name, (num_items + 1,))
