@@ -49,10 +49,7 @@ class Gradients:
         return tail.tolist()
 
     def scale(self, factor: float) -> None:
-        if self.workers.size > 1:
-            self.flat.mul_(factor)
-        else:
-            torch._foreach_mul_(self._gradients(), factor)
+        torch._foreach_mul_(self._gradients(), factor)
 
     def clip(self, norm: float) -> None:
         """Scale all gradients so that their joint 2-norm is at most `norm`."""

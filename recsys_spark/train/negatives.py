@@ -1,7 +1,7 @@
 """Negative items for positive rows: uniform over the items that the user has not seen in training.
 
 Every draw depends on (seed, epoch, step, global row, place) alone, so any number of ranks draws the same. A draw that the user
-has seen is drawn again; after `ROUNDS` the few that are left are taken from a list of the user's unseen items, so the result is
+has seen is drawn again, twice; the few that are left are then taken from a list of the user's unseen items, so the result is
 exactly uniform. A user who has seen every item gets uniform draws over all.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from recsys_spark.models.base import Rows
 from recsys_spark.nn import noise
 
-ROUNDS = 16
+WIDTHS = (4, 16)  # draws in each round after the first, of which the first unseen counts
 BITMAP_BYTES = 256 << 20  # above: binary search in the lists
 
 
@@ -49,7 +49,7 @@ class Seen:
         return (low < end) & (self.items[low.clamp(max=len(self.items) - 1)] == item)
 
     def unseen(self, user: int) -> np.ndarray:
-        """The user's unseen items, sorted; all items when there is none."""
+        """int64: the user's unseen items, sorted; all items when there is none."""
         mine = self.indices[self.indptr[user] : self.indptr[user + 1]]
         left = np.setdiff1d(np.arange(1, self.num_items + 1), mine, assume_unique=True)
         return left if len(left) else np.arange(1, self.num_items + 1)
@@ -64,24 +64,24 @@ class Negatives:
     def draw(self, user: Tensor, row: Tensor, epoch: int, step: int) -> Tensor:
         """int64 (B, N) items for users (B,) in the global rows (B,)."""
         high = self.seen.num_items
-        key = noise.key(self.seed, "negatives", epoch, step)
-        items = noise.integers(key, row, high, self.num) + 1  # (B, N)
-        users = user.long()[:, None]
-        wrong = self.seen.has(users, items).view(-1).nonzero()[:, 0]  # flat cells of (B, N)
+        items = noise.integers(noise.key(self.seed, "negatives", epoch, step), row, high, self.num) + 1  # (B, N)
         flat = items.view(-1)
-        for again in range(1, ROUNDS):
+        wrong = self.seen.has(user.long()[:, None], items).view(-1).nonzero()[:, 0]  # cells of (B, N)
+        for again, width in enumerate(WIDTHS):
             if not len(wrong):
                 return items
             key = noise.key(self.seed, "negatives", epoch, step, again)
             of = wrong // self.num
-            drawn = noise.integers(key, row[of] * self.num + wrong % self.num, high) + 1
-            flat[wrong] = drawn
-            wrong = wrong[self.seen.has(user[of].long(), drawn)]
-        key = noise.key(self.seed, "negatives", epoch, step, ROUNDS)
-        for cell in wrong.tolist():
-            left = self.seen.unseen(int(user[cell // self.num]))
-            place = noise.integers(key, row[cell // self.num, None] * self.num + cell % self.num, len(left))
-            flat[cell] = int(left[place])
+            drawn = noise.integers(key, row[of] * self.num + wrong % self.num, high, width) + 1  # (W, width)
+            good = ~self.seen.has(user[of].long()[:, None], drawn)
+            flat[wrong] = drawn.gather(1, good.byte().argmax(1, keepdim=True))[:, 0]  # the first that is unseen
+            wrong = wrong[~good.any(1)]
+        key = noise.key(self.seed, "negatives", epoch, step, len(WIDTHS))
+        users = user[wrong // self.num]
+        for one in users.unique().tolist():
+            left = torch.from_numpy(self.seen.unseen(one))
+            cells = wrong[users == one]
+            flat[cells] = left[noise.integers(key, row[cells // self.num] * self.num + cells % self.num, len(left))]
         return items
 
     def __call__(self, positives: Rows, epoch: int, step: int) -> Rows:

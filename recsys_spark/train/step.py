@@ -38,7 +38,8 @@ class Stepper:
         named = self.model.loss(batch, self.model(batch, ctx), ctx)
         self.names, terms = tuple(named), list(named.values())
         self.gradients.clear()
-        done = self._one_collective(terms, stop) if _share_count(terms) else self._two_collectives(terms, stop)
+        once = self.workers.size > 1 and _share_count(terms)
+        done = self._one_collective(terms, stop) if once else self._counts_first(terms, stop)
         if self.clip_norm:
             self.gradients.clip(self.clip_norm)
         self.optimiser.step()
@@ -53,7 +54,8 @@ class Stepper:
         self.gradients.scale(1.0 / count if count else 0.0)
         return Done(sums, [count] * len(terms), asked > 0)
 
-    def _two_collectives(self, terms: list[Term], stop: bool) -> Done:
+    def _counts_first(self, terms: list[Term], stop: bool) -> Done:
+        """Counts are added over the ranks before the backward pass."""
         numbers = torch.tensor([*(float(term.sum.detach()) for term in terms), *(float(term.count) for term in terms), float(stop)],
                                dtype=torch.float64)
         self.workers.all_reduce_sum([numbers])

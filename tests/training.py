@@ -1,0 +1,67 @@
+"""Small training jobs for the tests of the loop and the launcher, and ranks that start quickly."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from recsys_spark.core import artifacts
+from recsys_spark.core.contracts import ShardSet, Train, TrainJob, TrainResult, Workers
+from recsys_spark.train import checkpoint, entry, launch, workers
+from recsys_spark.train.loop import Loop
+
+CONFIGS: dict[str, dict[str, Any]] = {"mf_bias": {"dim": 4}, "neumf": {"dim": 4}, "multi_vae": {"hidden_dim": 8, "latent_dim": 4}}
+
+
+def job(run_dir: Path, shards: Path, made: ShardSet, model: str = "mf_bias", *, seed: int = 1, engine: str = "auto", num_workers: int = 1,
+        timeout_s: float = 60.0, **train: Any) -> TrainJob:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    settings = {"batch_size": 50, "epochs": 3, "dtype": "float64", "optim": {"lr": 0.01}, "reader": {"engine": "arrow"}, **train}
+    return TrainJob(run_id=run_dir.name, run_dir=str(run_dir), shards=str(shards), shard_fingerprint=made.fingerprint, model=model,
+                    config=CONFIGS[model], train=Train(**settings), seed=seed,
+                    workers=Workers(engine=engine, num_workers=num_workers, threads=1, timeout_s=timeout_s))  # type: ignore[arg-type]
+
+
+def train_here(made: TrainJob, **more: Any) -> TrainResult | None:
+    """In this process, as the only rank."""
+    return Loop(made, workers.Workers(), **more).run()
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Of the newest checkpoint, which must be whole."""
+    newest = checkpoint.folders(run_dir)[-1]
+    checkpoint.verify(newest)
+    return load_file(newest / "model.safetensors")
+
+
+def difference(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
+    """The largest absolute one of any weight."""
+    assert one.keys() == two.keys()
+    return max(float((one[key] - two[key]).abs().max()) for key in one)
+
+
+def train_on_ranks(made: TrainJob) -> list[int | None]:
+    """Every rank as the launcher would start it, but forked from a process that has imported torch: a second instead of five."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["recsys_spark.train.entry", "horovod.torch", "tests.training"])
+    artifacts.write_model(Path(made.run_dir) / launch.JOB, made)
+    number = made.workers.num_workers
+    with launch._meeting(workers.resolve(made.workers.engine, number), number) as meeting:
+        ranks = [context.Process(target=_rank, args=(str(Path(made.run_dir) / launch.JOB), rank, number, environment))
+                 for rank, environment in enumerate(meeting)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(60)
+            process.kill()
+    return [process.exitcode for process in ranks]
+
+
+def _rank(job_path: str, rank: int, size: int, environment: dict[str, str]) -> None:
+    os.environ.update({**environment, workers.RANK: str(rank), workers.SIZE: str(size)})
+    os._exit(entry.run_rank(job_path))
