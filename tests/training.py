@@ -29,6 +29,7 @@ def job(run_dir: Path, shards: Path, made: ShardSet, model: str = "mf_bias", *, 
 
 def train_here(made: TrainJob, **more: Any) -> TrainResult | None:
     """In this process, as the only rank."""
+    torch.set_num_threads(1)
     return Loop(made, workers.Workers(), **more).run()
 
 

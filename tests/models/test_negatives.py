@@ -19,8 +19,8 @@ def _csr(lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 def _positives(users: list[int]) -> Rows:
     size = len(users)
-    return Rows(torch.tensor(users, dtype=torch.int32), torch.ones(size, dtype=torch.int32), torch.full((size,), 5.0), torch.full((size,), 2.0),
-                torch.arange(size) * 2**32 + 7)
+    user, item = torch.tensor(users, dtype=torch.int32), torch.ones(size, dtype=torch.int32)
+    return Rows(user, item, torch.full((size,), 5.0), torch.full((size,), 2.0), torch.arange(size) * 2**32 + 7)
 
 
 @pytest.fixture(params=[1 << 20, 0], ids=["bitmap", "search"])
