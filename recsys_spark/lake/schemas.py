@@ -1,4 +1,4 @@
-"""The schema, natural key and partition columns of every table. Key columns are NOT NULL; a rewrite of the same key changes nothing."""
+"""The schema, natural key and partition columns of every table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     c.INTERACTIONS: (c.USER_ID, c.ITEM_ID, c.TS),
     c.USERS: (c.USER_ID,),
     c.ITEMS: (c.ITEM_ID,),
-    c.QUARANTINE: ("table", c.SOURCE_FILE, c.LINE, c.REASON),
+    c.QUARANTINE: ("table", c.SOURCE_FILE, c.LINE, c.RAW, c.REASON),
     c.USER_INDEX: (c.USER_ID,),
     c.ITEM_INDEX: (c.ITEM_ID,),
     c.SPLITS: (c.SPLIT, c.USER_ID, c.ITEM_ID, c.TS),
@@ -25,11 +25,15 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 
 # What `replace` names is a partition: replacing it removes whole files and rewrites none.
-PARTITIONS: dict[str, tuple[str, ...]] = {c.SPLITS: (c.SPLIT,), c.RECOMMENDATIONS: (c.RUN_ID,), c.PREDICTIONS: (c.RUN_ID,)}
+_BY_RUN = (c.RUN_ID,)
+PARTITIONS: dict[str, tuple[str, ...]] = {
+    c.SPLITS: (c.SPLIT,), c.RECOMMENDATIONS: _BY_RUN, c.PREDICTIONS: _BY_RUN, c.METRICS: _BY_RUN, c.RUNS: _BY_RUN,
+}
 
 
 def _schema(name: str, /, **columns: t.DataType) -> t.StructType:
-    return t.StructType([t.StructField(column, kind, nullable=column not in KEYS[name]) for column, kind in columns.items()])
+    assert set(KEYS[name]) | set(PARTITIONS.get(name, ())) <= set(columns), f"a key or partition of {name} is no column of it"
+    return t.StructType([t.StructField(column, kind) for column, kind in columns.items()])
 
 
 SCHEMAS: dict[str, t.StructType] = {

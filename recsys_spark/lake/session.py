@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Mapping, Protocol
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.find_spark_home import _find_spark_home
 from pyspark.sql import SparkSession
 

@@ -10,6 +10,7 @@ from typing import Any, Iterator
 from delta.tables import DeltaTable
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, Row, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from recsys_spark.core import columns as c
@@ -49,13 +50,8 @@ class Lake:
 
     def create(self, name: str) -> None:
         """Make the table, empty, if it is missing."""
-        if self.exists(name):
-            return
-        place = self.where(name) if self.in_catalog else f"delta.`{self.where(name)}`"
-        columns = ", ".join(f"`{f.name}` {f.dataType.simpleString()}{'' if f.nullable else ' NOT NULL'}" for f in SCHEMAS[name])
-        parts = f" PARTITIONED BY ({', '.join(PARTITIONS[name])})" if name in PARTITIONS else ""
-        with self._told(name):
-            self.spark.sql(f"CREATE TABLE IF NOT EXISTS {place} ({columns}) USING delta{parts}")
+        if not self.exists(name):
+            self._first(name, self.spark.createDataFrame([], SCHEMAS[name]), txn=None)
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """The rows as of `version` (None: the latest), columns in the contract's order. Raises TableError."""
@@ -77,12 +73,11 @@ class Lake:
 
         `rows` must hold a key at most once; they are computed twice unless the caller caches them. Makes a missing table.
         """
-        self._check(name, rows.schema, remedy="this is a fault of the step that made the rows", thing="rows for table")
-        self.create(name)
-        keys, new = list(KEYS[name]), rows.select(*SCHEMAS[name].fieldNames())
-        before = self.version(name)
-        stored = self.read(name, before).select(*keys)
-        if before > 0 and new.select(*keys).join(stored, on=keys, how="left_anti").isEmpty():
+        new = self._fit(name, rows)
+        if not self.exists(name):
+            return self._first(name, new, txn)
+        keys, before = list(KEYS[name]), self.version(name)
+        if new.select(*keys).join(self.read(name, before).select(*keys), on=keys, how="left_anti").isEmpty():
             return before
         same = " AND ".join(f"stored.`{key}` = new.`{key}`" for key in keys)
         with self._told(name), self._txn(txn):
@@ -92,18 +87,10 @@ class Lake:
     def replace(self, name: str, rows: DataFrame, where: dict[str, str], txn: Txn | None = None) -> int:
         """Replace the rows whose columns equal `where` by `rows` (which must all fit it), in one commit. Returns the version."""
         assert where, "replace needs a condition: an empty one would replace the whole table"
-        self._check(name, rows.schema, remedy="this is a fault of the step that made the rows", thing="rows for table")
+        new = self._fit(name, rows)
         self.create(name)
         condition = " AND ".join(f"`{column}` = '{_quoted(value)}'" for column, value in where.items())
-        writer: DataFrameWriter = rows.select(*SCHEMAS[name].fieldNames()).write.format("delta").mode("overwrite")
-        writer = writer.option("replaceWhere", condition)
-        if txn is not None:
-            writer = writer.option("txnAppId", txn[0]).option("txnVersion", txn[1])
-        with self._told(name):
-            if self.in_catalog:
-                writer.saveAsTable(self.where(name))
-            else:
-                writer.save(self.where(name))
+        self._save(name, new.write.mode("overwrite").option("replaceWhere", condition), txn)
         return self.version(name)
 
     def runs(self) -> list[Run]:
@@ -115,8 +102,30 @@ class Lake:
     def add_run(self, run: Run) -> int:
         """Record a completed run; a record of the same run_id is replaced."""
         plain = run.model_dump() | {"config": json.dumps(run.config), "summary": json.dumps(run.summary)}
-        rows = self.spark.createDataFrame([Row(**plain)], SCHEMAS[c.RUNS])
+        rows = self.spark.createDataFrame([Row(**plain)], SCHEMAS[c.RUNS]).coalesce(1)
+        if self.exists(c.RUNS) and self.read(c.RUNS).where(F.col(c.RUN_ID) == run.run_id).isEmpty():
+            self._save(c.RUNS, rows.write.mode("append"), txn=None)  # a plain append takes a third of a replacement's time
+            return self.version(c.RUNS)
         return self.replace(c.RUNS, rows, {c.RUN_ID: run.run_id})
+
+    def _first(self, name: str, rows: DataFrame, txn: Txn | None) -> int:
+        """The commit that makes the table, rows included: of two that race, one fails and says so."""
+        self._save(name, rows.write.mode("errorifexists").partitionBy(*PARTITIONS.get(name, ())), txn)
+        return self.version(name)
+
+    def _save(self, name: str, writer: DataFrameWriter, txn: Txn | None) -> None:
+        writer = writer.format("delta")
+        if txn is not None:
+            writer = writer.option("txnAppId", txn[0]).option("txnVersion", txn[1])
+        with self._told(name):
+            if self.in_catalog:
+                writer.saveAsTable(self.where(name))
+            else:
+                writer.save(self.where(name))
+
+    def _fit(self, name: str, rows: DataFrame) -> DataFrame:
+        self._check(name, rows.schema, remedy="this is a fault of the step that made the rows", thing="rows for table")
+        return rows.select(*SCHEMAS[name].fieldNames())
 
     def _require(self, name: str) -> None:
         if not self.exists(name):
@@ -171,8 +180,8 @@ class Lake:
 _MENDABLE = (
     ("No space left on device", "no space left on the disk", "free space there or under spark.local.dir, then run the same command again"),
     ("Permission denied", "no permission to write", "make the folder writable, or set env.lake to another"),
-    ("DELTA_MISSING_DELTA_TABLE", "a folder with other files in it", "empty the folder, or set env.lake to another"),
-    ("DELTA_CREATE_TABLE_WITH_NON_EMPTY_LOCATION", "a folder with other files in it", "empty the folder, or set env.lake to another"),
+    ("DELTA_PATH_EXISTS", "a folder that is there already, made at the same time or by something else",
+     "run the same command again; if that does not help, move the folder away or set env.lake to another"),
     ("DELTA_CONCURRENT", "another job wrote to it at the same time", "run the same command again"),
 )
 

@@ -23,7 +23,6 @@ def test_every_key_and_partition_is_a_column() -> None:
     assert set(KEYS) == set(SCHEMAS)
     for name, keys in KEYS.items():
         assert set(keys) | set(PARTITIONS.get(name, ())) <= set(SCHEMAS[name].fieldNames())
-        assert all(SCHEMAS[name][key].nullable is False for key in keys)
 
 
 def test_merge_new_inserts_only_new_keys_and_commits_only_when_there_are_some(spark: SparkSession, lake: Lake) -> None:
@@ -97,8 +96,8 @@ def test_a_version_that_is_not_there(spark: SparkSession, lake: Lake) -> None:
 def test_a_folder_with_other_files_is_not_taken_for_a_table(lake: Lake, spark: SparkSession) -> None:
     spark.range(3).write.parquet(lake.where("user_index"))
     assert not lake.exists("user_index")
-    with pytest.raises(TableError, match=r"user_index: found a folder with other files in it.*env\.lake"):
-        lake.create("user_index")
+    with pytest.raises(TableError, match=r"user_index: found no such Delta table"):
+        lake.read("user_index")
 
 
 def test_a_catalog_schema_is_a_root_too(spark: SparkSession) -> None:
@@ -115,9 +114,9 @@ def test_a_catalog_schema_is_a_root_too(spark: SparkSession) -> None:
 
 def test_runs_come_back_as_they_went_in(lake: Lake) -> None:
     assert lake.runs() == []
-    run = Run(run_id="ingest-1", pipeline="p", step="ingest", stage="ingest", key="k", config={"a": [1, {"b": None}]},
-              upstream={"x": "x-1"}, input_versions={}, output_versions={"users": 3}, run_dir="/r", code_version="1", seed=7, started_at=2.5, ended_at=3.0,
-              summary={"rows": 4})
+    run = Run(run_id="ingest-1", pipeline="p", step="ingest", stage="ingest", key="k", config={"a": [1, {"b": None}]}, seed=7,
+              upstream={"x": "x-1"}, input_versions={}, output_versions={"users": 3}, run_dir="/r", code_version="1", started_at=2.5,
+              ended_at=3.0, summary={"rows": 4})
     lake.add_run(run)
     lake.add_run(run.model_copy(update={"run_id": "earlier", "started_at": 1.0}))
     lake.add_run(run.model_copy(update={"seed": 8}))

@@ -1,0 +1,49 @@
+"""A data set's folder: found, else fetched, else generated, as the job allows; and what was done is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Iterable
+
+from recsys_spark.core import log
+from recsys_spark.core.errors import DataError
+from recsys_spark.datasets import download, folder, synthetic
+from recsys_spark.datasets.spec import Dataset
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+logger = log.get(__name__)
+
+
+def obtain(dataset: Dataset, data: str | None, on_missing: Iterable[str], spark: Callable[[], SparkSession], *,
+           root: Path = Path("data"), seed: int = 1) -> Path:
+    """The folder with the raw files. `spark` is called only if a set must be generated. Raises DataError when there is no way."""
+    found = folder.locate(dataset, data, root)
+    made = root / f"{dataset.name}-generated"
+    if found is None and "generate" in on_missing and folder.generated(made):
+        found = made
+    if found is None:
+        found = _fetch_or_generate(dataset, tuple(on_missing), spark, root, made, seed)
+    if folder.generated(found):
+        logger.warning(log.fields(event="generated_data", dataset=dataset.name, folder=found,
+                                  meaning="these ratings are made up; set RECSYS_DATA or data= to use the real set"))
+    return found
+
+
+def _fetch_or_generate(dataset: Dataset, ways: tuple[str, ...], spark: Callable[[], SparkSession], root: Path, made: Path,
+                       seed: int) -> Path:
+    problem = None
+    if "download" in ways and dataset.download is not None:
+        try:
+            return download.download(dataset.name, root)
+        except download.NoNetwork as no_network:
+            problem = no_network
+            if "generate" not in ways:
+                raise
+    if "generate" in ways and dataset.like_movielens_1m:
+        logger.warning(log.fields(event="no_data", dataset=dataset.name, download=problem or "not asked for", doing="generate one"))
+        synthetic.generate(spark(), made, seed=seed)
+        return made
+    raise DataError(f"data set {dataset.name}", found=f"neither $RECSYS_DATA/{dataset.name} nor {root / dataset.name}",
+                    expected="a folder with its files", remedy=f"run `recsys-spark download {dataset.name}`, or pass data=/its/folder")
