@@ -1,7 +1,7 @@
 """Dense numbers for ids: append-only, from 1, the same on any partitioning.
 
-Ids that have a number keep it. New ids take the next numbers in the order of (xxhash64(id) as an unsigned number, id): a fixed order that no
-time, no row order and no partitioning changes, and in which neighbouring numbers say nothing of the ids.
+Ids that have a number keep it. New ids take the next numbers in the order of (xxhash64(id) as an unsigned number, id): an order
+that no time, no row order and no partitioning changes, and in which neighbouring numbers say nothing of the ids.
 """
 
 from __future__ import annotations

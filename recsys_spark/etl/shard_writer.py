@@ -9,6 +9,7 @@ at 4.8; everything with a dictionary 97 / 37 at 8.0.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import posixpath
@@ -72,6 +73,7 @@ def write(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator[pa.Reco
                     if current is not None:
                         yield current.close()
                     current = _File(system, target, part, shard)
+                    current.open()
                 current.add(rows)
         if current is not None:
             yield current.close()
@@ -127,16 +129,18 @@ class _File:
         self.path = posixpath.join(folder, file_name(target.parts[part], shard))
         self.beside = posixpath.join(posixpath.dirname(self.path), f".tmp-{posixpath.basename(self.path)}-{uuid.uuid4().hex[:8]}")
         self.done = False
-        system.create_dir(posixpath.dirname(self.path), recursive=True)
         self.schema = target.schema()
-        self.sink = _Hashing(system.open_output_stream(self.beside))
-        self.writer = pq.ParquetWriter(pa.PythonFile(self.sink, mode="w"), self.schema, compression="none",
-                                       use_dictionary=[_leaf(column) for column in target.columns if column.name == target.label],
-                                       write_statistics=False, store_schema=False)
         self.waiting: list[pa.RecordBatch] = []
         self.waiting_rows = 0
         self.groups: list[int] = []
         self.labels, self.sum, self.min, self.max = 0, 0.0, float("inf"), float("-inf")
+
+    def open(self) -> None:
+        self.system.create_dir(posixpath.dirname(self.path), recursive=True)
+        self.sink = _Hashing(self.system.open_output_stream(self.beside))
+        self.writer = pq.ParquetWriter(pa.PythonFile(self.sink, mode="w"), self.schema, compression="none",
+                                       use_dictionary=[_leaf(column) for column in self.target.columns if column.name == self.target.label],
+                                       write_statistics=False, store_schema=False)
 
     def add(self, rows: pa.RecordBatch) -> None:
         self.waiting.append(rows.select(self.schema.names))
@@ -156,7 +160,12 @@ class _File:
 
     def abandon(self) -> None:
         """Leave nothing of an unfinished file behind."""
-        if not self.done and self.system.get_file_info(self.beside).type != fs.FileType.NotFound:
+        if self.done:
+            return
+        for half_open in ("writer", "sink"):
+            with contextlib.suppress(OSError, AttributeError):  # a full disk fails again; or it never came to be opened
+                getattr(self, half_open).close()
+        if self.system.get_file_info(self.beside).type != fs.FileType.NotFound:
             self.system.delete_file(self.beside)
 
     def _write_group(self, size: int) -> None:

@@ -1,0 +1,169 @@
+"""The export stage: the set holds just the split's rows, is whole or absent, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+from pyspark.sql import SparkSession
+
+from recsys_spark.core import columns as c
+from recsys_spark.core import shardset
+from recsys_spark.core.contracts import MANIFEST, ShardSet
+from recsys_spark.core.errors import DataError, ShardError
+from recsys_spark.etl import side
+from recsys_spark.stages import export_shards, prepare
+from tests.spark.prepared import Steps, crowd
+
+
+@pytest.fixture(scope="module")
+def steps(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Steps:
+    made = Steps(spark, tmp_path_factory.mktemp("export"))
+    made.ingest(crowd())
+    made.run("prepare", prepare, source="ingest")
+    made.run("pointwise", export_shards, source="prepare")
+    made.run("profile", export_shards, source="prepare", layout="profile", positive_min=3.0)
+    return made
+
+
+def folder(steps: Steps, step: str) -> Path:
+    return steps.root / "runs" / step / export_shards.FOLDER
+
+
+def split_rows(steps: Steps, part: str) -> list[tuple[int, int, float]]:
+    rows = steps.lake.read(c.SPLITS).where(f"part = '{part}'").collect()
+    return sorted((row["user_idx"], row["item_idx"], row["value"]) for row in rows)
+
+
+def read(place: Path, shards: ShardSet, part: str) -> pa.Table:
+    return pa.concat_tables([pq.read_table(place / file.path) for file in shards.parts[part].files])
+
+
+def lists(place: Path, shards: ShardSet, name: str) -> dict[int, list[int]]:
+    indptr, indices = np.load(place / shards.side[name].indptr), np.load(place / shards.side[name].indices)
+    return {user: indices[start:end].tolist() for user, (start, end) in enumerate(zip(indptr, indptr[1:], strict=False)) if end > start}
+
+
+def grouped(rows: list[tuple[int, int, float]]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for user, item, _ in rows:
+        found.setdefault(user, []).append(item)
+    return found
+
+
+def test_pointwise_holds_every_event_of_the_split_once(steps: Steps) -> None:
+    place = folder(steps, "pointwise")
+    shards = shardset.load(place, digests=True)
+    for part in ("train", "valid"):
+        table = read(place, shards, part)
+        rows = zip(*(table.column(name).to_pylist() for name in ("user_idx", "item_idx", "label")), strict=True)
+        assert sorted(rows) == split_rows(steps, part)
+    assert lists(place, shards, "seen") == grouped(split_rows(steps, "train"))
+    assert lists(place, shards, "targets") == grouped(split_rows(steps, "valid"))
+    values = [value for *_, value in split_rows(steps, "train")]
+    assert shards.statistics == {"label_mean": pytest.approx(np.mean(values), rel=1e-12), "label_min": min(values),
+                                 "label_max": max(values)}
+    assert (shards.num_users, shards.num_items) == (30, steps.done["prepare"].summary["num_items"])
+    assert shards.table_versions == {c.SPLITS: steps.done["prepare"].output_versions[c.SPLITS]}
+    assert shards.fingerprint == steps.done["pointwise"].shard_fingerprint
+
+
+def test_profile_holds_one_row_a_user_of_positive_events(steps: Steps) -> None:
+    place = folder(steps, "profile")
+    shards = shardset.load(place, digests=True)
+    rows = {row["user_idx"]: list(zip(row["item_idx"], row["value"], strict=True)) for row in read(place, shards, "train").to_pylist()}
+    expected: dict[int, list[tuple[int, float]]] = {}
+    for user, item, value in split_rows(steps, "train"):
+        if value >= 3:
+            expected.setdefault(user, []).append((item, value))
+    assert rows == expected
+    # Seen are all training events; targets the liked ones.
+    assert lists(place, shards, "seen") == grouped(split_rows(steps, "train"))
+    assert lists(place, shards, "targets") == grouped([row for row in split_rows(steps, "valid") if row[2] >= 3])
+
+
+def test_a_rerun_gives_the_same_set_and_clears_what_a_kill_left(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = folder(steps, "killed")
+    with monkeypatch.context() as killed:
+        killed.setattr(side, "write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(shutil, "rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
+        with pytest.raises(KeyboardInterrupt):
+            steps.run("killed", export_shards, source="prepare")
+    assert not place.exists() and list(place.parent.glob(".tmp-*"))
+    assert steps.run("killed", export_shards, source="prepare").shard_fingerprint == steps.done["pointwise"].shard_fingerprint
+    assert [path.name for path in place.parent.iterdir()] == [export_shards.FOLDER]
+    assert {path.relative_to(place) for path in place.rglob("*")} == {
+        path.relative_to(folder(steps, "pointwise")) for path in folder(steps, "pointwise").rglob("*")}
+
+
+def test_what_cannot_be_exported_leaves_the_older_set(steps: Steps) -> None:
+    before = {path: path.read_bytes() for path in folder(steps, "pointwise").rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match=r"training part of .*: found no row; expected at least one. To mend: loosen .*positive_min"):
+        steps.run("pointwise", export_shards, source="prepare", positive_min=6.0)
+    few = Steps(steps.spark, steps.root / "few")
+    few.ingest([("a", f"i{n}", n, 1.0) for n in range(5)])
+    few.run("prepare", prepare, source="ingest")
+    with pytest.raises(ShardError, match=r"found 3 training rows; expected one for each of 4 workers. To mend: lower num_workers"):
+        few.run("pointwise", export_shards, source="prepare", num_workers=4)
+    assert not folder(few, "pointwise").exists()
+    assert {path: path.read_bytes() for path in folder(steps, "pointwise").rglob("*") if path.is_file()} == before
+
+
+def test_workers_that_do_not_divide_the_shards_are_refused() -> None:
+    with pytest.raises(ValidationError, match="num_workers 3 must divide virtual_shards 64"):
+        export_shards.Job(source="prepare", num_workers=3)
+
+
+def test_the_plan_tells_the_rows_and_starts_nothing(steps: Steps) -> None:
+    for step, job in (("pointwise", {}), ("profile", {"layout": "profile"})):
+        plan = export_shards.plan(steps.context(step), export_shards.Job(source="prepare", **job))
+        made = shardset.load(folder(steps, step))
+        assert plan["row_group_rows"] == max(made.parts["train"].files[0].row_groups)
+        assert plan["rows"] == sum(part.rows for part in made.parts.values()) or step == "profile"
+    assert not (steps.root / "runs" / "planned").exists()
+
+
+def cut(place: Path) -> None:
+    file = place / "train/v01.parquet"
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def swap(place: Path) -> None:
+    file = place / "seen.indices.npy"
+    file.write_bytes(file.read_bytes()[:-4] + b"\x01\x02\x03\x04")
+
+
+def edit(place: Path, **values: Any) -> None:
+    manifest = place / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | values))
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda place: (place / MANIFEST).unlink(), r"manifest.json: found no such file; expected the manifest of a finished shard set"),
+    (lambda place: (place / MANIFEST).write_text("{"), r"manifest.json, the whole file: found .*Invalid JSON"),
+    (lambda place: edit(place, num_users=31), r"manifest.json, fingerprint: found \w{12}; expected \w{12}, that of its contents"),
+    (lambda place: edit(place, layout="cube"), r"manifest.json, layout: found 'cube'; expected .*pointwise"),
+    (lambda place: edit(place, version=99), r"manifest.json, version: found 99; expected 1"),
+    (lambda place: (place / "train/v02.parquet").unlink(), r"train/v02.parquet: found no such file; expected \d+ bytes"),
+    (cut, r"train/v01.parquet: found \d+ bytes; expected \d+ bytes"),
+    (swap, r"seen.indices.npy: found SHA-256 \w{12}; expected \w{12}"),
+])
+def test_a_spoilt_set_is_named(steps: Steps, tmp_path: Path, spoil: Any, message: str) -> None:
+    place = tmp_path / "shards"
+    shutil.copytree(folder(steps, "pointwise"), place)
+    shardset.load(place, digests=True)
+    spoil(place)
+    with pytest.raises(ShardError, match=message + r".* To mend: run export_shards again"):
+        shardset.load(place, digests=True)
+
+
+def test_a_set_that_the_job_was_not_made_for_is_refused(steps: Steps) -> None:
+    with pytest.raises(ShardError, match=r"found fingerprint \w{12}; expected abc. To mend: give the shards that this job was made for"):
+        shardset.load(folder(steps, "pointwise"), expect="abc")

@@ -1,0 +1,97 @@
+"""The prepare stage: what it writes, what a rerun or a kill changes, what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from pyspark.sql import SparkSession
+
+from recsys_spark.core import columns as c
+from recsys_spark.core.errors import DataError
+from recsys_spark.etl.filters import Filters
+from recsys_spark.lake.tables import Lake
+from recsys_spark.stages import prepare
+from tests.spark.prepared import Steps, crowd
+
+EVENTS = crowd()
+
+
+@pytest.fixture
+def steps(spark: SparkSession, tmp_path: Path) -> Steps:
+    made = Steps(spark, tmp_path)
+    made.ingest(EVENTS)
+    return made
+
+
+def rows(lake: Lake, split: str) -> list[tuple[Any, ...]]:
+    return sorted(tuple(row) for row in lake.read(c.SPLITS).where(f"split = '{split}'").drop(c.RUN_ID).collect())
+
+
+def numbers(lake: Lake, table: str) -> dict[str, int]:
+    return {row[0]: row[1] for row in lake.read(table).collect()}
+
+
+def test_every_event_gets_a_part_and_numbers_and_a_rerun_changes_nothing(steps: Steps) -> None:
+    run = steps.run("prepare", prepare, source="ingest")
+    written = rows(steps.lake, "leave_last_out")
+    users, items = numbers(steps.lake, c.USER_INDEX), numbers(steps.lake, c.ITEM_INDEX)
+    assert sorted((row[3], row[4], row[5], row[6]) for row in written) == sorted(EVENTS)
+    assert all(row[1] == users[row[3]] and row[2] == items[row[4]] for row in written)
+    assert sorted(users.values()) == list(range(1, 31)) and sorted(items.values()) == list(range(1, len(items) + 1))
+    # Users 0, 1, 14, 15, 28 and 29 have one or two events, so 24 have a held-out pair.
+    assert {part: run.summary[part] for part in ("train", "valid", "test")} == {"train": len(EVENTS) - 48, "valid": 24, "test": 24}
+    assert run.summary["users_all_train"] == 6 and run.summary["users"] == 30 and run.summary["num_items"] == len(items)
+    assert run.input_versions == {c.INTERACTIONS: 1} and run.output_versions[c.INTERACTIONS] == 1
+
+    again = steps.run("prepare", prepare, source="ingest")
+    assert again.summary == run.summary and rows(steps.lake, "leave_last_out") == written
+    assert again.output_versions | {c.SPLITS: 0} == run.output_versions | {c.SPLITS: 0}  # the indices made no commit
+
+
+def test_steps_share_the_indices_which_only_grow(steps: Steps) -> None:
+    steps.run("few", prepare, source="ingest", split="few", filters=Filters(min_user_events=10))
+    few, users = rows(steps.lake, "few"), numbers(steps.lake, c.USER_INDEX)
+    assert {row[3] for row in few} == set(users) and len(users) == 10  # u9 to u13 and u23 to u27 have 10 to 14
+    run = steps.run("random", prepare, source="ingest", rule="random", fractions=(0.6, 0.2, 0.2))
+    assert users.items() < numbers(steps.lake, c.USER_INDEX).items() and run.summary["num_users"] == 30
+    assert rows(steps.lake, "few") == few and len(rows(steps.lake, "random")) == len(EVENTS)
+
+
+def test_killed_before_the_split_is_written_then_rerun_is_one_clean_run(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as killed:
+        killed.setattr(Lake, "replace", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            steps.run("prepare", prepare, source="ingest")
+    run = steps.run("prepare", prepare, source="ingest")
+    clean = Steps(steps.spark, steps.root / "clean")
+    clean.ingest(list(reversed(EVENTS)))
+    assert clean.run("prepare", prepare, source="ingest").summary["fingerprint"] == run.summary["fingerprint"]
+    assert rows(clean.lake, "leave_last_out") == rows(steps.lake, "leave_last_out")
+
+
+def test_nothing_left_is_refused_before_anything_is_written(steps: Steps) -> None:
+    with pytest.raises(DataError, match=r"interactions, version 1: found no event after .*min_value.*; expected at least one. "
+                                        r"To mend: loosen the filters of the step"):
+        steps.run("prepare", prepare, source="ingest", filters=Filters(min_value=6.0))
+    assert not any(steps.lake.exists(table) for table in (c.SPLITS, c.USER_INDEX, c.ITEM_INDEX))
+
+
+@pytest.mark.parametrize("values, message", [
+    ({"rule": "by_moon"}, "leave_last_out"),
+    ({"rule": "random", "fractions": (0.9, 0.2, 0.1)}, "adding up to 1"),
+    ({"rule": "random", "fractions": (1.0, 0.0, 0.0)}, "test above 0"),
+    ({"fractions": (0.8, 0.1, 0.1)}, "leave_last_out takes two events of each user"),
+    ({"split": "a b"}, "pattern"),
+    ({"filters": {"min_user_events": -1}}, "greater than or equal to 0"),
+])
+def test_impossible_jobs_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        prepare.Job.model_validate({"source": "ingest", **values})
+
+
+def test_a_stored_job_reads_back(tmp_path: Path) -> None:
+    for job in (prepare.Job(source="ingest"), prepare.Job(source="ingest", rule="random", fractions=(0.5, 0.25, 0.25))):
+        assert prepare.Job.model_validate_json(job.model_dump_json()) == job
