@@ -43,7 +43,7 @@ def ranking_users(units: DataFrame, rows: DataFrame, train: DataFrame, entries: 
     targets = rows.groupBy(c.USER_IDX).agg(F.sort_array(F.collect_set(c.ITEM_IDX)).alias("targets"))
     events = train.groupBy(c.ITEM_ID).agg(F.count(F.lit(1)).alias("events"))
     items = train.select(c.ITEM_ID, c.ITEM_IDX).union(rows.select(c.ITEM_ID, c.ITEM_IDX)).distinct().join(events, on=c.ITEM_ID, how="left")
-    known = entries.join(F.broadcast(items), on=c.ITEM_ID, how="left")
+    known = entries.join(items, on=c.ITEM_ID, how="left")
     code = F.when(F.col(c.SCORE).isNull() | F.isnan(c.SCORE), NAN).otherwise(F.coalesce(c.ITEM_IDX, F.lit(UNKNOWN)))
     place = F.struct(c.RANK, c.ITEM_ID, code.alias("item"), F.coalesce("events", F.lit(0)).alias("events"))
     by_user = known.groupBy(F.col(c.RUN_ID).alias(OF), F.col(c.QUERY_ID).alias(c.USER_ID))
@@ -73,14 +73,16 @@ def rating_users(units: DataFrame, rows: DataFrame, predictions: DataFrame, fall
                         "missing")
 
 
-def coverage(users: DataFrame, k: int) -> DataFrame:
-    """of_run_id, items (of the training part, in the first k of any list), sum and squares over users of the items that they alone got."""
-    exploded = users.select(OF, c.USER_IDX, F.explode(F.slice(F.arrays_zip("items", "events"), 1, k)).alias("entry"))
+def coverage(users: DataFrame, ks: Sequence[int]) -> DataFrame:
+    """of_run_id, k, items (of the training part, in the first k of any list), sum and squares over users of the items they alone got."""
+    exploded = users.select(OF, c.USER_IDX, F.posexplode(F.arrays_zip("items", "events")).alias("place", "entry"))
     known = exploded.where((F.col("entry.items") > 0) & (F.col("entry.events") > 0))
-    got = known.select(OF, F.col("entry.items").alias("item"), c.USER_IDX).distinct()
-    by_item = got.groupBy(OF, "item").agg(F.count(F.lit(1)).alias("users"), F.min(c.USER_IDX).alias("one"))
-    total = by_item.groupBy(OF).agg(F.count(F.lit(1)).alias("items"))
-    alone = by_item.where(F.col("users") == 1).groupBy(OF, "one").agg(F.count(F.lit(1)).alias("x"))
-    sums = alone.groupBy(OF).agg(F.sum("x").alias("sum"), F.sum(F.col("x") * F.col("x")).alias("squares"))
-    return total.join(sums, on=OF, how="left").select(OF, "items", F.coalesce("sum", F.lit(0)).alias("sum"),
-                                                      F.coalesce("squares", F.lit(0)).alias("squares"))
+    cut_offs = F.filter(F.array(*map(F.lit, ks)), lambda k: F.col("place") < k)
+    got = known.select(OF, F.explode(cut_offs).alias(c.K), F.col("entry.items").alias("item"), c.USER_IDX).distinct()
+    by_item = got.groupBy(OF, c.K, "item").agg(F.count(F.lit(1)).alias("users"), F.min(c.USER_IDX).alias("one"))
+    # `one` groups the items that a single user got; -1 gathers the others, which count for the total alone.
+    alone = F.when(F.col("users") == 1, F.col("one")).otherwise(-1)
+    by_user = by_item.groupBy(OF, c.K, alone.alias("one")).agg(F.count(F.lit(1)).alias("items"))
+    x = F.when(F.col("one") >= 0, F.col("items")).otherwise(0)
+    sums = by_user.groupBy(OF, c.K).agg(F.sum("items").alias("items"), F.sum(x).alias("sum"), F.sum(x * x).alias("squares"))
+    return sums.select(OF, c.K, "items", "sum", "squares")

@@ -231,7 +231,7 @@ def _example(example: Example, colours: dict[str, str], *, opened: bool) -> str:
         + "".join(f'<li{" class=hit" if item.item_id in wanted else ""}>{_item(item)}</li>' for item in items)
         + ("" if items else "<li><small>no list</small></li>") + "</ol></div>"
         for label, items in example.lists.items())
-    verdict = f"found by {_and(found)}" if found else "found by none"
+    verdict = f"held-out item found by {_and(found)}" if found else "held-out item found by none"
     return (f'<details class="user"{" open" if opened else ""}><summary><b>User {escape(example.user_id)}</b>'
             f'<span>{example.events:,} training events</span><span>{escape(verdict)}</span></summary><div class="inside">'
             f'<div><h4>Held out</h4><ul class="wanted">{held}</ul><h4>Liked best</h4><ul>{liked}</ul></div>'

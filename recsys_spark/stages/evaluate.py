@@ -26,11 +26,11 @@ from recsys_spark.etl.evaluation import BLOCK, MAX_BLOCKS, OF
 from recsys_spark.lake.schemas import SCHEMAS
 from recsys_spark.metrics import blocks, ranking
 from recsys_spark.metrics.intervals import Interval, jackknife
+from recsys_spark.report.results import BASELINE
 from recsys_spark.stages import context
 from recsys_spark.stages.context import Context, Outcome, Ref, Refs
 
 logger = log.get(__name__)
-BASELINE = {"ranking": "popularity", "rating": "global_bias"}  # stands beside every table of its task
 TABLES = {"ranking": c.RECOMMENDATIONS, "rating": c.PREDICTIONS}
 
 
@@ -58,6 +58,7 @@ class Scored:
     run_id: str
     model: str
     seed: int
+    num_queries: int  # users with a list, or with a prediction
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Part:
     rows: DataFrame
     train: DataFrame
     num_users: int
+    num_items: int  # in training
+    mean: float  # of the values in training
     bounds: list[float]
     facts: dict[str, Any]
 
@@ -75,19 +78,17 @@ class Part:
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
     """Checks what can be checked without work; rows of the evaluated part, and memory for the partial sums."""
     tasks = _tasks(ctx, job)
-    partial = MAX_BLOCKS * 5 * len(ranking.names(job.ks)) * 2 * 8 * (job.replicas + 1)
+    partial = MAX_BLOCKS * 5 * len(ranking.names(job.ks)) * 16 * (job.replicas + 1)  # five slices; sums and counts
     rows = ctx.read(c.SPLITS, job.source).where(_of_run(ctx.inputs[job.source].run_id) & (F.col(c.PART) == job.part)).count()
     return {"rows": rows, "models": sum(map(len, tasks.values())), "memory_bytes": partial}
 
 
 def run(ctx: Context, job: Job) -> Outcome:
-    tasks = _tasks(ctx, job)
+    scored_for = {task: _scored(ctx, job, task, steps) for task, steps in _tasks(ctx, job).items()}
     part = _part(ctx, job)
     rows: list[tuple[Any, ...]] = []
     found: Odd = {}
-    for task, steps in tasks.items():
-        scored = [_scored(ctx, step, TABLES[task]) for step in steps]
-        _check_baseline(ctx, task, scored)
+    for task, scored in scored_for.items():
         measured, odd = (_ranking if task == "ranking" else _rating)(ctx, job, part, scored)
         for one in scored:
             found.setdefault(one.step, {}).update(odd[one.run_id])
@@ -131,27 +132,43 @@ def _part(ctx: Context, job: Job) -> Part:
     if not num_users:
         raise DataError(f"split {_split(ctx, job)!r}, part {job.part}", found="no events", expected="at least one",
                         remedy=f"choose another part, or check the fractions and filters of {job.source}")
-    unseen = rows.join(train.select(c.ITEM_IDX).distinct(), on=c.ITEM_IDX, how="left_anti").count()
+    known = train.groupBy(c.ITEM_IDX).agg(F.sum(c.VALUE).alias("total"), F.count(F.lit(1)).alias("events")).persist()
+    num_items, mean = known.agg(F.count(F.lit(1)), F.sum("total") / F.sum("events")).collect()[0]
+    num_rows, unseen = rows.join(known, on=c.ITEM_IDX, how="left").agg(F.count(F.lit(1)), F.count_if(F.isnull("events"))).collect()[0]
+    known.unpersist()
     source = ctx.inputs[job.source].summary
-    facts = {"split": _split(ctx, job), "part": job.part, "users": num_users, "rows": rows.count(), "rows_with_unseen_item": unseen,
+    facts = {"split": _split(ctx, job), "part": job.part, "users": num_users, "rows": num_rows, "rows_with_unseen_item": unseen,
              "activity_bounds": bounds, "data": {name: source[name] for name in ("rule", "rows", "users", "items") if name in source}}
-    return Part(users, rows, train, num_users, bounds, facts)
+    return Part(users, rows, train, num_users, num_items, mean, bounds, facts)
 
 
-def _scored(ctx: Context, step: str, table: str) -> Scored:
-    """Raises DataError for a run without rows."""
-    made = ctx.inputs[step]
-    first = ctx.read(table, step).where(_of_run(made.run_id)).select(c.MODEL).first()
-    if first is None:
-        raise DataError(f"run {made.run_id} in table {table}", found="no rows", expected="a list or a prediction for every user",
-                        remedy=f"rerun step {step}")
-    return Scored(step, made.run_id, first[c.MODEL], made.seed)
+def _scored(ctx: Context, job: Job, task: str, steps: list[str]) -> list[Scored]:
+    """Raises DataError for a run without rows, ConfigError when the baseline is not among them or a run is of another split."""
+    table = TABLES[task]
+    query, split = (c.QUERY_ID, F.lit(None)) if task == "ranking" else (c.USER_ID, F.max(F.nullif(c.SPLIT, F.lit(_split(ctx, job)))))
+    facts = (F.min(c.MODEL).alias(c.MODEL), F.countDistinct(query).alias("n"), split.alias("other"))
+    found = {row[c.RUN_ID]: row for row in _rows(ctx, table, steps).groupBy(c.RUN_ID).agg(*facts).collect()}
+    scored = []
+    for step in steps:
+        made = ctx.inputs[step]
+        row = found.get(made.run_id)
+        if row is None:
+            raise DataError(f"run {made.run_id} in table {table}", found="no rows", expected="a list or a prediction for every user",
+                            remedy=f"rerun step {step}")
+        if row["other"] is not None:
+            raise ConfigError(f"run {made.run_id}", found=f"predictions for split {row['other']!r}", expected=f"split {_split(ctx, job)!r}",
+                              remedy=f"let {step} score {job.source}")
+        scored.append(Scored(step, made.run_id, row[c.MODEL], made.seed, row["n"]))
+    models = [run.model for run in scored]
+    if BASELINE[task] not in models:
+        raise ConfigError(f"step {ctx.step}, of", found=f"{task} of {', '.join(models)} alone", expected=f"{BASELINE[task]} beside them",
+                          remedy=f"score {BASELINE[task]} too, and add that step to `of`")
+    return scored
 
 
-def _check_baseline(ctx: Context, task: str, scored: list[Scored]) -> None:
-    if BASELINE[task] not in [run.model for run in scored]:
-        raise ConfigError(f"step {ctx.step}, of", found=f"{task} of {', '.join(run.model for run in scored)} alone",
-                          expected=f"{BASELINE[task]} beside them", remedy=f"score {BASELINE[task]} too, and add that step to `of`")
+def _rows(ctx: Context, table: str, steps: list[str]) -> DataFrame:
+    """Of the scored runs, each at the version that its run left."""
+    return reduce(DataFrame.union, [ctx.read(table, step).where(_of_run(ctx.inputs[step].run_id)) for step in steps])
 
 
 Measured = dict[str, dict[tuple[str, str], Interval]]  # run_id -> (slice, metric@k) -> value with interval
@@ -159,45 +176,31 @@ Odd = dict[str, dict[str, int]]  # run_id -> what was odd -> how often
 
 
 def _ranking(ctx: Context, job: Job, part: Part, scored: list[Scored]) -> tuple[Measured, Odd]:
-    lists = [ctx.read(c.RECOMMENDATIONS, run.step).where(_of_run(run.run_id) & (F.col(c.QUERY_KIND) == "user")) for run in scored]
-    entries = reduce(DataFrame.union, lists).where(F.col(c.RANK) <= max(job.ks))
+    entries = _rows(ctx, c.RECOMMENDATIONS, [run.step for run in scored])
+    entries = entries.where((F.col(c.QUERY_KIND) == "user") & (F.col(c.RANK) <= max(job.ks)))
     users = evaluation.ranking_users(_units(ctx, part, scored), part.rows, part.train, entries).persist()
-    num_items = part.train.select(c.ITEM_ID).distinct().count()
     try:
         measured, odd = _sum_up(ctx, job, users, blocks.ranking_block, scored)
-        for k in job.ks:
-            for row in evaluation.coverage(users, k).collect():
-                share = row["items"] / num_items
-                found = jackknife(share, row["squares"] / num_items**2, row["sum"] / num_items, part.num_users)
-                found = Interval(share, max(0.0, found.low), min(1.0, found.high), found.n)
-                measured[row[OF]][(blocks.ALL, f"coverage@{k}")] = found
+        for row in evaluation.coverage(users, job.ks).collect():
+            share = row["items"] / part.num_items
+            found = jackknife(share, row["squares"] / part.num_items**2, row["sum"] / part.num_items, part.num_users)
+            found = Interval(share, max(0.0, found.low), min(1.0, found.high), found.n)
+            measured[row[OF]][(blocks.ALL, f"coverage@{row[c.K]}")] = found
     finally:
         users.unpersist()
-    for row in entries.groupBy(c.RUN_ID).agg(F.countDistinct(c.QUERY_ID).alias("n")).collect():
-        counted = odd[row[c.RUN_ID]]
-        counted["lists_without_target"] = row["n"] - (part.num_users - counted["users_without_list"])
+    for run in scored:
+        odd[run.run_id]["lists_without_target"] = run.num_queries - (part.num_users - odd[run.run_id]["users_without_list"])
     return measured, odd
 
 
 def _rating(ctx: Context, job: Job, part: Part, scored: list[Scored]) -> tuple[Measured, Odd]:
-    chosen = {run.run_id: ctx.read(c.PREDICTIONS, run.step).where(_of_run(run.run_id)) for run in scored}
-    for run in scored:
-        _check_split(ctx, job, run, chosen[run.run_id])
-    mean = part.train.agg(F.avg(c.VALUE)).collect()[0][0]
-    predictions = reduce(DataFrame.union, chosen.values())
-    users = evaluation.rating_users(_units(ctx, part, scored), part.rows, predictions, mean)
+    predictions = _rows(ctx, c.PREDICTIONS, [run.step for run in scored])
+    users = evaluation.rating_users(_units(ctx, part, scored), part.rows, predictions, part.mean)
     measured, odd = _sum_up(ctx, job, users, blocks.rating_block, scored)
     repeated = predictions.groupBy(c.RUN_ID).agg(F.count(F.lit(1)) - F.countDistinct(c.USER_ID, c.ITEM_ID))
     for run_id, count in repeated.collect():
         odd[run_id]["repeated_predictions"] = count
     return measured, odd
-
-
-def _check_split(ctx: Context, job: Job, run: Scored, rows: DataFrame) -> None:
-    other = rows.where(F.col(c.SPLIT) != _split(ctx, job)).select(c.SPLIT).first()
-    if other is not None:
-        raise ConfigError(f"run {run.run_id}", found=f"predictions for split {other[0]!r}", expected=f"split {_split(ctx, job)!r}",
-                          remedy=f"let {run.step} score {job.source}")
 
 
 def _units(ctx: Context, part: Part, scored: list[Scored]) -> DataFrame:
@@ -227,9 +230,7 @@ def _sum_up(ctx: Context, job: Job, users: DataFrame, measure: Any, scored: list
 def _versions(ctx: Context, job: Job) -> dict[str, int]:
     """Versions that the report reads: those evaluated here, and the items that the split was made beside."""
     versions = {table: max(ctx.inputs[step].output_versions.get(table, -1) for step in job.of) for table in TABLES.values()}
-    versions[c.SPLITS] = ctx.inputs[job.source].output_versions[c.SPLITS]
-    items = ctx.inputs[job.source].output_versions.get(c.ITEMS)
-    versions[c.ITEMS] = items if items is not None else ctx.lake.version(c.ITEMS) if ctx.lake.exists(c.ITEMS) else -1
+    versions |= {table: ctx.inputs[job.source].output_versions.get(table, -1) for table in (c.SPLITS, c.ITEMS)}
     return {table: version for table, version in versions.items() if version >= 0}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +51,7 @@ def test_ranking_by_hand(world: World) -> None:
     assert rows[("als", "coverage", 2, "all")].low == pytest.approx(1 - 1.959964 * math.sqrt(3 / 4 * (1 / 16 - 1 / 64)))
     first = rows[("als", "ndcg", 2, "all")]
     assert (first.run_id, first.of_run_id, first.split, first.seed, first.task) == ("eval-1", "score_als-1", "s", 5, "ranking")
+    assert outcome.summary["found"]["score_popularity"]["users_without_list"] == 1
     assert outcome.summary["users"] == 4 and outcome.summary["rows_with_unseen_item"] == 1
     assert outcome.summary["activity_bounds"] == [1.75, 2.5, 3.25]
     assert outcome.tables["recommendations"] == world.inputs["score_als"].output_versions["recommendations"]
@@ -74,14 +74,6 @@ def test_odd_lists_are_counted_and_never_flatter(world: World) -> None:
     }
     assert rows[("popularity", "mrr", 3, "all")].value == pytest.approx((0 + 1 / 3 + 1 / 2) / 3)
     assert rows[("popularity", "mrr", 3, "all")].n == 3
-
-
-def test_a_user_without_a_list_counts_as_nothing_found(world: World) -> None:
-    world.split(TRAIN, [(u, 9) for u in (1, 2, 3, 4)])
-    world.lists("popularity", {1: [9], 2: [9]})
-    outcome, rows = world.evaluate(ks=(1,))
-    assert rows[("popularity", "recall", 1, "all")].value == 0.5
-    assert outcome.summary["found"]["score_popularity"]["users_without_list"] == 2
 
 
 def test_ratings_by_hand(world: World) -> None:
@@ -111,7 +103,7 @@ def random_world(world: World, seed: int = 0) -> None:
         world.lists(model, {u: [int(i) for i in draw.permutation(30)[:10] + 1] for u in range(1, 81)})
 
 
-def test_another_partitioning_changes_no_digit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_partitioning_changes_no_digit_and_another_run_no_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate.evaluation, "USERS_PER_BLOCK", 16)  # several blocks
     random_world(world)
     found = []
@@ -122,81 +114,55 @@ def test_another_partitioning_changes_no_digit(world: World, monkeypatch: pytest
         finally:
             world.spark.conf.set("spark.sql.shuffle.partitions", "2")
     assert found[0] == found[1] and len(found[0]) == 2 * (7 * 2 * 5 + 2)
+    assert world.lake.read("metrics").count() == len(found[0])  # the second replaced the first
 
 
-def test_the_same_run_twice_leaves_one_set_of_rows(world: World) -> None:
+def test_what_cannot_be_compared_is_refused(world: World) -> None:
     world.split(TRAIN, [(1, 2)])
-    world.lists("popularity", {1: [2]})
-    before = world.evaluate(ks=(1,))[1]
-    after = world.evaluate(ks=(1,))[1]
-    assert before == after and world.lake.read("metrics").count() == len(before)
+    prepared = dict(world.inputs)
 
+    def refused(message: str, kind: type[Exception] = ConfigError) -> None:
+        with pytest.raises(kind, match=message):
+            world.evaluate()
+        world.inputs = dict(prepared)
 
-def _no_popularity(world: World) -> None:
     world.lists("als", {1: [2]})
-
-
-def _no_global_bias(world: World) -> None:
+    refused(r"found ranking of als alone; expected popularity beside them\. To mend: score popularity too")
+    world.lists("popularity", {1: [2]})
+    world.lists("ease", {})
+    refused(r"run score_ease-1 in table recommendations: found no rows.*To mend: rerun step score_ease", DataError)
     world.predictions("mf_bias", [(1, 2, 1.0)])
-
-
-def _too_short(world: World) -> None:
-    world.lists("popularity", {1: [2]}, config={"k": 5})
-
-
-def _other_split(world: World) -> None:
-    world.lists("popularity", {1: [2]}, upstream={"other": "other-1"})
-
-
-def _other_predictions(world: World) -> None:
+    refused(r"found rating of mf_bias alone; expected global_bias beside them")
     world.predictions("global_bias", [(1, 2, 1.0)], split="folds")
+    refused(r"run score_global_bias-1: found predictions for split 'folds'; expected split 's'\. To mend: let score_global_bias")
+    assert not world.lake.exists("metrics")
 
 
-def _not_scored(world: World) -> None:
-    world.inputs["als"] = run_of("als", "train_als", {})
-
-
-@pytest.mark.parametrize(("prepare", "message"), [
-    (_no_popularity, r"found ranking of als alone; expected popularity beside them\. To mend: score popularity too"),
-    (_no_global_bias, r"found rating of mf_bias alone; expected global_bias beside them"),
-    (_too_short, r"step eval, ks: found 20; expected at most 5, the length of the lists of score_popularity\. To mend: raise k"),
-    (_other_split, r"found score_popularity, which was scored for other; expected runs scored for prepare\. To mend: evaluate each"),
-    (_other_predictions, r"run score_global_bias-1: found predictions for split 'folds'; expected split 's'\. To mend: let"),
-    (_not_scored, r"step eval, of: found als, which is a train_als step; expected steps of stage score"),
-])
-def test_what_cannot_be_compared_is_refused(world: World, prepare: Callable[[World], None], message: str) -> None:
-    world.split(TRAIN, [(1, 2)])
-    prepare(world)
+@pytest.mark.parametrize(("scored", "message"), [
+    ({"output_versions": {"recommendations": 1}, "config": {"k": 5}},
+     r"step eval, ks: found 20; expected at most 5, the length of the lists of scored\. To mend: raise k"),
+    ({"output_versions": {"recommendations": 1}, "upstream": {"other": "other-1"}},
+     r"found scored, which was scored for other; expected runs scored for prepare\. To mend: evaluate each"),
+    ({"output_versions": {}}, r"step eval, of: found scored, which is a score step; expected steps of stage score"),
+], ids=["lists too short", "another split", "nothing scored"])
+def test_what_the_runs_show_is_refused_before_any_work(world: World, scored: dict, message: str) -> None:
+    world.inputs = {"prepare": run_of("prepare", "prepare", {}), "scored": run_of("scored", "score", {}).model_copy(update=scored)}
     with pytest.raises(ConfigError, match=message):
         world.evaluate()
-    assert not world.lake.exists("metrics")
 
 
-def test_an_empty_part_is_refused(world: World) -> None:
-    world.split(TRAIN, [])
+def test_the_dry_run_counts_and_an_empty_part_is_refused(world: World) -> None:
+    world.split(TRAIN, [(1, 2), (2, 3)])
     world.lists("popularity", {1: [2]})
-    with pytest.raises(DataError, match=r"split 's', part test: found no events; expected at least one\. To mend: choose another part"):
-        world.evaluate()
+    job = evaluate.Job(source="prepare", of=("score_popularity",))
+    facts = evaluate.plan(world.context(), job)
+    assert facts["rows"] == 2 and facts["models"] == 1 and facts["memory_bytes"] > 0
+    with pytest.raises(DataError, match=r"split 's', part valid: found no events; expected at least one\. To mend: choose another part"):
+        world.evaluate(part="valid")
     assert not world.lake.exists("metrics")
-
-
-def test_a_run_without_rows_is_refused(world: World) -> None:
-    world.split(TRAIN, [(1, 2)])
-    world.lists("popularity", {1: [2]})
-    world.lists("als", {})
-    with pytest.raises(DataError, match=r"run score_als-1 in table recommendations: found no rows.*To mend: rerun step score_als"):
-        world.evaluate()
 
 
 @pytest.mark.parametrize("ks", [(), (0,), (10, 10)])
 def test_impossible_cut_offs_die_with_the_configuration(ks: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="ks"):
         evaluate.Job(source="prepare", of=("a",), ks=ks)
-
-
-def test_the_dry_run_counts_and_writes_nothing(world: World) -> None:
-    world.split(TRAIN, [(1, 2), (2, 3)])
-    world.lists("popularity", {1: [2]})
-    facts = evaluate.plan(world.context(), evaluate.Job(source="prepare", of=("score_popularity",)))
-    assert facts["rows"] == 2 and facts["models"] == 1 and facts["memory_bytes"] > 0
-    assert not world.lake.exists("metrics")

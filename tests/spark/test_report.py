@@ -57,13 +57,6 @@ def test_the_report_holds_results_curves_and_users_by_title(world: World) -> Non
     assert user.index("Title 5") < user.index("Title 4") < user.index("Title 1") and "no list" in user and "found by none" in user
 
 
-def test_the_same_report_twice_is_the_same_file(world: World) -> None:
-    report.run(world.context("report"), job())
-    first = (world.folder / "report.html").read_bytes()
-    report.run(world.context("report"), job())
-    assert (world.folder / "report.html").read_bytes() == first
-
-
 def test_no_curves_and_no_users(world: World) -> None:
     outcome = report.run(world.context("report"), job(trained=(), example_users=0))
     page = (world.folder / "report.html").read_text(encoding="utf-8")
