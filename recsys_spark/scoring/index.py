@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -44,4 +45,6 @@ def item_to_item(folder: Path, index: Index) -> Tensor:
     if len(indptr) != size + 1:
         raise CheckpointError(str(path), found=f"{len(indptr) - 1} rows", expected=f"{size}", remedy=_AGAIN)
     rows, columns = torch.from_numpy(indptr.astype(np.int64)), torch.from_numpy(indices.astype(np.int64))
-    return torch.sparse_csr_tensor(rows, columns, torch.from_numpy(data.astype(np.float32)), size=(size, size), check_invariants=True)
+    with warnings.catch_warnings():  # that sparse tensors are young; products with a dense or sparse right side are what is used
+        warnings.simplefilter("ignore")
+        return torch.sparse_csr_tensor(rows, columns, torch.from_numpy(data.astype(np.float32)), size=(size, size), check_invariants=True)

@@ -156,7 +156,7 @@ class ItemScorer(Scorer):
 
     def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
         profile = torch.sparse_csr_tensor(history.offsets, history.values.long(), torch.ones(len(history.values)),
-                                          size=(len(user), self.num_items + 1))
+                                          size=(len(user), self.num_items + 1), check_invariants=False)
         scores = profile @ self.weights
         return top_k(scores if scores.layout == torch.strided else scores.to_dense(), user, history, self.k, self.seed, self.model)
 

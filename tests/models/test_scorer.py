@@ -1,0 +1,177 @@
+"""The scorer: record batches in and out, cold queries, artefacts that are broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from recsys_spark.core import artifacts
+from recsys_spark.core.contracts import Index
+from recsys_spark.core.errors import CheckpointError, RecsysError
+from recsys_spark.models import registry, store
+from recsys_spark.models.base import Query, Ragged, Sizes
+from recsys_spark.scoring import scorer
+from recsys_spark.scoring.scorer import Settings, load, predict_batches, rank_batches
+
+FACTORS = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [-1, 0]], dtype=np.float32)  # items 1..4
+POPULARITY = np.array([0, 3, 9, 1, 5], dtype=np.float32)
+
+
+def dot_folder(folder: Path, **facts: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "items.npy", FACTORS)
+    np.save(folder / "bias.npy", np.array([0, 0, 0, -5, 0], dtype=np.float32))
+    np.save(folder / "fallback.npy", POPULARITY)
+    index = Index(**{"kind": "dot", "model": "als", "num_items": 4, "dim": 2, "items": "items.npy", "queries": "queries",
+                     "fallback_scores": "fallback.npy"} | facts)
+    artifacts.write_model(folder / "index.json", index)
+    return folder
+
+
+def batch_of(users: list[int], history: list[list[int] | None], vectors: list[list[float] | None] | None = None,
+             **more: Any) -> pa.RecordBatch:
+    columns: dict[str, Any] = {"user_idx": pa.array(users, pa.int32()), "history": pa.array(history, pa.list_(pa.int32()))}
+    if vectors is not None:
+        columns["vector"] = pa.array(vectors, pa.list_(pa.float32()))
+    return pa.RecordBatch.from_pydict(columns | more)
+
+
+def test_vectors_rank_and_cold_queries_get_the_most_popular(tmp_path: Path) -> None:
+    made = load(dot_folder(tmp_path), k=2, seed=1)
+    found = made.rank(batch_of([7, 8, 9, 5], [[3], None, [2], []], [[2, 1], None, [-1, 0], [0, 1]]))
+    assert found.column("user_idx").to_pylist() == [7, 8, 9, 5]
+    assert found.column("item_idx").to_pylist()[:3] == [[1, 2], [2, 4], [4, found.column("item_idx")[2].as_py()[1]]]
+    assert found.column("score").to_pylist()[:2] == [[2.0, 1.0], [9.0, 5.0]] and found.column("score")[2].as_py()[0] == 1.0
+    assert set(found.column("item_idx")[3].as_py()) == {2, 3}
+    assert found.column("cold").to_pylist() == [False, True, False, False]
+    assert found.schema.field("item_idx").type == pa.list_(pa.int32()) and found.schema.field("score").type == pa.list_(pa.float32())
+
+
+def test_a_list_ends_with_the_catalogue(tmp_path: Path) -> None:
+    found = load(dot_folder(tmp_path), k=10, seed=1).rank(batch_of([1, 2], [[1, 2, 3, 4], [1, 2]], [[1, 1], [1, 2]]))
+    assert found.column("item_idx").to_pylist() == [[], [3, 4]] and found.column("score").to_pylist() == [[], [3.0, -1.0]]
+
+
+def test_one_constant_vector_serves_every_query(tmp_path: Path) -> None:
+    folder = dot_folder(tmp_path, queries="", constant=(1.0, 2.0), bias="bias.npy", model="popularity")
+    found = load(folder, k=2, seed=1).rank(batch_of([1, 2], [[], [2]]))
+    assert found.column("item_idx").to_pylist() == [[2, 1], [1, 4]] and not any(found.column("cold").to_pylist())  # item 3: 3 - 5
+
+
+def test_predictions_of_an_index(tmp_path: Path) -> None:
+    """vector . item + bias, clamped; without a vector what the fallback says of the item; unknown items are item 0."""
+    made = load(dot_folder(tmp_path, bias="bias.npy", low=-1.0, high=4.0), k=1, seed=0)
+    rows = {"user_idx": pa.array([1, 1, 2, 1, 1], pa.int32()), "item_idx": pa.array([1, 3, 4, 4, 99], pa.int32()),
+            "vector": pa.array([[2, 1], [2, 1.5], None, [1, 0], [2, 1]], pa.list_(pa.float32()))}
+    found = made.predict(pa.RecordBatch.from_pydict(rows)).to_pylist()
+    assert found == [2.0, -1.0, 4.0, -1.0, 0.0]  # 2; 3.5 - 5 = -1.5; popularity 5; -1; zero vector
+
+
+def test_item_to_item_adds_over_the_history(tmp_path: Path) -> None:
+    # item 1 -> 2 (0.5), 3 (0.25); item 2 -> 1 (1), 3 (0.5)
+    np.savez(tmp_path / "weights.npz", indptr=np.array([0, 0, 2, 4, 4, 4]), indices=np.array([2, 3, 1, 3]),
+             data=np.array([0.5, 0.25, 1.0, 0.5], dtype=np.float32), format="csr", shape=np.array([5, 5]))
+    folder = dot_folder(tmp_path, kind="item_to_item", weights="weights.npz", items="", queries="", dim=0)
+    found = load(folder, k=2, seed=1).rank(batch_of([1, 2, 3], [[1], [1, 2], []]))
+    assert found.column("item_idx").to_pylist() == [[2, 3], [3, 4], [2, 4]]
+    assert found.column("score").to_pylist() == [[0.5, 0.25], [0.75, 0.0], [9.0, 5.0]]
+    assert found.column("cold").to_pylist() == [False, False, True]
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_a_checkpoint_ranks_as_its_model_scores(tmp_path: Path, name: str) -> None:
+    model = registry.build(name, {}, Sizes(6, 30, {"label_mean": 3.0, "label_min": 1.0, "label_max": 5.0}), seed=3).eval()
+    store.save(tmp_path / "checkpoint", model, name)
+    np.save(tmp_path / "popularity.npy", np.arange(31, dtype=np.float32))
+    made = load(tmp_path / "checkpoint", k=3, seed=1, fallback=tmp_path / "popularity.npy")
+    history = [[1, 2, 3], [30], [], [4]]
+    with torch.inference_mode():
+        found = made.rank(batch_of([1, 6, 2, 9], history))  # 9: numbered after the training
+        lists = Ragged(torch.tensor([0, 3, 4]), torch.tensor([1, 2, 3, 30], dtype=torch.int32))
+        scores = model.score(Query(torch.tensor([1, 6], dtype=torch.int32), lists))
+    scores = scores.clone()
+    assert found.column("cold").to_pylist() == [False, False, True, True]
+    assert found.column("item_idx").to_pylist()[2:] == [[30, 29, 28], [30, 29, 28]]
+    for row in (0, 1):
+        scores[row, [0, *history[row]]] = -torch.inf
+        assert found.column("score")[row].as_py() == pytest.approx(scores[row].topk(3).values.tolist())
+        assert [scores[row, i].item() for i in found.column("item_idx")[row].as_py()] == pytest.approx(found.column("score")[row].as_py())
+
+
+def test_rows_of_the_answer_do_not_depend_on_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = registry.build("multi_vae", {}, Sizes(40, 60), seed=3).eval()
+    store.save(tmp_path, model, "multi_vae")
+    draw = np.random.default_rng(0)
+    batch = batch_of(list(range(1, 41)), [(draw.choice(60, int(draw.integers(0, 9)), replace=False) + 1).tolist() for _ in range(40)])
+    made = load(tmp_path, k=5, seed=1)
+    with torch.inference_mode():
+        whole = made.rank(batch)
+        monkeypatch.setattr(scorer, "CELLS", 200)
+        assert made.rank(batch).column("item_idx").equals(whole.column("item_idx"))
+
+
+def test_a_worker_hands_columns_through_and_keeps_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer, "_loaded", {})
+    threads = torch.get_num_threads()
+    folder = dot_folder(tmp_path)
+    batch = batch_of([7, 8], [[3], None], [[2, 1], None], user_id=pa.array(["a", "b"]), item_idx=pa.array([2, 2], pa.int32()))
+    try:
+        found = list(rank_batches(Settings(str(folder), 1, 1, passed=("user_id",)), iter([batch, batch])))
+        assert [one.schema.names for one in found] == [["user_id", "item_idx", "score", "cold"]] * 2
+        (folder / "items.npy").unlink()  # the model is read once in a process
+        again = list(rank_batches(Settings(str(folder), 1, 1, passed=("user_id",)), iter([batch])))
+        assert again[0].equals(found[0]) and found[0].column("item_idx").to_pylist() == [[1], [2]]
+        with pytest.raises(CheckpointError):
+            list(rank_batches(Settings(str(folder), 2, 1), iter([batch])))
+        dot_folder(tmp_path)
+        (predicted,) = predict_batches(Settings(str(folder), 1, 1, passed=("user_id",)), iter([batch]))
+        assert predicted.to_pydict() == {"user_id": ["a", "b"], "prediction": [1.0, 9.0]}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def cut(folder: Path) -> None:
+    path = folder / "items.npy"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def other_shape(folder: Path) -> None:
+    np.save(folder / "items.npy", FACTORS[:3])
+
+
+def missing(folder: Path) -> None:
+    (folder / "fallback.npy").unlink()
+
+
+def unknown_key(folder: Path) -> None:
+    facts = json.loads((folder / "index.json").read_text()) | {"kernel": "rbf"}
+    (folder / "index.json").write_text(json.dumps(facts))
+
+
+def nothing(folder: Path) -> None:
+    (folder / "index.json").unlink()
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (cut, r"items\.npy: found .*; expected float32 of shape \(5, 2\)\. To mend: run the step"),
+    (other_shape, r"items\.npy: found float32 of shape \(3, 2\); expected float32 of shape \(5, 2\)\. To mend: run the step"),
+    (missing, r"fallback\.npy: found .*No such file.*; expected float32 of shape \(5,\)\. To mend: run the step"),
+    (unknown_key, r"index\.json, kernel: found 'rbf'; expected .*\. To mend: run the step"),
+    (nothing, r"found neither index\.json nor model\.json; expected an index or a checkpoint\. To mend: run the training step"),
+])
+def test_a_spoilt_index_is_named(tmp_path: Path, spoil: Any, message: str) -> None:
+    folder = dot_folder(tmp_path)
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=message):
+        load(folder, k=3, seed=0)
+
+
+def test_vectors_of_another_width_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RecsysError, match=r"vectors of als: found 3 numbers for 1 queries; expected 2 each\. To mend: "):
+        load(dot_folder(tmp_path), k=1, seed=0).rank(batch_of([1], [[]], [[1, 2, 3]]))
