@@ -1,0 +1,105 @@
+"""Three engines, one, two and four ranks: the same numbers on the same global batches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recsys_spark.train import checkpoint, entry, workers
+from recsys_spark.train.gradients import Gradients
+from tests import shardsets, training
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("rows")
+    return folder, shardsets.pointwise(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(rows: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Run folders of one rank, by model."""
+    folders = {model: tmp_path_factory.mktemp(model) for model in ("mf_bias", "neumf")}
+    for model, folder in folders.items():
+        training.train_here(training.job(folder, *rows, model, optim={"lr": 0.01, "clip_norm": 0.5}))
+    return folders
+
+
+@pytest.mark.parametrize(("model", "engine", "num_workers"), [
+    ("mf_bias", "horovod", 1), ("mf_bias", "horovod", 2), ("mf_bias", "torch", 2), ("mf_bias", "torch", 4), ("neumf", "horovod", 4),
+])
+def test_the_same_numbers(model: str, engine: str, num_workers: int, rows: tuple[Path, Any], alone: dict[str, Path],
+                          tmp_path: Path) -> None:
+    job = training.job(tmp_path, *rows, model, engine=engine, num_workers=num_workers, optim={"lr": 0.01, "clip_norm": 0.5})
+    assert training.train_on_ranks(job) == [entry.DONE] * num_workers
+    assert training.difference(training.weights(tmp_path), training.weights(alone[model])) < 1e-10
+    for mine, theirs in zip(_lines(tmp_path), _lines(alone[model]), strict=True):
+        # Sums of a step travel in the gradients' buffer: float64 here.
+        assert mine == pytest.approx(theirs, rel=1e-10)
+
+
+def test_resumed_on_another_number_of_ranks(rows: tuple[Path, Any], alone: dict[str, Path], tmp_path: Path) -> None:
+    job = training.job(tmp_path, *rows, "neumf", engine="torch", num_workers=2, optim={"lr": 0.01, "clip_norm": 0.5})
+    asked = iter([False] * 19 + [True] * 100)
+    one = job.model_copy(update={"workers": job.workers.model_copy(update={"engine": "single", "num_workers": 1})})
+    assert training.train_here(one, stop=lambda: next(asked)) is None
+    assert [path.name for path in checkpoint.folders(tmp_path)][-1] == "step-00000020", "in the middle of an epoch"
+    assert training.train_on_ranks(job) == [entry.DONE] * 2
+    assert training.difference(training.weights(tmp_path), training.weights(alone["neumf"])) < 1e-10
+
+
+def test_a_rank_needs_no_spark() -> None:
+    blocked = "import sys; sys.modules['pyspark'] = None; sys.modules['py4j'] = None; import recsys_spark.train.entry"
+    assert subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False).stderr == ""
+
+
+class Doubling(workers.Workers):
+    """Two ranks that hold the same numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(rank=0, size=2)
+        self.calls: list[int] = []
+
+    def _sum(self, flat: torch.Tensor) -> None:
+        self.calls.append(flat.numel())
+        flat.mul_(2)
+
+    def _copy(self, flat: torch.Tensor) -> None:
+        self.calls.append(flat.numel())
+        flat.fill_(7)
+
+
+def test_one_collective_for_each_dtype() -> None:
+    group = Doubling()
+    tensors = [torch.ones(2, 3), torch.ones(4).double(), torch.tensor(5.0), torch.ones(2, 2).t()]
+    group.all_reduce_sum(tensors)
+    assert [tensor.sum().item() for tensor in tensors] == [12, 8, 10, 8]
+    assert sorted(group.calls) == [4, 11]
+    group.broadcast(tensors[:1])
+    assert tensors[0].tolist() == [[7] * 3] * 2
+
+
+def test_gradients_travel_together_and_a_missing_one_is_zero() -> None:
+    one, two = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2, 2))
+    group = Doubling()
+    gradients = Gradients([one, two], group)
+    for _ in range(2):
+        gradients.clear()
+        (one * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+        assert gradients.reduce([10.0, torch.tensor(1.5)]) == [20.0, 3.0]
+        assert one.grad is not None and one.grad.tolist() == [2, 4, 6], "nothing of the step before is left"
+        assert two.grad is not None and two.grad.tolist() == [[0, 0], [0, 0]]
+    assert group.calls == [9, 9]
+    gradients.scale(0.5)
+    assert one.grad is not None and one.grad.tolist() == [1, 2, 3]
+
+
+def _lines(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "examples_per_s")} for line in lines]

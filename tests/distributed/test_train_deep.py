@@ -1,0 +1,76 @@
+"""The stage train_deep, without Spark: what it refuses, what it plans, what it hands on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recsys_spark.core import config
+from recsys_spark.core.contracts import Run
+from recsys_spark.core.errors import ConfigError
+from recsys_spark.stages import train_deep
+from recsys_spark.stages.context import Context, Env
+from recsys_spark.train import checkpoint, launch
+from tests import shardsets, training
+
+
+def _job(**values: Any) -> train_deep.Job:
+    small = {"batch_size": 100, "epochs": 2, "reader": {"engine": "arrow"}}
+    whole = {"stage": "train_deep", "shards": "rows", "train": small, **values}
+    return config.validate(train_deep.Job, whole, source="a.yaml", key="steps.x")
+
+
+@pytest.fixture
+def ctx(tmp_path: Path) -> Context:
+    made = shardsets.pointwise(tmp_path / "rows/shards")
+    rows = Run(run_id="rows-1", pipeline="p", step="rows", stage="export_shards", key="k", config={}, upstream={}, input_versions={},
+               output_versions={"splits": 4}, shard_fingerprint=made.fingerprint, run_dir=str(tmp_path / "rows"), code_version="0", seed=1,
+               started_at=0.0, ended_at=1.0)
+    (tmp_path / "run").mkdir()
+    return Context(spark=None, lake=None, env=Env(lake="", runs=""), pipeline="p", step="x", run_id="x-1",  # type: ignore[arg-type]
+                   run_dir=tmp_path / "run", inputs={"rows": rows}, seed=1, now=0.0)
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({"model": "neumff"}, ["'neumff'", "did you mean 'neumf'"]),
+    ({"model": "neumf", "config": {"dmi": 4}}, ["config.dmi", "did you mean 'dim'"]),
+    ({"model": "neumf", "config": {"dim": 0}}, ["config.dim", "found 0", "greater than or equal to 1"]),
+    ({"model": "neumf", "config": {"dim": "wide"}}, ["config.dim", "'wide'", "integer"]),
+    ({"model": "neumf", "train": {"bathc_size": 4}}, ["steps.x.train.bathc_size", "did you mean 'batch_size'"]),
+    ({"model": "neumf", "workers": {"num_workers": 0}}, ["steps.x.workers.num_workers", "found 0"]),
+    ({}, ["missing key steps.x.model"]),
+])
+def test_refused_before_anything_starts(values: dict[str, Any], said: list[str]) -> None:
+    with pytest.raises(ConfigError) as told:
+        _job(**values)
+    assert all(words in str(told.value) for words in said), str(told.value)
+
+
+def test_the_models_defaults_are_written_out() -> None:
+    assert _job(model="neumf").config == {**_job(model="neumf", config={"dim": 5}).config, "dim": _job(model="neumf").config["dim"]}
+    assert _job(model="neumf", config={"dim": 5}).config["dim"] == 5
+
+
+def test_trains_and_hands_on(ctx: Context) -> None:
+    job = _job(model="mf_bias", config=training.CONFIGS["mf_bias"])
+    planned = train_deep.plan(ctx, job)
+    assert (planned["rows"], planned["steps_per_epoch"], planned["steps"]) == (660, 7, 14)
+    assert planned["parameters"] == (61 + 41) * (4 + 1) and planned["worker_bytes"] > 100 << 20
+    assert not any(ctx.run_dir.iterdir()), "a plan starts no work"
+    outcome = train_deep.run(ctx, job)
+    assert outcome.tables == {"splits": 4} and outcome.shard_fingerprint == ctx.inputs["rows"].shard_fingerprint
+    assert outcome.summary["steps"] == planned["steps"] and outcome.summary["model"] == "mf_bias"
+    assert outcome.summary["best"]["rmse"] < 1.5
+    checkpoint.verify(ctx.run_dir / outcome.summary["checkpoint"])
+    assert not (ctx.run_dir / "job.json").exists(), "that name is the step's own"
+    assert train_deep.run(ctx, job).summary == outcome.summary, "nothing is trained twice"
+
+
+def test_a_model_of_another_layout(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "launch", lambda job: pytest.fail("started"))
+    for stage in (train_deep.run, train_deep.plan):
+        with pytest.raises(ConfigError) as told:
+            stage(ctx, _job(model="multi_vae"))
+        assert "found layout pointwise; expected layout profile" in str(told.value) and "layout: profile" in str(told.value)
