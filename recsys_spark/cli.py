@@ -193,9 +193,10 @@ def _listener(console: Console) -> Callable[[Any], None]:
 
     def hear(event: Any) -> None:
         facts = {name: value for name, value in (event.facts or {}).items() if isinstance(value, (int, float, str))}
-        if not console.is_terminal:
-            logger.info(log.fields(step=event.step, stage=event.stage, status=event.kind, run_id=event.run_id,
-                                   **({"seconds": event.seconds} if event.seconds else {}), **facts))
+        if not console.is_terminal:  # what a stage did stands in its own line
+            told = facts if event.kind == "planned" else {"seconds": round(event.seconds, 1)} if event.seconds else {}
+            logger.info(log.fields(step=event.step, stage=event.stage, status=event.kind, run_id=event.run_id or "none",
+                                   **{name: value for name, value in told.items() if name not in ("step", "stage", "status", "run_id")}))
             return
         brief = "  ".join(f"{name} {_short(value)}" for name, value in list(facts.items())[:4])
         mark = {"start": "[cyan]>[/]", "done": "[green]done[/]", "skipped": "[dim]kept[/]", "planned": "[cyan]plan[/]"}[event.kind]
