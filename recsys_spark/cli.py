@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
                   help="Raw logs to recommendations in Delta tables: Spark, Petastorm, Horovod, PyTorch.")
 
 Config = Annotated[str | None, typer.Argument(metavar="[CONFIG]", help=f"A pipeline file. Default: {DEFAULT}")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example seed=2 steps.als.rank=32")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example seed=2 steps.als.config.rank=32")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Validate configuration and tables, estimate the work, start none.")]
 Steps = Annotated[list[str] | None, typer.Option("--step", help="Only this step and what it needs (may be repeated).")]
 

@@ -1,7 +1,7 @@
 """YAML files -> one validated, frozen object, before anything expensive starts.
 
 Any mapping in a file may hold `extends: other.yaml` (or a list; paths relative to the file): it starts from that file's content.
-Order of strength: what it extends, the file itself, then `key=value` arguments (`steps.als.rank=32`). References such as
+Order of strength: what it extends, the file itself, then `key=value` arguments (`steps.als.config.rank=32`). References such as
 `${seed}` and `${oc.env:NAME,default}` are OmegaConf's.
 """
 
