@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Sequence
 
 import numpy as np
@@ -43,13 +44,19 @@ def join(blocks: Sequence[Block]) -> Block:
         ends = np.cumsum([0, *(len(v) for v in values)])
         moved = [o[1:] + end for o, end in zip(offsets, ends[:-1], strict=True)]
         return Ragged(np.concatenate([np.zeros(1, np.int64), *moved]), np.concatenate(values))
-    return np.concatenate(blocks)
+    return np.concatenate(blocks, out=_room((sum(map(len, blocks)), *blocks[0].shape[1:]), blocks[0].dtype))
+
+
+def _room(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array to fill, from Arrow's allocator."""
+    size = math.prod(shape) * dtype.itemsize
+    return np.frombuffer(pa.allocate_buffer(size), dtype=dtype).reshape(shape)
 
 
 def take(block: Block, rows: np.ndarray) -> Block:
     """A new block of the given rows, which must exist (mode="clip" only spares numpy a check and a buffer)."""
     if not isinstance(block, Ragged):
-        return np.take(block, rows, axis=0, mode="clip")
+        return np.take(block, rows, axis=0, out=_room((len(rows), *block.shape[1:]), block.dtype), mode="clip")
     lengths = np.take(np.diff(block.offsets), rows, mode="clip")
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])

@@ -28,7 +28,7 @@ from recsys_spark.train.blocks import Block, cut, empty, from_arrow, join, take
 from recsys_spark.train.order import Order, Window, interleave
 
 ROW, COUNT_GLOBAL = "row", "count_global"
-ROUND_BYTES = 16 << 20
+ROUND_BYTES = 8 << 20
 ROUND_STEPS = 4096
 
 Batch = dict[str, Any]

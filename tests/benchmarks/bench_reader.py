@@ -1,7 +1,8 @@
 """How fast (user, item, label) shards become shuffled batches, and in how much memory. `python -m tests.benchmarks.bench_reader --help`
 
 Every line is measured in a process of its own, with the files in the page cache: rows/s is the median epoch of three (of fewer
-when they are slow) after one for warming up. The memory lines train nothing: they take every batch of 20 epochs and note the resident memory after each.
+when they are slow) after one for warming up. The memory lines train nothing: they take every batch of 20 epochs and note the
+resident memory after each.
 """
 
 from __future__ import annotations
