@@ -22,7 +22,6 @@ from recsys_spark.etl import order
 
 Rule = Literal["leave_last_out", "global_time", "random"]
 Fractions = tuple[float, float, float]  # train, valid, test
-LEAST_EVENTS = 3  # of a user, for leave_last_out to take any from training
 
 
 def assign(events: DataFrame, rule: Rule, *, fractions: Fractions = (0.8, 0.1, 0.1), seed: int = 0) -> DataFrame:
@@ -37,10 +36,11 @@ def assign(events: DataFrame, rule: Rule, *, fractions: Fractions = (0.8, 0.1, 0
 
 
 def _leave_last_out() -> Column:
-    of_user = Window.partitionBy(c.USER_ID)
-    newest_first = of_user.orderBy(F.desc(c.TS), F.xxhash64(c.USER_ID, c.ITEM_ID), c.ITEM_ID)
-    place, events = F.row_number().over(newest_first), F.count("*").over(of_user)
-    return (F.when(events < LEAST_EVENTS, c.TRAIN).when(place == 1, c.TEST).when(place == 2, c.VALID).otherwise(c.TRAIN))
+    newest_first = Window.partitionBy(c.USER_ID).orderBy(F.desc(c.TS), F.xxhash64(c.USER_ID, c.ITEM_ID), c.ITEM_ID)
+    place = F.row_number().over(newest_first)
+    third_newest = F.when(place <= 2, F.when(place == 1, F.lead(c.TS, 2).over(newest_first)).otherwise(F.lead(c.TS, 1).over(newest_first)))
+    # One window, so one sort: that a user has 3 events is seen by the third newest being there.
+    return F.when(third_newest.isNull(), c.TRAIN).when(place == 1, c.TEST).otherwise(c.VALID)
 
 
 def _global_time(events: DataFrame, fractions: Fractions) -> Column:

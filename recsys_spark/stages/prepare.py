@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -49,9 +50,24 @@ class Job(context.Job):
 
 
 def run(ctx: Context, job: Job) -> Outcome:
-    """Raises DataError when no event, or no training event, is left; nothing is written then."""
+    """Raises DataError when the filters leave no event; nothing is written then."""
     events = ctx.read(c.INTERACTIONS, job.source).select(c.USER_ID, c.ITEM_ID, c.TS, c.VALUE)
     kept, dropped = filters.apply(events, job.filters)
+    if dropped:  # they cost shuffles, and three jobs read the result
+        kept = kept.persist(StorageLevel.DISK_ONLY)
+    try:
+        return _write(ctx, job, kept, dropped)
+    finally:
+        kept.unpersist()
+
+
+def plan(ctx: Context, job: Job) -> dict[str, Any]:
+    """Rows that come in; Delta knows the count without reading them."""
+    rows = ctx.read(c.INTERACTIONS, job.source).count()
+    return {"split": job.name, "rule": job.rule, "events": rows, "shuffle_bytes": rows * 60}
+
+
+def _write(ctx: Context, job: Job, kept: DataFrame, dropped: dict[str, int]) -> Outcome:
     if kept.isEmpty():
         raise DataError(f"table {ctx.lake.where(c.INTERACTIONS)}, version {ctx.read_versions[c.INTERACTIONS]}",
                         found="no event" + (f" after {job.filters.model_dump(exclude_defaults=True)}" if dropped else ""),
@@ -77,20 +93,16 @@ def run(ctx: Context, job: Job) -> Outcome:
     return Outcome(tables={name: source[name] for name in (c.INTERACTIONS, c.USERS, c.ITEMS) if name in source} | versions, summary=summary)
 
 
-def plan(ctx: Context, job: Job) -> dict[str, Any]:
-    """Rows that come in; Delta knows the count without reading them."""
-    rows = ctx.read(c.INTERACTIONS, job.source).count()
-    return {"split": job.name, "rule": job.rule, "events": rows, "shuffle_bytes": rows * 60}
-
-
 def _extend_index(ctx: Context, table: str, events: DataFrame, id_column: str, idx_column: str) -> int:
     """Append the ids that have no number yet; the table's version."""
     ctx.lake.create(table)
-    new = index.extend(ctx.lake.read(table), events, id_column, idx_column).persist()
+    ids = events.select(id_column).distinct().persist()
+    new = index.extend(ctx.lake.read(table), ids, id_column, idx_column).persist()
     try:
         return ctx.lake.merge_new(table, new)
     finally:
         new.unpersist()
+        ids.unpersist()
 
 
 def _numbered(ctx: Context, events: DataFrame, versions: dict[str, int]) -> DataFrame:
