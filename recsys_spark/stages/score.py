@@ -49,10 +49,11 @@ def run(ctx: Context, job: Job) -> Outcome:
     began = time.monotonic()
     model = _check(ctx, job)
     task, folder = _task(model), _folder(model)
+    scorer.load(folder, k=1, seed=0)  # a broken artefact is named here, not by a worker in the middle of a job
     before, size = ctx.spark.conf.get("spark.sql.execution.arrow.maxRecordsPerBatch"), str(BATCH_ROWS)
     ctx.spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", size)
     try:
-        table, facts = (_predict if task == "rating" else _recommend)(ctx, job, model, folder)
+        tables, facts = (_predict if task == "rating" else _recommend)(ctx, job, model, folder)
     finally:
         ctx.spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(before))
     seconds = time.monotonic() - began
@@ -60,7 +61,7 @@ def run(ctx: Context, job: Job) -> Outcome:
     logger.info(log.fields(stage="score", **facts))
     if facts["cold"]:
         logger.warning(log.fields(stage="score", cold=facts["cold"], scored_by=facts["fallback"]))
-    return Outcome(dict(ctx.inputs[job.source].output_versions) | {table: ctx.lake.version(table)}, summary=facts)
+    return Outcome(dict(ctx.inputs[job.source].output_versions) | tables, summary=facts)
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
             "worker_bytes": 600_000_000 + scorer.CELLS * 12}
 
 
-def _recommend(ctx: Context, job: Job, model: Run, folder: Path) -> tuple[str, dict[str, Any]]:
+def _recommend(ctx: Context, job: Job, model: Run, folder: Path) -> tuple[dict[str, int], dict[str, Any]]:
     queries = _queries(ctx, job, folder)
     settings = scorer.Settings(str(folder), job.k, seeds.derive(ctx.seed, "score"), str(_fallback(ctx, job)), passed=(c.USER_ID,))
     shape = f"{c.USER_ID} string, {c.ITEM_IDX} array<int>, {c.SCORE} array<float>, {COLD} boolean"
@@ -82,10 +83,11 @@ def _recommend(ctx: Context, job: Job, model: Run, folder: Path) -> tuple[str, d
         users, cold, short, rows = (int(value or 0) for value in counts.collect()[0])
         if not users:
             raise DataError(f"split {_split(ctx, job)}", found="no user", expected="at least one", remedy="change the prepare step")
-        ctx.lake.replace(c.RECOMMENDATIONS, _listed(ctx, job, ranked, model), {c.RUN_ID: ctx.run_id})
+        version = ctx.lake.replace(c.RECOMMENDATIONS, _listed(ctx, job, ranked, model), {c.RUN_ID: ctx.run_id})
     finally:
         ranked.unpersist()
-    return c.RECOMMENDATIONS, {"queries": users, "rows": rows, "k": job.k, "short_lists": short, "cold": cold, "fallback": "popularity"}
+    facts = {"queries": users, "rows": rows, "k": job.k, "short_lists": short, "cold": cold, "fallback": "popularity"}
+    return {c.RECOMMENDATIONS: version}, facts
 
 
 def _listed(ctx: Context, job: Job, ranked: DataFrame, model: Run) -> DataFrame:
@@ -113,7 +115,7 @@ def _queries(ctx: Context, job: Job, folder: Path) -> DataFrame:
     return users.join(vectors, on=c.USER_IDX, how="left").select(*columns, VECTOR)
 
 
-def _predict(ctx: Context, job: Job, model: Run, folder: Path) -> tuple[str, dict[str, Any]]:
+def _predict(ctx: Context, job: Job, model: Run, folder: Path) -> tuple[dict[str, int], dict[str, Any]]:
     rows = _events(ctx, job).where(F.col(c.PART) == job.part)
     key = F.concat_ws("|", c.USER_ID, c.ITEM_ID, c.TS).alias(c.ROW_KEY)
     rows = rows.select(key, c.USER_ID, c.ITEM_ID, c.USER_IDX, c.ITEM_IDX, F.col(c.VALUE).alias(c.LABEL))
@@ -131,7 +133,7 @@ def _predict(ctx: Context, job: Job, model: Run, folder: Path) -> tuple[str, dic
     if not written:
         raise DataError(f"split {_split(ctx, job)}, part {job.part}", found="no rows", expected="at least one",
                         remedy="change the prepare step")
-    return c.PREDICTIONS, {"rows": written, "cold": _cold_rows(ctx, job, vectors), "fallback": "what is known of the item alone"}
+    return {c.PREDICTIONS: version}, {"rows": written, "cold": _cold_rows(ctx, job, vectors), "fallback": "what is known of the item alone"}
 
 
 def _cold_rows(ctx: Context, job: Job, vectors: DataFrame | None) -> int:
