@@ -50,7 +50,8 @@ def validate(kind: type[T], values: dict[str, Any], *, source: str, key: str = "
     try:
         return kind.model_validate(values)
     except ValidationError as problem:
-        first = problem.errors()[0]
+        # An unknown key first: it is often the wrong spelling of one that is then missing.
+        first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
         dotted = ".".join(filter(None, [key, *map(str, first["loc"])]))
         if first["type"] == "extra_forbidden":
             valid = sorted(_fields_at(kind, first["loc"][:-1]))
