@@ -82,7 +82,8 @@ def log_file(job: TrainJob, rank: int) -> Path:
 
 def threads(job: TrainJob) -> int:
     """CPU threads of a rank: its share of the cores, unless the job says."""
-    return job.workers.threads or max(1, len(os.sched_getaffinity(0)) // job.workers.num_workers)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return job.workers.threads or max(1, cores // job.workers.num_workers)
 
 
 def _use_threads(job: TrainJob) -> None:
