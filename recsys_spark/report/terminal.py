@@ -46,7 +46,7 @@ def runs(console: Console, recorded: Sequence[Run]) -> None:
 def _results(run: Run, found: shown.Table) -> Table:
     facts = run.summary
     table = Table(title=Text(f"{run.step}: split {facts.get('split')}, {facts.get('part')} part, {facts.get('users', 0):,} users"),
-                  caption="best in bold; below each value its 95 % interval", title_justify="left", caption_justify="left")
+                  caption="below: 95 % intervals", title_justify="left", caption_justify="left")
     columns = [column for column in found.columns(found.ks[0]) if column[0] in BRIEF[found.task]]
     table.add_column("model")
     for column in columns:

@@ -26,7 +26,7 @@ from recsys_spark.etl.evaluation import BLOCK, MAX_BLOCKS, OF
 from recsys_spark.lake.schemas import SCHEMAS
 from recsys_spark.metrics import blocks, ranking
 from recsys_spark.metrics.intervals import Interval, jackknife
-from recsys_spark.report.results import BASELINE
+from recsys_spark.report.results import BASELINE, FIELDS
 from recsys_spark.stages import context
 from recsys_spark.stages.context import Context, Outcome, Ref, Refs
 
@@ -74,6 +74,10 @@ class Part:
     bounds: list[float]
     facts: dict[str, Any]
 
+    def units(self, scored: list[Scored]) -> DataFrame:
+        runs = self.users.sparkSession.createDataFrame([(run.run_id,) for run in scored], f"{OF} string")
+        return evaluation.units(self.users, runs, self.bounds, self.num_users)
+
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
     """Checks what can be checked without work; rows of the evaluated part, and memory for the partial sums."""
@@ -102,7 +106,7 @@ def run(ctx: Context, job: Job) -> Outcome:
 
 
 def _tasks(ctx: Context, job: Job) -> dict[str, list[str]]:
-    """{task: steps}. Raises ConfigError for a step that scored nothing, another split, or lists that are too short for ks."""
+    """{task: steps}. Raises ConfigError for a step that scored nothing, another split or part, or lists that are too short for ks."""
     tasks: dict[str, list[str]] = {}
     source = ctx.inputs[job.source]
     for step in dict.fromkeys(job.of):
@@ -113,6 +117,9 @@ def _tasks(ctx: Context, job: Job) -> dict[str, list[str]]:
         if made.upstream and source.run_id not in made.upstream.values():
             raise ConfigError(f"step {ctx.step}, of", found=f"{step}, which was scored for {', '.join(made.upstream)}",
                               expected=f"runs scored for {job.source}", remedy="evaluate each split in a step of its own")
+        if made.config.get("part", job.part) != job.part:
+            raise ConfigError(f"step {ctx.step}, part", found=job.part, expected=f"{made.config['part']}, which {step} scored",
+                              remedy=f"set the same part in {ctx.step} and {step}")
         stored = made.config.get("k")
         if "ranking" in of_step and isinstance(stored, int) and stored < max(job.ks):
             raise ConfigError(f"step {ctx.step}, ks", found=max(job.ks), expected=f"at most {stored}, the length of the lists of {step}",
@@ -178,7 +185,7 @@ Odd = dict[str, dict[str, int]]  # run_id -> what was odd -> how often
 def _ranking(ctx: Context, job: Job, part: Part, scored: list[Scored]) -> tuple[Measured, Odd]:
     entries = _rows(ctx, c.RECOMMENDATIONS, [run.step for run in scored])
     entries = entries.where((F.col(c.QUERY_KIND) == "user") & (F.col(c.RANK) <= max(job.ks)))
-    users = evaluation.ranking_users(_units(ctx, part, scored), part.rows, part.train, entries).persist()
+    users = evaluation.ranking_users(part.units(scored), part.rows, part.train, entries).persist()
     try:
         measured, odd = _sum_up(ctx, job, users, blocks.ranking_block, scored)
         for row in evaluation.coverage(users, job.ks).collect():
@@ -195,17 +202,12 @@ def _ranking(ctx: Context, job: Job, part: Part, scored: list[Scored]) -> tuple[
 
 def _rating(ctx: Context, job: Job, part: Part, scored: list[Scored]) -> tuple[Measured, Odd]:
     predictions = _rows(ctx, c.PREDICTIONS, [run.step for run in scored])
-    users = evaluation.rating_users(_units(ctx, part, scored), part.rows, predictions, part.mean)
+    users = evaluation.rating_users(part.units(scored), part.rows, predictions, part.mean)
     measured, odd = _sum_up(ctx, job, users, blocks.rating_block, scored)
     repeated = predictions.groupBy(c.RUN_ID).agg(F.count(F.lit(1)) - F.countDistinct(c.USER_ID, c.ITEM_ID))
     for run_id, count in repeated.collect():
         odd[run_id]["repeated_predictions"] = count
     return measured, odd
-
-
-def _units(ctx: Context, part: Part, scored: list[Scored]) -> DataFrame:
-    runs = ctx.spark.createDataFrame([(run.run_id,) for run in scored], f"{OF} string")
-    return evaluation.units(part.users, runs, part.bounds, part.num_users)
 
 
 def _sum_up(ctx: Context, job: Job, users: DataFrame, measure: Any, scored: list[Scored]) -> tuple[Measured, Odd]:
@@ -236,8 +238,7 @@ def _versions(ctx: Context, job: Job) -> dict[str, int]:
 
 def _summary(job: Job, part: Part, rows: list[tuple[Any, ...]], found: Odd) -> dict[str, Any]:
     names = SCHEMAS[c.METRICS].fieldNames()
-    kept = ("model", OF, "task", "metric", "k", "value", "low", "high", "n")
-    overall = [{name: row[names.index(name)] for name in kept} for row in rows if row[names.index(c.SLICE)] == blocks.ALL]
+    overall = [{name: row[names.index(name)] for name in (OF, *FIELDS)} for row in rows if row[names.index(c.SLICE)] == blocks.ALL]
     for step, counts in found.items():
         if any(counts.values()):
             logger.warning(log.fields(step=step, **{name: count for name, count in counts.items() if count}))

@@ -50,7 +50,7 @@ def run(ctx: Context, job: Job) -> Outcome:
     examples = _examples(ctx, job, evaluations)
     behind = _behind(ctx)
     page = Page(
-        title=_title(ctx, behind), data=_data(evaluations, ctx, job), facts=tuple(_facts(ctx, evaluations, trainings).items()),
+        title=_title(ctx, behind), data=_data(ctx, job, evaluations, behind), facts=tuple(_facts(ctx, evaluations, trainings).items()),
         evaluations=evaluations, trainings=trainings, examples=examples,
         steps=tuple((run.run_id, run.stage, run.ended_at - run.started_at) for run in behind),
     )
@@ -76,7 +76,7 @@ def _evaluation(ctx: Context, step: str) -> Evaluation:
     facts = run.summary
     notes = []
     if any(value.task == "ranking" for value in values):
-        notes.append("Every list is drawn from the whole catalogue without the items that the user had in training; no sampled candidates.")
+        notes.append("Every list is drawn from the whole catalogue without the items that the user had before; no sampled candidates.")
         if facts.get("rows") == facts["users"]:
             notes.append("Every user has one event to find: recall equals hit rate, and MAP equals MRR.")
     if facts.get("rows_with_unseen_item"):
@@ -170,10 +170,12 @@ def _title(ctx: Context, behind: list[Run]) -> str:
     return next((str(run.config["dataset"]) for run in behind if run.stage == "ingest" and run.config.get("dataset")), ctx.pipeline)
 
 
-def _data(evaluations: tuple[Evaluation, ...], ctx: Context, job: Job) -> str:
+def _data(ctx: Context, job: Job, evaluations: tuple[Evaluation, ...], behind: list[Run]) -> str:
     data = ctx.inputs[job.evaluation[0]].summary.get("data", {})
     models = len({value.run_id for evaluation in evaluations for value in evaluation.values})
     size = f"{data['rows']:,} events of {data['users']:,} users and {data['items']:,} items. " if "rows" in data else ""
+    if any(run.stage == "ingest" and run.summary.get("generated") for run in behind):
+        size = f"Generated data, not the real set: {size}"
     return f"{size}{models} models, each measured on events that it was not trained on, with 95 % intervals."
 
 

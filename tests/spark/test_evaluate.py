@@ -143,8 +143,10 @@ def test_what_cannot_be_compared_is_refused(world: World) -> None:
      r"step eval, ks: found 20; expected at most 5, the length of the lists of scored\. To mend: raise k"),
     ({"output_versions": {"recommendations": 1}, "upstream": {"other": "other-1"}},
      r"found scored, which was scored for other; expected runs scored for prepare\. To mend: evaluate each"),
+    ({"output_versions": {"recommendations": 1}, "config": {"part": "valid"}},
+     r"step eval, part: found test; expected valid, which scored scored\. To mend: set the same part in eval and scored"),
     ({"output_versions": {}}, r"step eval, of: found scored, which is a score step; expected steps of stage score"),
-], ids=["lists too short", "another split", "nothing scored"])
+], ids=["lists too short", "another split", "another part", "nothing scored"])
 def test_what_the_runs_show_is_refused_before_any_work(world: World, scored: dict, message: str) -> None:
     world.inputs = {"prepare": run_of("prepare", "prepare", {}), "scored": run_of("scored", "score", {}).model_copy(update=scored)}
     with pytest.raises(ConfigError, match=message):
