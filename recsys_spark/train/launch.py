@@ -7,7 +7,6 @@ interface; where they meet (Horovod's rendezvous server, torch's store) lives he
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -21,8 +20,8 @@ from types import FrameType
 
 from recsys_spark.core import artifacts, errors, log, shardset
 from recsys_spark.core.contracts import TrainJob, TrainResult
-from recsys_spark.core.errors import CheckpointError, RecsysError, ShardError, WorkerError
-from recsys_spark.train import beat, checkpoint, entry, progress, workers
+from recsys_spark.core.errors import CheckpointError, ShardError, WorkerError
+from recsys_spark.train import beat, checkpoint, entry, progress, verdict, workers
 from recsys_spark.train.loop import METRICS, RESULT
 
 JOB = "train_job.json"  # job.json is the step's own
@@ -120,7 +119,7 @@ def _watch(job: TrainJob, ranks: list[subprocess.Popen[bytes]], shown: progress.
             return
         if any(code not in (None, entry.DONE) for code in codes):
             _settle(ranks)
-            raise _cause(job, [rank.poll() for rank in ranks])
+            raise verdict.cause(job, [rank.poll() for rank in ranks])
         readings = [beat.read(entry.beat_file(job, rank)) for rank in range(len(ranks))]
         if readings[0]:
             shown.show(readings[0])
@@ -129,11 +128,13 @@ def _watch(job: TrainJob, ranks: list[subprocess.Popen[bytes]], shown: progress.
             # Whoever only waits in a collective waits for somebody else.
             suspects = [rank for rank, reading in enumerate(readings) if not reading or reading.phase == beat.WORKING]
             rank = max(suspects or range(len(ranks)), key=lambda r: ages[r])
-            raise WorkerError(f"worker {rank} of {len(ranks)}", found=f"silent for {ages[rank]:.0f} s", expected="a sign of life within "
-                              f"workers.timeout_s={job.workers.timeout_s:g}", remedy="look into " + _last_lines(job, rank) + _go_on(job))
+            raise WorkerError(f"worker {rank} of {len(ranks)}", found=f"silent for {ages[rank]:.0f} s",
+                              expected=f"a sign of life within workers.timeout_s={job.workers.timeout_s:g}",
+                              remedy="look into " + verdict.last_lines(job, rank) + verdict.go_on(job))
         if asked:
             _stop(ranks)
-            raise WorkerError(f"training {job.run_id}", found="SIGTERM", expected="to go on to the end", remedy=_go_on(job).lstrip("; "))
+            raise WorkerError(f"training {job.run_id}", found="SIGTERM", expected="to go on to the end",
+                              remedy=verdict.go_on(job).lstrip("; "))
         time.sleep(_POLL_S)
 
 
@@ -251,46 +252,6 @@ def _end(ranks: list[subprocess.Popen[bytes]]) -> None:
             except ProcessLookupError:
                 pass
         rank.wait()
-
-
-def _cause(job: TrainJob, codes: list[int | None]) -> RecsysError:
-    """The error to tell: a rank's own word first, then a death, then a stop; a lost peer is only a consequence."""
-    told = [problem for rank in range(len(codes)) if (problem := _told(job, rank)) is not None]
-    # Of a step whose loss is not finite all ranks speak, but just one knows the rows.
-    told.sort(key=lambda problem: "rows of another rank" in problem.thing)
-    if told:
-        return told[0]
-    order = [rank for rank, code in enumerate(codes) if code not in (None, entry.DONE)]
-    order.sort(key=lambda rank: (codes[rank] in (entry.LOST_PEER, entry.STOPPED), (codes[rank] or 0) > 0))
-    rank = order[0]
-    code = codes[rank] or 0
-    if code == entry.STOPPED:
-        return WorkerError(f"training {job.run_id}", found=f"worker {rank} was asked to stop (SIGTERM)", expected="to go on to the end",
-                           remedy=_go_on(job).lstrip("; "))
-    ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    why = " (out of memory? try fewer workers.num_workers or a smaller train.batch_size)" if code == -signal.SIGKILL else ""
-    return WorkerError(f"worker {rank} of {len(codes)}", found=ended + why, expected="to train to the end",
-                       remedy="look into " + _last_lines(job, rank) + _go_on(job))
-
-
-def _told(job: TrainJob, rank: int) -> RecsysError | None:
-    path = entry.error_file(job, rank)
-    if not path.exists():
-        return None
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    kind = getattr(errors, facts.pop("kind"), RecsysError)
-    return kind(facts.pop("thing"), **facts)
-
-
-def _last_lines(job: TrainJob, rank: int, count: int = 5) -> str:
-    path = entry.log_file(job, rank)
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[-count - 1:] if path.exists() else []
-    return f"{path}, which ends: " + (" | ".join(line.strip() for line in lines if line.strip())[-600:] or "(empty)")
-
-
-def _go_on(job: TrainJob) -> str:
-    found = checkpoint.folders(Path(job.run_dir))
-    return f"; run again to go on from {found[-1].name}" if found else "; run again to start anew, no checkpoint was written yet"
 
 
 def _result(run: Path) -> TrainResult:

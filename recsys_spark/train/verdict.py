@@ -1,0 +1,52 @@
+"""Why a training ended early: one error out of the exit codes, the words and the logs of its ranks."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+from recsys_spark.core import errors
+from recsys_spark.core.contracts import TrainJob
+from recsys_spark.core.errors import RecsysError, WorkerError
+from recsys_spark.train import checkpoint, entry
+
+
+def cause(job: TrainJob, codes: list[int | None]) -> RecsysError:
+    """The error to tell: a rank's own word first, then a death, then a stop; a lost peer is only a consequence."""
+    told = [problem for rank in range(len(codes)) if (problem := told_by(job, rank)) is not None]
+    # Of a step whose loss is not finite all ranks speak, but just one knows the rows.
+    told.sort(key=lambda problem: "rows of another rank" in problem.thing)
+    if told:
+        return told[0]
+    order = [rank for rank, code in enumerate(codes) if code not in (None, entry.DONE)]
+    order.sort(key=lambda rank: (codes[rank] in (entry.LOST_PEER, entry.STOPPED), (codes[rank] or 0) > 0))
+    rank = order[0]
+    code = codes[rank] or 0
+    if code == entry.STOPPED:
+        return WorkerError(f"training {job.run_id}", found=f"worker {rank} was asked to stop (SIGTERM)", expected="to go on to the end",
+                           remedy=go_on(job).lstrip("; "))
+    ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    why = " (out of memory? try fewer workers.num_workers or a smaller train.batch_size)" if code == -signal.SIGKILL else ""
+    return WorkerError(f"worker {rank} of {len(codes)}", found=ended + why, expected="to train to the end",
+                       remedy="look into " + last_lines(job, rank) + go_on(job))
+
+
+def told_by(job: TrainJob, rank: int) -> RecsysError | None:
+    path = entry.error_file(job, rank)
+    if not path.exists():
+        return None
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    kind = getattr(errors, facts.pop("kind"), RecsysError)
+    return kind(facts.pop("thing"), **facts)
+
+
+def last_lines(job: TrainJob, rank: int, count: int = 5) -> str:
+    path = entry.log_file(job, rank)
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[-count - 1:] if path.exists() else []
+    return f"{path}, which ends: " + (" | ".join(line.strip() for line in lines if line.strip())[-600:] or "(empty)")
+
+
+def go_on(job: TrainJob) -> str:
+    found = checkpoint.folders(Path(job.run_dir))
+    return f"; run again to go on from {found[-1].name}" if found else "; run again to start anew, no checkpoint was written yet"
