@@ -60,7 +60,9 @@ def models() -> None:
     """Every model and baseline, with its layout, task and paper."""
     from recsys_spark.stages import catalogue
 
-    table = Table("name", "kind", "task", "paper")
+    table = Table()
+    for name in ("name", "kind", "task", "paper"):
+        table.add_column(name, no_wrap=True, min_width=0 if name == "paper" else 11, overflow="ellipsis")
     for entry in catalogue.entries():
         table.add_row(entry.name, entry.kind, entry.task, entry.paper)
     Console().print(table)

@@ -55,16 +55,20 @@ def locate(dataset: Dataset, data: str | None, root: Path = Path("data")) -> Pat
 
 
 def files(dataset: Dataset, folder: Path) -> list[Raw]:
-    """The set's files in this folder, by kind and name. Raises DataError when a required one is missing."""
+    """The set's files in this folder, by kind and name without endings: `a.dat`, `a-2.dat`, `b.dat`.
+
+    Raises DataError when a required one is missing.
+    """
     found: list[Raw] = []
     for file in dataset.files:
-        paths = sorted({*folder.glob(file.pattern), *folder.glob(file.pattern + ".gz")})
+        paths = {*folder.glob(file.pattern), *folder.glob(file.pattern + ".gz")}
         if file.required and not paths:
             there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "an empty folder"
             raise DataError(f"data folder {folder}", found=f"no {file.pattern} ({there})",
                             expected=f"the files of {dataset.name}: {_wanted(dataset)}",
                             remedy=f"point `data=` or RECSYS_DATA at the unpacked set, or run `recsys-spark download {dataset.name}`")
-        found += [Raw(path, str(path.relative_to(folder)), file) for path in paths]
+        raws = [Raw(path, str(path.relative_to(folder)), file) for path in paths]
+        found += sorted(raws, key=lambda raw: (raw.path.name.split(".")[0], raw.path.name))
     return found
 
 

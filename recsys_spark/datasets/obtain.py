@@ -21,11 +21,11 @@ def obtain(dataset: Dataset, data: str | None, on_missing: Iterable[str], spark:
     """The folder with the raw files. `spark` is called only if a set must be generated. Raises DataError when there is no way."""
     found = folder.locate(dataset, data, root)
     made = root / f"{dataset.name}-generated"
-    if found is None and "generate" in on_missing and folder.generated(made):
+    if found is None and "generate" in on_missing and folder.generated(made) is not None:
         found = made
     if found is None:
         found = _fetch_or_generate(dataset, tuple(on_missing), spark, root, made, seed)
-    if folder.generated(found):
+    if folder.generated(found) is not None:
         logger.warning(log.fields(event="generated_data", dataset=dataset.name, folder=found,
                                   meaning="these ratings are made up; set RECSYS_DATA or data= to use the real set"))
     return found

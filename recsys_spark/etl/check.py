@@ -41,20 +41,20 @@ class Checked:
             frame.unpersist()
 
 
-def entities(table: str, scans: list[Scan], added: list[Scan], dataset: Dataset) -> Checked | None:
+def entities(table: str, scans: list[Scan], added: list[Scan], dataset: Dataset, stored: DataFrame | None) -> Checked | None:
     """Users or items: small enough to be held. `added` are files that only give further fields. None without files."""
     if not scans:
         return None
     key = (c.USER_ID,) if table == c.USERS else (c.ITEM_ID,)
-    rows = _union([clean.parse(scan, dataset) for scan in scans])
-    further = _union([clean.parse(scan, dataset) for scan in added]) if added else None
+    rows = _one_task(scans, _union([clean.parse(scan, dataset) for scan in scans]))
+    further = _one_task(added, _union([clean.parse(scan, dataset) for scan in added])) if added else None
     if further is not None:
         known = further.where(F.col(c.REASON).isNull()).dropDuplicates(list(key)).select(*key, F.col("fields").alias("_more"))
         none = F.map_from_arrays(F.array().cast("array<string>"), F.array().cast("array<string>"))
         both = F.map_concat(F.coalesce("fields", none), F.coalesce("_more", none))
         rows = rows.join(known, on=list(key), how="left").withColumn("fields", both).drop("_more")
     content = F.to_json(F.struct(*[name for name in ("title", "fields") if name in rows.columns]))
-    marked = clean.mark_duplicates(rows, key, content)
+    marked = clean.mark_duplicates(rows, key, content, stored)
     if further is not None:
         bad = further.where(F.col(c.REASON).isNotNull())
         marked = marked.unionByName(bad, allowMissingColumns=True)
@@ -71,7 +71,7 @@ def entities(table: str, scans: list[Scan], added: list[Scan], dataset: Dataset)
     return Checked(table, key, content, marked, [*scans, *added], read, reasons, [marked])
 
 
-def events(scans: list[Scan], users: Checked | None, items: Checked | None, dataset: Dataset) -> Checked:
+def events(scans: list[Scan], users: Checked | None, items: Checked | None, dataset: Dataset, stored: DataFrame | None) -> Checked:
     """Interactions: read once to count and to find repeated keys; the rows themselves are not held but read again when written."""
     rows = _union([clean.parse(scan, dataset) for scan in scans])
     for known, id_column, reason in ((users, c.USER_ID, clean.NO_USER), (items, c.ITEM_ID, clean.NO_ITEM)):
@@ -90,7 +90,7 @@ def events(scans: list[Scan], users: Checked | None, items: Checked | None, data
         small = F.broadcast if found <= SMALL_ROWS else lambda frame: frame
         several = rows.where(F.col(c.REASON).isNull()).withColumn("seen", clean.hash_of(dataset.key))
         several = several.join(small(hashes), on="seen", how="left_semi").drop("seen")
-        later = clean.mark_duplicates(several, dataset.key, content).where(F.col(c.REASON).isNotNull())
+        later = clean.mark_duplicates(several, dataset.key, content, stored).where(F.col(c.REASON).isNotNull())
         later = later.select(*PLACE, F.col(c.REASON).alias("_again")).persist(SPILLING)
         again = {row["_again"]: row["count"] for row in later.groupBy("_again").count().collect()}
         told_again = rows.join(small(later), on=list(PLACE), how="left")
@@ -102,8 +102,8 @@ def events(scans: list[Scan], users: Checked | None, items: Checked | None, data
     return checked
 
 
-def not_stored(checked: Checked, stored: DataFrame | None) -> DataFrame:
-    """The good rows that the table lacks. What contradicts a stored row becomes a conflict, and is counted."""
+def not_stored(checked: Checked, stored: DataFrame | None) -> DataFrame | None:
+    """The good rows that the table lacks; None when it has them all. What contradicts a stored row becomes a conflict, and is counted."""
     if stored is None:
         return checked.good
     other = clean.against_stored(checked.rows, stored, checked.key, checked.content).persist(SPILLING)
@@ -112,7 +112,12 @@ def not_stored(checked: Checked, stored: DataFrame | None) -> DataFrame:
     if clean.CONFLICT in counts:
         checked.conflicts = other.where(F.col(c.REASON).isNotNull())
         checked.reasons[clean.CONFLICT] = checked.reasons.get(clean.CONFLICT, 0) + counts[clean.CONFLICT]
-    return other.where(F.col(c.REASON).isNull())
+    return other.where(F.col(c.REASON).isNull()) if counts.get(None) else None
+
+
+def _one_task(scans: list[Scan], rows: DataFrame) -> DataFrame:
+    small = sum(raw.path.stat().st_size for scan in scans for raw in scan.raws) < clean.ONE_TASK_BYTES
+    return rows.coalesce(1) if small else rows
 
 
 def _union(frames: list[DataFrame]) -> DataFrame:

@@ -19,6 +19,7 @@ from recsys_spark.datasets.spec import Dataset, File
 
 BLOCK, AT, FIRST = "block", "at", "first_line"
 PLACE = (c.SOURCE_FILE, BLOCK, AT)
+ONE_TASK_BYTES = 1 << 26  # smaller files are read by one task: no exchange, no tiny files
 
 FIELDS, ENCODING, NUMBER = "wrong_number_of_fields", "wrong_encoding", "not_a_number"
 VALUE_RANGE, TIME_RANGE = "value_out_of_range", "time_out_of_range"
@@ -29,7 +30,7 @@ REASONS = (ENCODING, FIELDS, NUMBER, VALUE_RANGE, TIME_RANGE, NO_USER, NO_ITEM, 
 
 @dataclass(frozen=True)
 class Scan:
-    """All lines of the files of one kind: source_file, block, at, raw. Headers are still among them."""
+    """All lines of the files of one kind, headers too: source_file, block, raw."""
 
     file: File
     raws: tuple[Raw, ...]
@@ -40,7 +41,8 @@ class Scan:
 
         A small job: it counts lines and parses none.
         """
-        blocks = self.lines.groupBy(c.SOURCE_FILE, BLOCK).agg(F.min(AT).alias(AT), F.count(F.lit(1)).alias("lines"))
+        numbered = self.lines.withColumn(AT, F.monotonically_increasing_id())
+        blocks = numbered.groupBy(c.SOURCE_FILE, BLOCK).agg(F.min(AT).alias(AT), F.count(F.lit(1)).alias("lines"))
         order = {raw.path.name: place for place, raw in enumerate(self.raws)}
         rows, over_all, file, in_file = [], 0, None, 0
         for block in sorted(blocks.collect(), key=lambda row: (order[row[c.SOURCE_FILE]], row[BLOCK])):
@@ -60,7 +62,6 @@ def scan(spark: SparkSession, raws: list[Raw]) -> Scan:
     return Scan(file, tuple(raws), text.select(
         F.col("_metadata.file_name").alias(c.SOURCE_FILE),
         F.col("_metadata.file_block_start").alias(BLOCK),
-        F.monotonically_increasing_id().alias(AT),
         raw.alias(c.RAW),
     ))
 
@@ -71,11 +72,9 @@ def parse(scanned: Scan, dataset: Dataset) -> DataFrame:
     numbered = file.table == c.INTERACTIONS and c.TS not in file.columns
     if numbered:  # an ordered file without times: a line's number is its time
         lines = lines.join(scanned.first_lines(), on=[c.SOURCE_FILE, BLOCK], how="left")
-        lines = lines.withColumn(c.TS, F.col(f"{FIRST}_of_all") + F.col(AT))
-    if file.header:
-        lines = lines.where(~F.col(c.RAW).isin(*{name for raw in scanned.raws for name in header_of(raw)}))
+        lines = lines.withColumn(c.TS, F.col(f"{FIRST}_of_all") + F.monotonically_increasing_id())
     width, texts = _split(file)
-    fields = lines.select(*PLACE, c.RAW, *([c.TS] if numbered else []), width.alias("width"),
+    fields = lines.select(c.SOURCE_FILE, BLOCK, c.RAW, *([c.TS] if numbered else []), width.alias("width"),
                           *[text.alias(name) for text, name in zip(texts, file.columns, strict=True)])
     wrong = [(F.col("width") != len(file.columns), FIELDS)]
     if file.encoding == "UTF-8":
@@ -94,7 +93,18 @@ def parse(scanned: Scan, dataset: Dataset) -> DataFrame:
     extra = "context" if file.table == c.INTERACTIONS else "fields"
     columns[extra] = _map(file.fields)
     reason = F.coalesce(*[F.when(condition, F.lit(name)) for condition, name in wrong])
-    return fields.select(*PLACE, F.make_valid_utf8(c.RAW).alias(c.RAW), reason.alias(c.REASON), *[v.alias(k) for k, v in columns.items()])
+    headers = {name for raw in scanned.raws for name in header_of(raw)} if file.header else set()
+    judged = fields.select(
+        c.SOURCE_FILE,
+        BLOCK,
+        # Not known beforehand, so Spark moves no filter below this step: there it would split each line once for every use of a field.
+        F.monotonically_increasing_id().alias(AT),
+        F.make_valid_utf8(c.RAW).alias(c.RAW),
+        reason.alias(c.REASON),
+        *[column.alias(name) for name, column in columns.items()],
+        (F.col(c.RAW).isin(*headers) if headers else F.lit(False)).alias("_header"),
+    )
+    return judged.where(~F.col("_header")).drop("_header")
 
 
 def mark_unknown(rows: DataFrame, known: DataFrame, id_column: str, reason: str) -> DataFrame:
@@ -105,14 +115,20 @@ def mark_unknown(rows: DataFrame, known: DataFrame, id_column: str, reason: str)
     return joined.select(*[column for column in rows.columns if column != c.REASON], marked.alias(c.REASON))
 
 
-def mark_duplicates(rows: DataFrame, key: tuple[str, ...], content: Column) -> DataFrame:
-    """Of good rows with equal `key` the first by file name and line stays; later ones are exact or conflicting duplicates of it."""
-    among = Window.partitionBy(*key, F.col(c.REASON).isNull()).orderBy(*PLACE)
-    marked = rows.withColumn("_content", content)
-    marked = marked.withColumn("_first", F.first("_content").over(among)).withColumn("_rank", F.row_number().over(among))
-    again = F.when(F.col("_first").eqNullSafe(F.col("_content")), F.lit(EXACT)).otherwise(F.lit(CONFLICT))
-    reason = F.when(F.col(c.REASON).isNull() & (F.col("_rank") > 1), again).otherwise(F.col(c.REASON))
-    return marked.select(*[column for column in rows.columns if column != c.REASON], reason.alias(c.REASON))
+def mark_duplicates(rows: DataFrame, key: tuple[str, ...], content: Column, stored: DataFrame | None) -> DataFrame:
+    """Of good rows with equal `key` one stays: the one that is stored already, else the first by file name and line. The others are
+    exact or conflicting duplicates of it. `stored` is the table, if there is one."""
+    good, in_order = F.col(c.REASON).isNull(), (F.substring_index(c.SOURCE_FILE, ".", 1), *PLACE)  # as `folder.files` has them
+    judged = rows.withColumn("_content", content).withColumn("_kept", F.lit(None))
+    if stored is not None:
+        judged = judged.drop("_kept").join(stored.select(*key, content.alias("_kept")), on=list(key), how="left")
+    by_place = Window.partitionBy(*key, good).orderBy(*in_order)
+    judged = judged.withColumn("_kept", F.coalesce("_kept", F.first("_content").over(by_place)))
+    equal = F.col("_kept") == F.col("_content")
+    judged = judged.withColumn("_rank", F.row_number().over(Window.partitionBy(*key, good, equal).orderBy(*in_order)))
+    again = F.when(~equal, F.lit(CONFLICT)).when(F.col("_rank") > 1, F.lit(EXACT))
+    reason = F.when(good, again).otherwise(F.col(c.REASON))
+    return judged.select(*[column for column in rows.columns if column != c.REASON], reason.alias(c.REASON))
 
 
 def repeated(rows: DataFrame, key: tuple[str, ...]) -> DataFrame:

@@ -1,8 +1,8 @@
 """Raw files -> the tables interactions, users, items; what cannot be used -> quarantine.
 
 Everything is checked before anything is published. Each table is then one commit, merged by its natural key, so a run that was
-killed and started again, or run twice, leaves what one run leaves. Of two rows with the same key the stored one stays, else the
-first by file name and line.
+killed and started again, or run twice, leaves what one run leaves. Of several rows with the same key the stored one
+stays, else the first by file name and line.
 """
 
 from __future__ import annotations
@@ -69,32 +69,33 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
 
 def run(ctx: Context, job: Job) -> Outcome:
     dataset, folder, started = job.described(), _folder(job), time.monotonic()
-    tables = _checked(ctx, dataset, folder)
+    tables = checked(ctx, dataset, folder)
     try:
-        new = {checked.table: check.not_stored(checked, _stored(ctx, checked.table)) for checked in tables}
+        new = {each.table: check.not_stored(each, _stored(ctx, each.table)) for each in tables}
         expected = folders.expected_rows(dataset, folder) if job.expected == "check" else {}
         rejects = quarantine.rejects(tables, run_id=ctx.run_id, now=ctx.now)
-        for checked in tables:
-            quarantine.require_expected(checked, expected, str(folder))
-            quarantine.require_budget(checked, rejects, job.max_quarantine_share)
+        for each in tables:
+            quarantine.require_expected(each, expected, str(folder))
+            quarantine.require_budget(each, rejects, job.max_quarantine_share)
         # Events last: whoever sees them finds their users and items.
         versions = {c.QUARANTINE: _publish(ctx, c.QUARANTINE, rejects)}
         versions |= {table: _publish(ctx, table, new.get(table)) for table in (c.USERS, c.ITEMS, c.INTERACTIONS)}
     finally:
-        for checked in tables:
-            checked.release()
+        for each in tables:
+            each.release()
     seconds = time.monotonic() - started
-    rows = {checked.table: sum(checked.read.values()) for checked in tables}
+    rows = {each.table: sum(each.read.values()) for each in tables}
     summary = {
         "folder": str(folder), "generated": folders.generated(folder) is not None, "seconds": round(seconds, 1), "rows": rows,
-        "quarantined": {checked.table: checked.reasons for checked in tables if checked.reasons},
+        "quarantined": {each.table: each.reasons for each in tables if each.reasons},
     }
-    logger.info(log.fields(event="ingested", dataset=dataset.name, seconds=seconds, **{f"{table}_rows": count for table, count in rows.items()},
-                           quarantined=sum(sum(checked.reasons.values()) for checked in tables)))
+    rejected = sum(sum(each.reasons.values()) for each in tables)
+    logger.info(log.fields(event="ingested", dataset=dataset.name, **rows, quarantined=rejected, seconds=seconds))
     return Outcome(tables=versions, summary=summary)
 
 
-def _checked(ctx: Context, dataset: spec.Dataset, folder: Path) -> list[Checked]:
+def checked(ctx: Context, dataset: spec.Dataset, folder: Path) -> list[Checked]:
+    """The rows of each table, judged; nothing is written."""
     raws = folders.files(dataset, folder)
     folders.require_whole(raws)
 
@@ -102,10 +103,10 @@ def _checked(ctx: Context, dataset: spec.Dataset, folder: Path) -> list[Checked]
         kinds = [[raw for raw in raws if raw.file is file] for file in dataset.of(table, adds_fields=adds_fields)]
         return [clean.scan(ctx.spark, kind) for kind in kinds if kind]
 
-    users = check.entities(c.USERS, scans(c.USERS), scans(c.USERS, True), dataset)
-    items = check.entities(c.ITEMS, scans(c.ITEMS), scans(c.ITEMS, True), dataset)
-    events = check.events(scans(c.INTERACTIONS), users, items, dataset)
-    return [checked for checked in (users, items, events) if checked is not None]
+    users = check.entities(c.USERS, scans(c.USERS), scans(c.USERS, True), dataset, _stored(ctx, c.USERS))
+    items = check.entities(c.ITEMS, scans(c.ITEMS), scans(c.ITEMS, True), dataset, _stored(ctx, c.ITEMS))
+    events = check.events(scans(c.INTERACTIONS), users, items, dataset, _stored(ctx, c.INTERACTIONS))
+    return [each for each in (users, items, events) if each is not None]
 
 
 def _folder(job: Job) -> Path:

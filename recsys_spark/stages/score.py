@@ -74,7 +74,7 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
 
 def _recommend(ctx: Context, job: Job, model: Run, folder: Path) -> tuple[dict[str, int], dict[str, Any]]:
     queries = _queries(ctx, job, folder)
-    settings = scorer.Settings(str(folder), job.k, seeds.derive(ctx.seed, "score"), str(_fallback(ctx, job)), passed=(c.USER_ID,))
+    settings = scorer.Settings(str(folder), job.k, seeds.derive(ctx.seed, "score"), _fallback(ctx, job, folder), passed=(c.USER_ID,))
     shape = f"{c.USER_ID} string, {c.ITEM_IDX} array<int>, {c.SCORE} array<float>, {COLD} boolean"
     ranked = queries.mapInArrow(partial(scorer.rank_batches, settings), shape).persist()
     try:
@@ -123,7 +123,7 @@ def _predict(ctx: Context, job: Job, model: Run, folder: Path) -> tuple[dict[str
     rows = rows if vectors is None else rows.join(vectors, on=c.USER_IDX, how="left")
     rows = rows.repartition(job.partitions or ctx.spark.sparkContext.defaultParallelism, c.USER_IDX)
     passed = (c.ROW_KEY, c.USER_ID, c.ITEM_ID, c.LABEL)
-    settings = scorer.Settings(str(folder), job.k, ctx.seed, str(_fallback(ctx, job)), passed=passed)
+    settings = scorer.Settings(str(folder), job.k, ctx.seed, _fallback(ctx, job, folder), passed=passed)
     shape = f"{c.ROW_KEY} string, {c.USER_ID} string, {c.ITEM_ID} string, {c.LABEL} double, {PREDICTION} double"
     predicted = rows.mapInArrow(partial(scorer.predict_batches, settings), shape)
     version = ctx.lake.replace(c.PREDICTIONS, predicted.select(
@@ -159,13 +159,15 @@ def _vectors(ctx: Context, folder: Path) -> DataFrame | None:
     return ctx.spark.read.parquet(str(folder / facts.queries)) if facts.queries else None
 
 
-def _fallback(ctx: Context, job: Job) -> Path:
-    """Counts of the history events, for models that have no fallback of their own."""
+def _fallback(ctx: Context, job: Job, folder: Path) -> str | None:
+    """Counts of the history events, for a model that has no fallback of its own."""
+    if (folder / index.FILE).exists() and index.facts(folder).fallback_scores:
+        return None
     history = _events(ctx, job).where(F.col(c.PART).isin(*BEFORE[job.part]))
     counts = artifact.counts(history, int(ctx.inputs[job.source].summary["num_items"]))
     path = ctx.run_dir / "popularity.npy"
     np.save(path, counts)
-    return path
+    return str(path)
 
 
 def _folder(model: Run) -> Path:
@@ -183,7 +185,7 @@ def _check(ctx: Context, job: Job) -> Run:
     if model.stage not in TRAINED:
         raise ConfigError(f"step {ctx.step}, model", found=f"{job.model}, a step of stage {model.stage}",
                           expected=f"one of stage {', '.join(TRAINED)}")
-    if source.run_id not in _ancestors(ctx, model):
+    if source.run_id not in model.upstream.values() and source.run_id not in _ancestors(ctx, model):
         raise ConfigError(f"step {ctx.step}, source", found=f"{job.source}, on which {job.model} was not trained",
                           expected=f"the prepare step that {job.model} builds on", remedy="train the model on this split first")
     if job.part == c.VALID and "valid" in str(model.config.get("fit", "train")):

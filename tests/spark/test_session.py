@@ -1,0 +1,53 @@
+"""The one session: what it needs, and what it says when that is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from recsys_spark.core.errors import ConfigError
+from recsys_spark.lake import session as sessions
+from recsys_spark.stages.context import SparkSettings
+
+
+def test_local_utc_quiet_with_delta(spark: SparkSession) -> None:
+    assert spark.conf.get("spark.sql.session.timeZone") == "UTC"
+    assert spark.conf.get("spark.databricks.delta.snapshotPartitions") == "2"
+    assert spark.conf.get("spark.ui.enabled") == "false"
+    assert "DeltaSparkSessionExtension" in spark.conf.get("spark.sql.extensions")
+
+
+def test_the_running_session_is_used(spark: SparkSession) -> None:
+    settings = SparkSettings(master="local[2]", shuffle_partitions=int(spark.conf.get("spark.sql.shuffle.partitions")))
+    assert sessions.session(settings, "another") is spark
+
+
+def test_missing_jars_are_told_before_spark_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jars").mkdir()
+    monkeypatch.setattr(sessions, "_find_spark_home", lambda: str(tmp_path))
+    monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
+    with pytest.raises(ConfigError, match=r"Delta's JARs: found no delta-spark_\*\.jar in .*jars; .*make setup"):
+        sessions.session(SparkSettings(), "x")
+    (tmp_path / "jars" / "delta-spark_4.2_2.13-4.4.0.jar").touch()
+    with pytest.raises(ConfigError, match=r"no delta-storage-\*\.jar"):
+        sessions.session(SparkSettings(), "x")
+    sessions._require_jars({"spark.jars.packages": "io.delta:..."})  # then Spark fetches them itself
+
+
+def test_missing_java_is_told_before_spark_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"java: found no such program on PATH; expected a JDK 17\. To mend: install a JDK 17"):
+        sessions.session(SparkSettings(), "x")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "gone"))
+    with pytest.raises(ConfigError, match=r"JAVA_HOME: found .*/gone; .*point JAVA_HOME at a JDK 17"):
+        sessions.session(SparkSettings(), "x")
+
+
+def test_what_spark_submit_gave_is_kept() -> None:
+    told = sessions._defaults(SparkSettings(master="local[7]", driver_memory="9g"), submitted=True)
+    assert not {"spark.master", "spark.driver.memory", "spark.driver.host"} & set(told)
+    assert sessions._defaults(SparkSettings(master="local[7]"), submitted=False)["spark.master"] == "local[7]"
