@@ -50,7 +50,7 @@ def run(ctx: Context, job: Job) -> Outcome:
         factors = als.fit(fitted_on, chosen, num_items=num_items, seed=ctx.seed, blocks=job.blocks)
         mean = np.full(num_items + 1, factors.mean, dtype=np.float32)
         artifact.write_dot(ctx.run_dir / INDEX, model="als", items=factors.items, queries=factors.users,
-                           bias=None if chosen.implicit else mean,
+                           bias=None if chosen.implicit else mean, limits=None if chosen.implicit else _range(fitted_on),
                            popularity=artifact.counts(fitted_on, num_items) if chosen.implicit else mean)
     finally:
         events.unpersist()
@@ -76,3 +76,9 @@ def _events(ctx: Context, job: Job) -> DataFrame:
     events = ctx.read(c.SPLITS, job.source).where((F.col(c.SPLIT) == name) & (F.col(c.PART) != c.TEST))
     value = F.lit(1.0) if job.config.implicit else F.col(c.VALUE)
     return events.select(c.USER_IDX, c.ITEM_IDX, value.alias(c.VALUE), c.PART)
+
+
+def _range(events: DataFrame) -> tuple[float, float]:
+    """The least and the largest rating: predictions are clamped to them."""
+    low, high = events.agg(F.min(c.VALUE), F.max(c.VALUE)).collect()[0]
+    return float(low), float(high)
