@@ -36,7 +36,8 @@ def test_the_format_and_the_sizes(made: Path, ratings: np.ndarray) -> None:
     raws = folders.files(dataset, made)
     folders.require_whole(raws)
     assert abs(len(ratings) - RATINGS) < 0.005 * RATINGS  # fewer where a user has rated all that a user may rate
-    assert folders.expected_rows(dataset, made) == {"ratings.dat": len(ratings), "ratings-*.dat": 0, "users.dat": USERS, "movies.dat": ITEMS}
+    written = {"ratings.dat": len(ratings), "ratings-*.dat": 0, "users.dat": USERS, "movies.dat": ITEMS}
+    assert folders.expected_rows(dataset, made) == written
     assert len({(user, item) for user, item, *_ in ratings}) == len(ratings)
     assert set(ratings[:, 0]) == set(range(1, USERS + 1))
     assert ratings[:, 1].min() >= 1 and ratings[:, 1].max() <= ITEMS
