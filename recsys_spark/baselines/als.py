@@ -9,6 +9,8 @@ Differs: Spark multiplies the regularisation by the number of a row's ratings (t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +19,19 @@ from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from recsys_spark.baselines import artifact
+from recsys_spark.baselines.training import Training
 from recsys_spark.core import columns as c
 from recsys_spark.core.config import Settings
-
-TASK = "ranking"
 
 
 class Config(Settings):
     implicit: bool = True
     rank: int = Field(64, ge=1)
     reg: float = Field(0.01, ge=0)  # times the number of a row's ratings
-    alpha: float = Field(1.0, ge=0)  # implicit: confidence = 1 + alpha * value
+    alpha: float = Field(1.0, ge=0)  # implicit: confidence = 1 + alpha
     iterations: int = Field(10, ge=1)
+    blocks: int = Field(4, ge=1)  # of users and of items; another number adds sums in another order
 
 
 @dataclass(frozen=True)
@@ -40,21 +43,43 @@ class Factors:
     mean: float  # added to an explicit prediction; 0 for implicit
 
 
-def fit(events: DataFrame, config: Config, *, num_items: int, seed: int, blocks: int) -> Factors:
-    """events (user_idx, item_idx, value), each pair once. Implicit: value is the strength, usually 1.
+def task(config: Config) -> str:
+    return "ranking" if config.implicit else "rating"
+
+
+def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
+    """The index at `folder`: user and item factors; a prediction of the explicit form is clamped to the range of the training values."""
+    factors = fit(training.events, config, num_items=training.num_items, seed=training.seed)
+    mean = np.full(training.num_items + 1, factors.mean, dtype=np.float32)
+    artifact.write_dot(
+        folder, model="als", items=factors.items, queries=factors.users,
+        bias=None if config.implicit else mean, limits=None if config.implicit else _range(training.events),
+        popularity=artifact.counts(training.events, training.num_items) if config.implicit else mean)
+    return {"cold_items": training.num_items - int(np.abs(factors.items[1:]).any(axis=1).sum())}
+
+
+def fit(events: DataFrame, config: Config, *, num_items: int, seed: int) -> Factors:
+    """events (user_idx, item_idx, value). Implicit: a pair counts once, with strength 1; explicit: each pair occurs once.
 
     Rows go in partitioned and sorted by a fixed rule, so that sums are added in the same order whenever it runs on as many blocks.
     """
     mean = 0.0 if config.implicit else float(events.agg(F.avg(c.VALUE)).collect()[0][0])
-    ratings = events.select(c.USER_IDX, c.ITEM_IDX, (F.col(c.VALUE) - F.lit(mean)).cast("float").alias(c.VALUE))
-    ratings = ratings.repartition(blocks, c.USER_IDX).sortWithinPartitions(c.USER_IDX, c.ITEM_IDX)
+    value = F.lit(1.0) if config.implicit else F.col(c.VALUE) - F.lit(mean)
+    ratings = events.select(c.USER_IDX, c.ITEM_IDX, value.cast("float").alias(c.VALUE)).repartition(config.blocks, c.USER_IDX)
+    ratings = (ratings.distinct() if config.implicit else ratings).sortWithinPartitions(c.USER_IDX, c.ITEM_IDX)
     model = ALS(
         rank=config.rank, maxIter=config.iterations, regParam=config.reg, alpha=config.alpha, implicitPrefs=config.implicit,
-        userCol=c.USER_IDX, itemCol=c.ITEM_IDX, ratingCol=c.VALUE, seed=seed % 2**31, numUserBlocks=blocks, numItemBlocks=blocks,
+        userCol=c.USER_IDX, itemCol=c.ITEM_IDX, ratingCol=c.VALUE, seed=seed % 2**31,
+        numUserBlocks=config.blocks, numItemBlocks=config.blocks,
         coldStartStrategy="nan",  # never used: cold users and items are the scorer's business
     ).fit(ratings)
     users = model.userFactors.select(F.col("id").alias(c.USER_IDX), F.col("features").alias("vector"))
     return Factors(users, _dense(model.itemFactors, num_items, config.rank), mean)
+
+
+def _range(events: DataFrame) -> tuple[float, float]:
+    low, high = events.agg(F.min(c.VALUE), F.max(c.VALUE)).collect()[0]
+    return float(low), float(high)
 
 
 def _dense(factors: DataFrame, num_items: int, rank: int) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.baselines import artifact
+from recsys_spark.baselines.training import Training
 from recsys_spark.core import columns as c
 from recsys_spark.core.config import Settings
 
@@ -33,9 +34,10 @@ class Config(Settings):
     tolerance: float = Field(0.005, gt=0)  # largest change of an item's bias at which to stop
 
 
-def write(events: DataFrame, config: Config, folder: Path, *, num_items: int) -> dict[str, Any]:
-    """events (user_idx, item_idx, value) -> the index at `folder`: score = b_u * 1 + (mean + b_i)."""
-    ratings = events.select(c.USER_IDX, c.ITEM_IDX, c.VALUE).repartition(c.USER_IDX).persist()
+def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
+    """The index at `folder`: score = b_u * 1 + (mean + b_i)."""
+    num_items = training.num_items
+    ratings = training.events.select(c.USER_IDX, c.ITEM_IDX, c.VALUE).repartition(c.USER_IDX).persist()
     try:
         mean, low, high = ratings.agg(F.avg(c.VALUE), F.min(c.VALUE), F.max(c.VALUE)).collect()[0]
         item_bias, sweeps = _solve(ratings, mean, config, num_items)

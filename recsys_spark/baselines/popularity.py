@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame
 
 from recsys_spark.baselines import artifact
+from recsys_spark.baselines.training import Training
 from recsys_spark.core.config import Settings
 
 TASK = "ranking"
@@ -23,8 +23,8 @@ class Config(Settings):
     """There is nothing to set."""
 
 
-def write(events: DataFrame, config: Config, folder: Path, *, num_items: int) -> dict[str, Any]:
-    """events (user_idx, item_idx, value) -> the index at `folder`: one number an item, and the constant query 1."""
-    counts = artifact.counts(events, num_items)
+def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
+    """The index at `folder`: one number an item, and the constant query 1."""
+    counts = artifact.counts(training.events, training.num_items)
     artifact.write_dot(folder, model="popularity", items=counts[:, None], popularity=counts, constant=(1.0,))
     return {"events": int(counts.sum(dtype=np.float64)), "cold_items": int((counts[1:] == 0).sum())}

@@ -1,37 +1,32 @@
 """A trained model or baseline -> `recommendations` of every user of a split, or `predictions` of the rows of a part.
 
-History: the events of all parts before the scored one. It is what a list leaves out, and what models of profiles score from.
 A user without history, or without a vector in the index, is cold: gets the most popular items (or the index's own
-fallback), and is counted. One scorer a Python worker, one thread each; lists stay arrays until they are written.
+fallback), and is counted. What the lists are made from: scored.py.
 """
 
 from __future__ import annotations
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.baselines import artifact
 from recsys_spark.core import columns as c
-from recsys_spark.core import log, seeds
+from recsys_spark.core import log
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.models import registry
-from recsys_spark.scoring import index, scorer
-from recsys_spark.scoring.scorer import COLD, HISTORY, PREDICTION, VECTOR
+from recsys_spark.scoring import scorer
+from recsys_spark.scoring.scorer import COLD, PREDICTION
 from recsys_spark.stages import context
 from recsys_spark.stages.context import Context, Outcome, Ref
+from recsys_spark.stages.scored import Scoring, arrow_batches
 from recsys_spark.stages.train_baseline import INDEX
 
 logger = log.get(__name__)
-BEFORE = {c.VALID: (c.TRAIN,), c.TEST: (c.TRAIN, c.VALID)}
-BATCH_ROWS = 4096  # of an Arrow batch: with histories of some hundred items a few MB
 TRAINED = ("train_baseline", "train_als", "train_deep")
 
 
@@ -50,12 +45,9 @@ def run(ctx: Context, job: Job) -> Outcome:
     model = _check(ctx, job)
     task, folder = _task(model), _folder(model)
     scorer.load(folder, k=1, seed=0)  # a broken artefact is named here, not by a worker in the middle of a job
-    before, size = ctx.spark.conf.get("spark.sql.execution.arrow.maxRecordsPerBatch"), str(BATCH_ROWS)
-    ctx.spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", size)
-    try:
-        tables, facts = (_predict if task == "rating" else _recommend)(ctx, job, model, folder)
-    finally:
-        ctx.spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(before))
+    scoring = Scoring(ctx, job.source, job.part, folder, job.k, job.partitions)
+    with arrow_batches(ctx):
+        tables, facts = (_predict if task == "rating" else _recommend)(ctx, job, model, scoring)
     seconds = time.monotonic() - began
     facts = {"model": model.summary["model"], "task": task, "part": job.part, **facts, "seconds": round(seconds, 1)}
     logger.info(log.fields(stage="score", **facts))
@@ -72,17 +64,14 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
             "worker_bytes": 600_000_000 + scorer.CELLS * 12}
 
 
-def _recommend(ctx: Context, job: Job, model: Run, folder: Path) -> tuple[dict[str, int], dict[str, Any]]:
-    queries = _queries(ctx, job, folder)
-    settings = scorer.Settings(str(folder), job.k, seeds.derive(ctx.seed, "score"), _fallback(ctx, job, folder), passed=(c.USER_ID,))
-    shape = f"{c.USER_ID} string, {c.ITEM_IDX} array<int>, {c.SCORE} array<float>, {COLD} boolean"
-    ranked = queries.mapInArrow(partial(scorer.rank_batches, settings), shape).persist()
+def _recommend(ctx: Context, job: Job, model: Run, scoring: Scoring) -> tuple[dict[str, int], dict[str, Any]]:
+    ranked = scoring.lists().persist()
     try:
         length = F.size(c.ITEM_IDX)
         counts = ranked.agg(F.count("*"), F.sum(F.col(COLD).cast("int")), F.sum((length < job.k).cast("int")), F.sum(length))
         users, cold, short, rows = (int(value or 0) for value in counts.collect()[0])
         if not users:
-            raise DataError(f"split {_split(ctx, job)}", found="no user", expected="at least one", remedy="change the prepare step")
+            raise DataError(f"split {scoring.split}", found="no user", expected="at least one", remedy="change the prepare step")
         version = ctx.lake.replace(c.RECOMMENDATIONS, _listed(ctx, job, ranked, model), {c.RUN_ID: ctx.run_id})
     finally:
         ranked.unpersist()
@@ -102,72 +91,22 @@ def _listed(ctx: Context, job: Job, ranked: DataFrame, model: Run) -> DataFrame:
     )
 
 
-def _queries(ctx: Context, job: Job, folder: Path) -> DataFrame:
-    """(user_idx, user_id, history array<int>[, vector]): every user of the split."""
-    partitions = job.partitions or ctx.spark.sparkContext.defaultParallelism
-    known = F.when(F.col(c.PART).isin(*BEFORE[job.part]), F.col(c.ITEM_IDX))  # null, which collect_list leaves out, for later parts
-    users = _events(ctx, job).repartition(partitions, c.USER_IDX).groupBy(c.USER_IDX).agg(
-        F.first(c.USER_ID).alias(c.USER_ID), F.collect_list(known).alias(HISTORY))
-    columns = [c.USER_IDX, c.USER_ID, HISTORY]
-    vectors = _vectors(ctx, folder)
-    if vectors is None:
-        return users.select(*columns)
-    return users.join(vectors, on=c.USER_IDX, how="left").select(*columns, VECTOR)
-
-
-def _predict(ctx: Context, job: Job, model: Run, folder: Path) -> tuple[dict[str, int], dict[str, Any]]:
-    rows = _events(ctx, job).where(F.col(c.PART) == job.part)
-    key = F.concat_ws("|", c.USER_ID, c.ITEM_ID, c.TS).alias(c.ROW_KEY)
-    rows = rows.select(key, c.USER_ID, c.ITEM_ID, c.USER_IDX, c.ITEM_IDX, F.col(c.VALUE).alias(c.LABEL))
-    vectors = _vectors(ctx, folder)
-    rows = rows if vectors is None else rows.join(vectors, on=c.USER_IDX, how="left")
-    rows = rows.repartition(job.partitions or ctx.spark.sparkContext.defaultParallelism, c.USER_IDX)
-    passed = (c.ROW_KEY, c.USER_ID, c.ITEM_ID, c.LABEL)
-    settings = scorer.Settings(str(folder), job.k, ctx.seed, _fallback(ctx, job, folder), passed=passed)
-    shape = f"{c.ROW_KEY} string, {c.USER_ID} string, {c.ITEM_ID} string, {c.LABEL} double, {PREDICTION} double"
-    predicted = rows.mapInArrow(partial(scorer.predict_batches, settings), shape)
-    version = ctx.lake.replace(c.PREDICTIONS, predicted.select(
-        F.lit(ctx.run_id).alias(c.RUN_ID), F.lit(model.summary["model"]).alias(c.MODEL), F.lit(_split(ctx, job)).alias(c.SPLIT),
+def _predict(ctx: Context, job: Job, model: Run, scoring: Scoring) -> tuple[dict[str, int], dict[str, Any]]:
+    version = ctx.lake.replace(c.PREDICTIONS, scoring.predictions().select(
+        F.lit(ctx.run_id).alias(c.RUN_ID), F.lit(model.summary["model"]).alias(c.MODEL), F.lit(scoring.split).alias(c.SPLIT),
         F.lit("rating").alias(c.TASK), c.ROW_KEY, c.USER_ID, c.ITEM_ID, c.LABEL, F.col(PREDICTION).alias(c.VALUE)), {c.RUN_ID: ctx.run_id})
     written = ctx.lake.read(c.PREDICTIONS, version).where(F.col(c.RUN_ID) == ctx.run_id).count()
     if not written:
-        raise DataError(f"split {_split(ctx, job)}, part {job.part}", found="no rows", expected="at least one",
+        raise DataError(f"split {scoring.split}, part {job.part}", found="no rows", expected="at least one",
                         remedy="change the prepare step")
-    return {c.PREDICTIONS: version}, {"rows": written, "cold": _cold_rows(ctx, job, vectors), "fallback": "what is known of the item alone"}
+    return {c.PREDICTIONS: version}, {"rows": written, "cold": _cold_rows(scoring), "fallback": "what is known of the item alone"}
 
 
-def _cold_rows(ctx: Context, job: Job, vectors: DataFrame | None) -> int:
+def _cold_rows(scoring: Scoring) -> int:
     """Rows of the part whose user the model was not fitted on."""
-    events = _events(ctx, job)
+    events, vectors = scoring.events(), scoring.vectors()
     known = events.where(F.col(c.PART) == c.TRAIN) if vectors is None else vectors
-    return events.where(F.col(c.PART) == job.part).join(known.select(c.USER_IDX).distinct(), on=c.USER_IDX, how="left_anti").count()
-
-
-def _events(ctx: Context, job: Job) -> DataFrame:
-    return ctx.read(c.SPLITS, job.source).where(F.col(c.SPLIT) == _split(ctx, job))
-
-
-def _split(ctx: Context, job: Job) -> str:
-    return str(ctx.inputs[job.source].summary["split"])
-
-
-def _vectors(ctx: Context, folder: Path) -> DataFrame | None:
-    """(user_idx, vector) of an index whose queries have vectors."""
-    if not (folder / index.FILE).exists():
-        return None
-    facts = index.facts(folder)
-    return ctx.spark.read.parquet(str(folder / facts.queries)) if facts.queries else None
-
-
-def _fallback(ctx: Context, job: Job, folder: Path) -> str | None:
-    """Counts of the history events, for a model that has no fallback of its own."""
-    if (folder / index.FILE).exists() and index.facts(folder).fallback_scores:
-        return None
-    history = _events(ctx, job).where(F.col(c.PART).isin(*BEFORE[job.part]))
-    counts = artifact.counts(history, int(ctx.inputs[job.source].summary["num_items"]))
-    path = ctx.run_dir / "popularity.npy"
-    np.save(path, counts)
-    return str(path)
+    return events.where(F.col(c.PART) == scoring.part).join(known.select(c.USER_IDX).distinct(), on=c.USER_IDX, how="left_anti").count()
 
 
 def _folder(model: Run) -> Path:

@@ -108,12 +108,12 @@ def arithmetic(world: World) -> list[dict[str, Any]]:
     index, query = DotIndex(table), torch.arange(1, world.users + 1)
 
     def ours(users: int) -> Any:
-        return index.top_k(vectors[:users], query[:users], _first(seen, users), K, seed=1)
+        return index.top_k(vectors[:users], query[:users], _rows(seen, 0, users), K, seed=1)
 
     def plain(users: int) -> Any:
         block = max(64, min(1024, (64 << 20) // world.items))
-        return [top_k(vectors[start : start + block] @ table.T, query[start : start + block], _first(seen, users, start, block), K, seed=1)
-                for start in range(0, users, block)]
+        ends = [(start, min(users, start + block)) for start in range(0, users, block)]
+        return [top_k(vectors[start:end] @ table.T, query[start:end], _rows(seen, start, end), K, seed=1) for start, end in ends]
 
     users = min(world.users, 20_000)
     with torch.inference_mode():
@@ -121,8 +121,8 @@ def arithmetic(world: World) -> list[dict[str, Any]]:
                  **_rates(partial(run, users), users, 3)} for name, run in (("ours", ours), ("plain product", plain))]
 
 
-def _first(seen: Ragged, users: int, start: int = 0, block: int = 1 << 40) -> Ragged:
-    offsets = seen.offsets[start : min(users, start + block) + 1]
+def _rows(seen: Ragged, start: int, end: int) -> Ragged:
+    offsets = seen.offsets[start : end + 1]
     return Ragged(offsets - offsets[0], seen.values[offsets[0] : offsets[-1]])
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from recsys_spark.baselines import global_bias, popularity
+from recsys_spark.baselines.training import Training
 from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.scoring import index
 from recsys_spark.stages import prepare, train_baseline
@@ -22,8 +23,10 @@ from tests.spark.prepared import crowd
 RATINGS = [(1, 1, 5.0), (1, 2, 3.0), (2, 1, 4.0), (2, 3, 1.0), (3, 2, 2.0), (3, 3, 2.0), (3, 1, 4.0), (5, 2, 5.0)]  # no user 4, no item 4
 
 
-def events(spark: SparkSession, rows: list[tuple[int, int, float]] = RATINGS) -> DataFrame:
-    return spark.createDataFrame(rows, "user_idx int, item_idx int, value double")
+def training(spark: SparkSession, rows: list[tuple[int, int, float]] = RATINGS) -> Training:
+    timed = [(user, item, 0, value) for user, item, value in rows]
+    events = spark.createDataFrame(timed, "user_idx int, item_idx int, ts long, value double")
+    return Training(events, num_users=5, num_items=4, seed=1)
 
 
 def least_squares(reg_user: float, reg_item: float) -> tuple[float, np.ndarray, np.ndarray]:
@@ -39,7 +42,7 @@ def least_squares(reg_user: float, reg_item: float) -> tuple[float, np.ndarray, 
 
 def test_global_bias_solves_the_least_squares(spark: SparkSession, tmp_path: Path) -> None:
     config = global_bias.Config(reg_user=2.0, reg_item=0.5, sweeps=30, tolerance=1e-9)
-    facts = global_bias.write(events(spark), config, tmp_path / "index", num_items=4)
+    facts = global_bias.write(training(spark), config, tmp_path / "index")
     mean, users, items = least_squares(2.0, 0.5)
     found = index.facts(tmp_path / "index")
     assert facts["mean"] == mean and facts["sweeps"] < 30
@@ -51,7 +54,7 @@ def test_global_bias_solves_the_least_squares(spark: SparkSession, tmp_path: Pat
 
 
 def test_popularity_counts(spark: SparkSession, tmp_path: Path) -> None:
-    facts = popularity.write(events(spark), popularity.Config(), tmp_path / "index", num_items=4)
+    facts = popularity.write(training(spark), popularity.Config(), tmp_path / "index")
     assert facts == {"events": 8, "cold_items": 1}
     assert np.load(tmp_path / "index" / "items.npy").tolist() == [[0.0], [3.0], [3.0], [2.0], [0.0]]
     assert index.facts(tmp_path / "index").constant == (1.0,)
@@ -74,14 +77,14 @@ def test_the_stage_fits_on_the_parts_it_names(spark: SparkSession, tmp_path: Pat
     assert planned["events"] == counts["train"].sum()
 
     steps.done["prepare"] = steps.done["prepare"].model_copy(update={"summary": steps.done["prepare"].summary | {"split": "none"}})
-    with pytest.raises(DataError, match=r"split none, train: found no event; expected at least one\. To mend: change the prepare step"):
+    with pytest.raises(DataError, match=r"events to fit on: found none; expected at least one\. To mend: change the prepare step"):
         steps.run("empty", train_baseline, source="prepare", model="popularity", fit="train")
     assert not (tmp_path / "runs" / "empty" / "index").exists()
 
 
 @pytest.mark.parametrize(("values", "kind", "message"), [
     ({"model": "popularty"}, ConfigError,
-     r"baseline: found 'popularty'; expected one of global_bias, popularity \(did you mean 'popularity'\?\)"),
+     r"baseline: found 'popularty'; expected one of als, global_bias, popularity \(did you mean 'popularity'\?\)"),
     ({"model": "global_bias", "config": {"reg_user": -1.0}}, ConfigError, r"baseline global_bias, config\.reg_user: found -1\.0"),
     ({"model": "global_bias", "config": {"reg": 1.0}}, ConfigError,
      r"unknown key config\.reg: found 1\.0; expected one of reg_item, reg_user"),

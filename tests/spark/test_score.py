@@ -29,7 +29,7 @@ def steps(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Chai
     made.run("random", prepare, source="ingest", rule="random", fractions=(0.6, 0.2, 0.2))
     made.run("popularity", train_baseline, source="last_out", model="popularity")
     made.run("global_bias", train_baseline, source="random", model="global_bias")
-    made.run("als", train_als, source="last_out", config={"rank": 2, "iterations": 1}, blocks=2)
+    made.run("als", train_als, source="last_out", config={"rank": 2, "iterations": 1, "blocks": 2})
     return made
 
 
@@ -88,7 +88,7 @@ def test_the_valid_part_leaves_only_training_items_out(steps: Chain) -> None:
 
 def test_cold_users_are_counted_and_get_the_most_popular(steps: Chain) -> None:
     """ALS fitted on the training part of a random split: users with no event there have no vector."""
-    steps.run("als_random", train_als, source="random", config={"rank": 2, "iterations": 1}, blocks=2, fit="train")
+    steps.run("als_random", train_als, source="random", config={"rank": 2, "iterations": 1, "blocks": 2}, fit="train")
     run = steps.run("score_cold", score, model="als_random", source="random", part="test", k=3)
     part = parts(steps, "random")
     cold = {user for user, _ in part} - {user for (user, _), where in part.items() if where == c.TRAIN}

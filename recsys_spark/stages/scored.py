@@ -1,0 +1,112 @@
+"""A model's folder and a split -> lists or predictions, as DataFrames: what `score` writes and what a search is judged by.
+
+History: the events of all parts before the scored one. It is what a list leaves out, and what models of profiles score from.
+One scorer a Python worker, one thread each; lists stay arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from recsys_spark.baselines import artifact
+from recsys_spark.core import columns as c
+from recsys_spark.core import seeds
+from recsys_spark.scoring import index, scorer
+from recsys_spark.scoring.scorer import COLD, HISTORY, PREDICTION, VECTOR
+from recsys_spark.stages.context import Context
+
+BATCH_ROWS = 4096  # of an Arrow batch: with histories of some hundred items a few MB
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The model in `folder` (an index or a checkpoint) for one part of the split that the step `source` made."""
+
+    ctx: Context
+    source: str
+    part: str
+    folder: Path
+    k: int
+    partitions: int = 0  # of the queries; 0: as many as the cluster runs tasks at once
+    only: DataFrame | None = None  # (user_idx): these users alone; few enough to be sent to every task
+
+    @property
+    def split(self) -> str:
+        return str(self.ctx.inputs[self.source].summary["split"])
+
+    def events(self) -> DataFrame:
+        events = self.ctx.read(c.SPLITS, self.source).where(F.col(c.SPLIT) == self.split)
+        return events if self.only is None else events.join(F.broadcast(self.only), on=c.USER_IDX, how="left_semi")
+
+    def lists(self) -> DataFrame:
+        """(user_idx, user_id, item_idx array<int>, score array<float>, cold): at most k items of every user, best first."""
+        settings = self._settings(seeds.derive(self.ctx.seed, "score"), (c.USER_IDX, c.USER_ID))
+        shape = f"{c.USER_IDX} int, {c.USER_ID} string, {c.ITEM_IDX} array<int>, {c.SCORE} array<float>, {COLD} boolean"
+        return self._queries().mapInArrow(partial(scorer.rank_batches, settings), shape)
+
+    def predictions(self) -> DataFrame:
+        """(row_key, user_id, item_id, label, prediction): every row of the part."""
+        rows = self.events().where(F.col(c.PART) == self.part)
+        key = F.concat_ws("|", c.USER_ID, c.ITEM_ID, c.TS).alias(c.ROW_KEY)
+        rows = rows.select(key, c.USER_ID, c.ITEM_ID, c.USER_IDX, c.ITEM_IDX, F.col(c.VALUE).alias(c.LABEL))
+        vectors = self.vectors()
+        rows = rows if vectors is None else rows.join(vectors, on=c.USER_IDX, how="left")
+        passed = (c.ROW_KEY, c.USER_ID, c.ITEM_ID, c.LABEL)
+        shape = f"{c.ROW_KEY} string, {c.USER_ID} string, {c.ITEM_ID} string, {c.LABEL} double, {PREDICTION} double"
+        settings = self._settings(self.ctx.seed, passed)
+        return rows.repartition(self._tasks(), c.USER_IDX).mapInArrow(partial(scorer.predict_batches, settings), shape)
+
+    def vectors(self) -> DataFrame | None:
+        """(user_idx, vector) of an index whose queries have vectors."""
+        if not (self.folder / index.FILE).exists():
+            return None
+        facts = index.facts(self.folder)
+        return self.ctx.spark.read.parquet(str(self.folder / facts.queries)) if facts.queries else None
+
+    def _queries(self) -> DataFrame:
+        """(user_idx, user_id, history array<int>[, vector]): every user of the split."""
+        known = F.when(F.col(c.PART).isin(*c.BEFORE[self.part]), F.col(c.ITEM_IDX))  # null, which collect_list leaves out, for later parts
+        users = self.events().repartition(self._tasks(), c.USER_IDX).groupBy(c.USER_IDX).agg(
+            F.first(c.USER_ID).alias(c.USER_ID), F.collect_list(known).alias(HISTORY))
+        columns = [c.USER_IDX, c.USER_ID, HISTORY]
+        vectors = self.vectors()
+        if vectors is None:
+            return users.select(*columns)
+        return users.join(vectors, on=c.USER_IDX, how="left").select(*columns, VECTOR)
+
+    def _settings(self, seed: int, passed: tuple[str, ...]) -> scorer.Settings:
+        return scorer.Settings(str(self.folder), self.k, seed, self._fallback(), passed=passed)
+
+    def _fallback(self) -> str | None:
+        """Counts of the history events, for a model that has no fallback of its own."""
+        if (self.folder / index.FILE).exists() and index.facts(self.folder).fallback_scores:
+            return None
+        events = self.ctx.read(c.SPLITS, self.source).where(F.col(c.SPLIT) == self.split)
+        counts = artifact.counts(events.where(F.col(c.PART).isin(*c.BEFORE[self.part])),
+                                 int(self.ctx.inputs[self.source].summary["num_items"]))
+        path = self.ctx.run_dir / "popularity.npy"
+        np.save(path, counts)
+        return str(path)
+
+    def _tasks(self) -> int:
+        return self.partitions or self.ctx.spark.sparkContext.defaultParallelism
+
+
+@contextmanager
+def arrow_batches(ctx: Context) -> Iterator[None]:
+    """Arrow batches of the size that the scorer likes, while lists or predictions are computed."""
+    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = ctx.spark.conf.get(name)
+    ctx.spark.conf.set(name, str(BATCH_ROWS))
+    try:
+        yield
+    finally:
+        ctx.spark.conf.set(name, str(before))

@@ -1,0 +1,186 @@
+"""Settings chosen on validation: trials drawn at random or by Optuna's TPE, judged through the one scorer, resumable.
+
+Each trial is a line of trials.jsonl in the run folder and, when the search is over, a row of `runs` (stage `trial`). Trial t is the same
+however many follow it, so a search that was stopped goes on, and one that is made longer keeps what it has. The test part is never read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from pydantic import Field, field_validator, model_validator
+
+from recsys_spark.core import artifacts, log, seeds
+from recsys_spark.core.config import Settings
+from recsys_spark.core.contracts import Run
+from recsys_spark.core.errors import ConfigError
+from recsys_spark.stages.context import Context
+from recsys_spark.stages.judge import LOWER_IS_BETTER
+
+logger = log.get(__name__)
+TRIALS = "trials.jsonl"  # in the run folder
+EDGE = 0.05  # of a range, at either end
+
+
+class Between(Settings):
+    """A range, ends included."""
+
+    low: float
+    high: float
+    log: bool = True  # drawn evenly on a logarithmic scale
+    whole: bool = False  # whole numbers
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Between:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError("low below high, and above 0 on a logarithmic scale (log: false for a plain one)")
+        return self
+
+
+Choices = tuple[bool | int | float | str, ...]
+
+
+class Search(Settings):
+    """space: {setting of the step's config, or for a deep model a dotted one such as train.optim.lr: a range or a list of values}."""
+
+    space: dict[str, Between | Choices] = Field(min_length=1)
+    trials: int = Field(20, ge=1)
+    sampler: Literal["random", "tpe"] = "random"
+    budget_s: float = Field(0.0, ge=0)  # no trial begins after so many seconds; 0: no limit
+    metric: str = ""  # empty: ndcg@10 for rankings, rmse for ratings
+    users: int = Field(20_000, ge=1)  # at most so many are ranked to judge a trial, chosen by a hash of their number
+
+    @field_validator("space")
+    @classmethod
+    def _not_empty(cls, space: dict[str, Between | Choices]) -> dict[str, Between | Choices]:
+        for name, values in space.items():
+            if isinstance(values, tuple) and (not values or len(set(values)) != len(values)):
+                raise ValueError(f"{name}: different values, at least one")
+        return space
+
+
+def corners(search: Search) -> Iterator[dict[str, Any]]:
+    """One setting at a time at each end of its range, or each value of its list: what a configuration must accept."""
+    for name, space in search.space.items():
+        if isinstance(space, Between):
+            yield from ({name: round(end) if space.whole else end} for end in (space.low, space.high))
+        else:
+            yield from ({name: choice} for choice in space)
+
+
+def choose(ctx: Context, search: Search, metric: str, trial: Callable[[dict[str, Any]], float]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the best settings, facts of the search). `trial` fits one draw on the training part and returns its validation metric."""
+    path = ctx.run_dir / TRIALS
+    sign = -1.0 if metric.partition("@")[0] in LOWER_IS_BETTER else 1.0
+    done = read(path)
+    began = time.monotonic()
+    for number in range(search.trials):
+        values = draw(search, ctx.seed, done[:number], sign)
+        if number < len(done):
+            if done[number]["values"] != values:
+                raise ConfigError(f"{path}, trial {number}", found=done[number]["values"], expected=f"{values} by this search",
+                                  remedy="remove that file, or go on with the search that wrote it")
+            continue
+        if search.budget_s and done and time.monotonic() - began > search.budget_s:
+            logger.warning(log.fields(step=ctx.step, trials=number, of=search.trials, budget_s=search.budget_s, stopped="budget spent"))
+            break
+        started = time.monotonic()
+        value = trial(values)
+        made = {"trial": number, "values": values, "metric": metric, "value": value, "seconds": round(time.monotonic() - started, 1)}
+        with open(path, "a", encoding="utf-8") as out:
+            out.write(json.dumps(made) + "\n")
+        done.append(made)
+        logger.info(log.fields(step=ctx.step, trial=f"{number + 1}/{search.trials}", **values, **{metric: value}, seconds=made["seconds"]))
+    finite = [made for made in done[:search.trials] if math.isfinite(made["value"])]
+    if not finite:
+        raise ConfigError(f"step {ctx.step}, search", found=f"no finite {metric} in {len(done)} trials", expected="at least one",
+                          remedy="move the space: every model of it diverged")
+    best = max(finite, key=lambda made: sign * made["value"])
+    at_edge = edges(best["values"], search)
+    if at_edge:
+        logger.warning(log.fields(step=ctx.step, best_at_the_edge_of=",".join(at_edge), remedy="widen the search there"))
+    ctx.lake.add_runs(_record(ctx, made) for made in done[:search.trials])
+    facts = {"trials": len(done[:search.trials]), "sampler": search.sampler, "metric": metric, "valid": best["value"],
+             "edges": ",".join(at_edge) or "none", "search_s": round(sum(made["seconds"] for made in done[:search.trials]), 1)}
+    return dict(best["values"]), facts
+
+
+def draw(search: Search, seed: int, earlier: Sequence[dict[str, Any]], sign: float) -> dict[str, Any]:
+    """The settings of the trial after `earlier`: of these alone (TPE) or of their number alone (random), and the seed."""
+    sampler: optuna.samplers.BaseSampler
+    own = seeds.derive(seed, "search", len(earlier)) % 2**32
+    if search.sampler == "random":
+        return _drawn(search, np.random.default_rng(own))
+    sampler = optuna.samplers.TPESampler(seed=own, n_startup_trials=8)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    space = {name: _distribution(values) for name, values in search.space.items()}
+    for made in earlier:
+        value = sign * made["value"]
+        study.add_trial(optuna.trial.create_trial(params=made["values"], distributions=space,
+                                                  value=value if math.isfinite(value) else -1e9))
+    return dict(study.ask(space).params)
+
+
+def edges(values: dict[str, Any], search: Search) -> list[str]:
+    """Settings whose value lies at an end of the space: the least or largest of a list of numbers, or the outer twentieths of a range."""
+    found = []
+    for name, space in search.space.items():
+        value = values[name]
+        if isinstance(space, Between):
+            low, high, at = (math.log(x) if space.log else x for x in (space.low, space.high, value))
+            if not EDGE < (at - low) / (high - low) < 1 - EDGE:
+                found.append(name)
+            continue
+        numbers = [choice for choice in space if not isinstance(choice, (bool, str))]
+        if len(numbers) == len(space) > 2 and value in (min(numbers), max(numbers)):
+            found.append(name)
+    return found
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Whole lines only: the last one may have been cut by a kill."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        artifacts.write_text(path, whole)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _drawn(search: Search, rng: np.random.Generator) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, space in search.space.items():
+        if isinstance(space, tuple):
+            values[name] = space[int(rng.integers(len(space)))]
+            continue
+        low, high = (math.log(space.low), math.log(space.high)) if space.log else (space.low, space.high)
+        value = float(rng.uniform(low, high))
+        value = math.exp(value) if space.log else value
+        values[name] = round(value) if space.whole else float(f"{value:.6g}")
+    return values
+
+
+def _distribution(space: Between | Choices) -> optuna.distributions.BaseDistribution:
+    if isinstance(space, tuple):
+        return optuna.distributions.CategoricalDistribution(space)
+    if space.whole:
+        return optuna.distributions.IntDistribution(round(space.low), round(space.high), log=space.log)
+    return optuna.distributions.FloatDistribution(space.low, space.high, log=space.log)
+
+
+def _record(ctx: Context, made: dict[str, Any]) -> Run:
+    run_id = f"{ctx.run_id}-trial{made['trial']:03d}"
+    return Run(run_id=run_id, pipeline=ctx.pipeline, step=ctx.step, stage="trial", config=made["values"],
+               key=artifacts.fingerprint({"trial": run_id}), upstream={name: run.run_id for name, run in ctx.inputs.items()},
+               input_versions=dict(ctx.read_versions), output_versions={},
+               run_dir=str(ctx.run_dir), code_version="", seed=ctx.seed, started_at=ctx.now, ended_at=ctx.now,
+               summary={made["metric"]: made["value"], "seconds": made["seconds"], "part": "valid"})
