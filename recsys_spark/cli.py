@@ -32,6 +32,26 @@ def run(config: Config = None, overrides: Overrides = None, step: Steps = None, 
 
 
 @app.command()
+def tune(config: Config = None, overrides: Overrides = None, step: Steps = None, dry_run: DryRun = False) -> None:
+    """Run the steps that have a `search` (and what they need), then show their trials, best first. Validation only."""
+    from recsys_spark.report import terminal
+    from recsys_spark.stages import search, steps
+
+    path, arguments = _arguments(config, overrides)
+    _, known = steps.load(path, arguments)
+    searched = [name for name, one in known.items() if getattr(one.job, "search", None) is not None]
+    for name in step or ():
+        if name in known and name not in searched:
+            raise ConfigError(f"step {name!r}", found="no `search`", expected=f"one of {', '.join(searched) or 'none in this file'}",
+                              remedy=f"give {name} a `search` with a `space` (docs/tuning.md)")
+    if not searched:
+        raise ConfigError(str(path), found="no step with a `search`", expected="at least one", remedy="see docs/tuning.md")
+    done = _run(config, overrides, stage=None, names=step or searched, dry_run=dry_run)
+    for name in (step or searched) if done else ():
+        terminal.trials(Console(), done[name], search.read(Path(done[name].run_dir) / search.TRIALS))
+
+
+@app.command()
 def runs(config: Config = None, overrides: Overrides = None) -> None:
     """The completed runs of a pipeline's lake, newest last."""
     from recsys_spark.report import terminal
@@ -141,7 +161,8 @@ def _first_line(problem: Exception) -> str:
     return next((line.strip() for line in str(problem).splitlines() if is_disk_full(line)), type(problem).__name__)
 
 
-def _run(config: str | None, overrides: list[str] | None, *, stage: str | None, names: list[str] | None, dry_run: bool) -> None:
+def _run(config: str | None, overrides: list[str] | None, *, stage: str | None, names: list[str] | None, dry_run: bool) -> dict[str, Any]:
+    """{step: its run}; empty after a dry run."""
     from recsys_spark.stages import steps
 
     console = Console()
@@ -154,7 +175,7 @@ def _run(config: str | None, overrides: list[str] | None, *, stage: str | None, 
     lake = pipelines.open_lake(pipeline)
     if dry_run:
         pipelines.dry_run(pipeline, wanted, lake=lake, listener=_listener(console))
-        return
+        return {}
     try:
         done = pipelines.run(pipeline, wanted, lake=lake, listener=_listener(console))
     except KeyboardInterrupt:
@@ -164,6 +185,7 @@ def _run(config: str | None, overrides: list[str] | None, *, stage: str | None, 
 
     terminal.results(console, list(done.values()))
     console.print(f"[dim]{len(done)} steps in {time.monotonic() - started:.0f} s[/]")
+    return done
 
 
 def _open(config: str | None, overrides: list[str] | None) -> tuple[Any, Any]:

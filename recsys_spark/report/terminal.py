@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -40,6 +41,23 @@ def runs(console: Console, recorded: Sequence[Run]) -> None:
         wrote = ", ".join(f"{name} v{version}" for name, version in sorted(run.output_versions.items()))
         seconds = f"{run.ended_at - run.started_at:.1f}"
         table.add_row(*map(Text, (run.run_id, run.stage, ended, seconds, str(run.seed), run.code_version, wrote)))
+    console.print(table)
+
+
+def trials(console: Console, run: Run, made: Sequence[dict[str, Any]]) -> None:
+    """Every trial of a step's search, best first; the settings at an edge of their space are named."""
+    if not made:
+        return
+    metric = str(made[0]["metric"])
+    lower = metric.partition("@")[0] in shown.LOWER_IS_BETTER
+    names = list(made[0]["values"])
+    table = Table(title=Text(f"{run.step}: {len(made)} trials on validation; best at the edge of: {run.summary.get('edges', 'none')}"),
+                  title_justify="left")
+    for name in (metric, *names, "trial", "seconds"):
+        table.add_column(name, justify="right")
+    for trial in sorted(made, key=lambda trial: trial["value"] if lower else -trial["value"]):
+        values = (f"{trial['value']:.5f}", *(f"{trial['values'][name]}" for name in names), str(trial["trial"]), f"{trial['seconds']:.1f}")
+        table.add_row(*values)
     console.print(table)
 
 

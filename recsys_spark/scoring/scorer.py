@@ -179,6 +179,12 @@ def load(path: str | Path, *, k: int, seed: int, device: str = "cpu", fallback: 
                           remedy="run the training step again")
 
 
+def written(path: str | Path) -> int:
+    """Modification time (ns) of the file that makes the folder whole."""
+    folder = Path(path)
+    return next((file.stat().st_mtime_ns for file in (folder / indices.FILE, folder / store.FACTS) if file.exists()), 0)
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a worker process needs to build its scorer: small, picklable, and the key under which the process keeps it."""
@@ -189,6 +195,7 @@ class Settings:
     fallback: str | None = None
     passed: tuple[str, ...] = ()  # input columns handed through to the output
     threads: int = 1
+    written: int = 0  # when (ns), so that a worker never keeps a model that another has replaced at the same path
 
 
 _loaded: dict[Settings, Scorer] = {}  # of this worker process: Spark gives it many partitions, and the model is read once

@@ -83,7 +83,8 @@ class Scoring:
         return users.join(vectors, on=c.USER_IDX, how="left").select(*columns, VECTOR)
 
     def _settings(self, seed: int, passed: tuple[str, ...]) -> scorer.Settings:
-        return scorer.Settings(str(self.folder), self.k, seed, self._fallback(), passed=passed)
+        return scorer.Settings(str(self.folder), self.k, seed, self._fallback(), passed=passed,
+                                written=scorer.written(self.folder))
 
     def _fallback(self) -> str | None:
         """Counts of the history events, for a model that has no fallback of its own."""

@@ -6,20 +6,22 @@ A killed run goes on from its last checkpoint; a finished one is not trained aga
 from __future__ import annotations
 
 import math
+import shutil
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from recsys_spark.core import artifacts, contracts, log, shardset
 from recsys_spark.core import config as configuration
-from recsys_spark.core import contracts, log, shardset
 from recsys_spark.core.contracts import ShardSet, TrainJob
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.models import registry
 from recsys_spark.models.base import Sizes
-from recsys_spark.stages import context
+from recsys_spark.stages import context, search
 from recsys_spark.stages.context import Context, Outcome, Ref
 from recsys_spark.stages.export_shards import FOLDER
+from recsys_spark.stages.search import Search
 from recsys_spark.train import launch, validate, workers
 
 logger = log.get(__name__)
@@ -33,6 +35,7 @@ class Job(context.Job):
     config: dict[str, Any] = Field(default_factory=dict, validate_default=True)  # of the model's Config; defaults are written out
     train: contracts.Train = contracts.Train()
     workers: contracts.Workers = contracts.Workers()
+    search: Search | None = None  # over settings of `config`, and dotted ones of `train` (train.optim.lr)
 
     @field_validator("config", mode="after")
     @classmethod
@@ -43,16 +46,64 @@ class Job(context.Job):
         model = info.data["model"]
         return configuration.validate(registry.find(model).Config, value, source=f"model {model}", key="config").model_dump(mode="json")
 
+    @model_validator(mode="after")
+    def _space_fits(self) -> Job:
+        for setting in search.corners(self.search) if self.search else ():
+            with_settings(self, setting)
+        return self
+
 
 def run(ctx: Context, job: Job) -> Outcome:
     """Raises what launching raises: ConfigError, ShardError, CheckpointError, WorkerError."""
     made = _train_job(ctx, job)
     _fits(job, shardset.load(made.shards, expect=made.shard_fingerprint))
+    found: dict[str, Any] = {}
+    if job.search is not None:
+        job, found = _chosen(ctx, job, job.search)
+        made = _train_job(ctx, job)
     result = launch.launch(made)
-    summary = {"model": job.model, **result.model_dump(mode="json", exclude={"run_id"}), "num_workers": job.workers.num_workers,
-               "engine": workers.resolve(job.workers.engine, job.workers.num_workers), "shard_fingerprint": made.shard_fingerprint}
+    summary = {"model": job.model, **job.config, **found, **result.model_dump(mode="json", exclude={"run_id"}),
+               "num_workers": job.workers.num_workers, "engine": workers.resolve(job.workers.engine, job.workers.num_workers),
+               "shard_fingerprint": made.shard_fingerprint}
     logger.info(log.fields(stage="train_deep", **{key: value for key, value in summary.items() if key != "best"}, **result.best))
     return Outcome(tables=dict(ctx.inputs[job.shards].output_versions), shard_fingerprint=made.shard_fingerprint, summary=summary)
+
+
+def with_settings(job: Job, values: dict[str, Any]) -> Job:
+    """The job with settings changed: names of the model's Config, or dotted ones below `train`. Raises ConfigError."""
+    config, train = dict(job.config), job.train.model_dump()
+    for name, value in values.items():
+        *path, last = name.split(".")
+        if path[:1] != ["train"]:
+            config[name] = value
+            continue
+        place = train
+        for part in path[1:]:
+            place = place[part] if isinstance(place.get(part), dict) else {}
+        place[last] = value
+    kind, where = registry.find(job.model).Config, {"source": f"model {job.model}", "key": "search.space"}
+    config = configuration.validate(kind, config, **where).model_dump(mode="json")
+    checked = configuration.validate(contracts.Train, train, source=f"model {job.model}", key="search.space.train")
+    return job.model_copy(update={"config": config, "train": checked})
+
+
+def _chosen(ctx: Context, job: Job, wanted: Search) -> tuple[Job, dict[str, Any]]:
+    """The best settings by the best epoch's validation metric. A trial that was killed goes on; its folder goes when it is judged."""
+    metric, _ = validate.monitor(_train_job(ctx, job), registry.find(job.model))
+    if wanted.metric not in ("", metric):
+        raise ConfigError(f"step {ctx.step}, search.metric", found=wanted.metric, expected=f"{metric}, by which the epochs are chosen",
+                          remedy="set train.monitor")
+    folder = ctx.run_dir / "trial"
+
+    def trial(values: dict[str, Any]) -> float:
+        named = folder / artifacts.fingerprint(values)[:10]
+        made = _train_job(ctx, with_settings(job, values)).model_copy(update={"run_dir": str(named)})
+        value = launch.launch(made).best[metric]
+        shutil.rmtree(folder)
+        return value
+
+    best, facts = search.choose(ctx, wanted, metric, trial)
+    return with_settings(job, best), facts
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
@@ -72,8 +123,9 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     window = sum(min(sum(file.row_groups), max(file.row_groups) * train.reader.window_row_groups) for file in shards.parts["train"].files)
     read = sum(file.bytes for file in shards.parts["train"].files) * window / max(rows, 1) / job.workers.num_workers
     steps = math.ceil(rows / train.batch_size)
-    return {"model": job.model, "rows": rows, "examples_per_epoch": rows * (1 + model.num_negatives), "steps_per_epoch": steps,
-            "steps": steps * train.epochs, "parameters": parameters, "num_workers": job.workers.num_workers,
+    fits = 1 + (job.search.trials if job.search else 0)
+    return {"model": job.model, "fits": fits, "rows": rows, "examples_per_epoch": rows * (1 + model.num_negatives),
+            "steps_per_epoch": steps, "steps": steps * train.epochs, "parameters": parameters, "num_workers": job.workers.num_workers,
             "worker_bytes": int(_PROCESS_BYTES + parameters * width * copies + read)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,3 +75,18 @@ def test_a_model_of_another_layout(ctx: Context, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ConfigError) as told:
             stage(ctx, _job(model="multi_vae"))
         assert "found layout pointwise; expected layout profile" in str(told.value) and "layout: profile" in str(told.value)
+
+
+def test_a_search_trains_each_trial_and_keeps_the_best(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[Run] = []
+    monkeypatch.setattr(ctx, "lake", SimpleNamespace(add_runs=recorded.extend))
+    space = {"dim": [2, 3], "train.optim.lr": {"low": 1e-3, "high": 1e-1}}
+    job = _job(model="mf_bias", config=training.CONFIGS["mf_bias"], search={"space": space, "trials": 2})
+    outcome = train_deep.run(ctx, job)
+    assert [run.stage for run in recorded] == ["trial", "trial"]
+    best = min(recorded, key=lambda run: run.summary["rmse"])
+    assert outcome.summary["best"]["rmse"] == best.summary["rmse"] == outcome.summary["valid"], "the same settings, the same numbers"
+    assert outcome.summary["dim"] == best.config["dim"] and not (ctx.run_dir / "trial").exists()
+    for wrong, said in (({"train.optim.rl": [1.0]}, "search.space.train.optim.rl"), ({"dmi": [2]}, "did you mean 'dim'")):
+        with pytest.raises(ConfigError, match=said):
+            _job(model="mf_bias", search={"space": wrong})
