@@ -2,7 +2,7 @@
 SHELL := bash
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench parity clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,9 @@ lint: setup  ## ruff, mypy and the layers
 
 bench: setup  ## the benchmark: prints its figures and writes them as JSON
 	@$(BIN)/python -m tests.benchmarks
+
+parity: setup  ## docs/parity.md anew: our figures beside the published ones, from raw data (hours; what is done is kept)
+	@$(BIN)/recsys-spark parity
 
 clean:  ## remove caches and the output of the demo; .venv and the cache of set-up stay
 	@rm -rf out build dist *.egg-info spark-warehouse metastore_db derby.log

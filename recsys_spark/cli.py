@@ -15,7 +15,7 @@ from rich.text import Text
 from recsys_spark.core import log
 from recsys_spark.core.errors import ConfigError, RecsysError, is_disk_full
 
-DEFAULT = "conf/pipelines/ml-1m.yaml"
+DEFAULT, PARITY = "conf/pipelines/ml-1m.yaml", "conf/parity.yaml"
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Raw logs to recommendations in Delta tables: Spark, Petastorm, Horovod, PyTorch.")
 
@@ -49,6 +49,21 @@ def tune(config: Config = None, overrides: Overrides = None, step: Steps = None,
     done = _run(config, overrides, stage=None, names=step or searched, dry_run=dry_run)
     for name in (step or searched) if done else ():
         terminal.trials(Console(), done[name], search.read(Path(done[name].run_dir) / search.TRIALS))
+
+
+@app.command()
+def parity(
+    listed: Annotated[str, typer.Argument(metavar="[LIST]", help="A list of published figures.")] = PARITY,
+    overrides: Overrides = None,
+    out: Annotated[str, typer.Option(help="The page.")] = "docs/parity.md",
+    only: Annotated[list[str] | None, typer.Option(help="Run only this pipeline of the list (may be repeated).")] = None,
+) -> None:
+    """Run the pipelines behind a list of published figures, and write ours beside them."""
+    from recsys_spark.stages import parity as parities
+
+    console = Console()
+    page = parities.run(Path(listed), Path(out), only=only or (), arguments=overrides or (), listener=_listener(console))
+    console.print(f"wrote {page}")
 
 
 @app.command()

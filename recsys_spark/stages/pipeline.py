@@ -61,6 +61,18 @@ def run(pipeline: Pipeline, steps: list[Step], *, lake: Lake, listener: Listener
     return runs
 
 
+def kept(pipeline: Pipeline, steps: list[Step], *, lake: Lake) -> dict[str, Run]:
+    """{step: its completed run} of the steps that `run` would skip. Runs nothing."""
+    done = completed(lake)
+    runs: dict[str, Run] = {}
+    for step in steps:
+        if all(name in runs for name in step.needs):
+            earlier = done.get(step_key(step, pipeline.seed, runs))
+            if earlier is not None and Path(earlier.run_dir).is_dir():
+                runs[step.name] = earlier
+    return runs
+
+
 def dry_run(pipeline: Pipeline, steps: list[Step], *, lake: Lake, listener: Listener) -> None:
     """Say of each step whether it is done, what it would cost where its inputs exist, or what it waits for. Starts no work."""
     done = completed(lake)

@@ -1,0 +1,191 @@
+"""Our figures beside the published ones: runs the pipelines that a list of rows names, and writes one Markdown table for each protocol.
+
+    - protocol: K-FULL, SASRec's ML-1M file      # heading of the table
+      pipeline: pipelines/parity-sasrec.yaml     # a path from the list's own file
+      evaluation: ranking                        # an evaluate step of it
+      of: score_ease                             # the scored run in that evaluation
+      metric: ndcg@10
+      published: 0.0536
+      source: who measured it, on what
+      within: 0.001                              # or at_least, at_most; none: reported only
+      seeds: [1]                                 # the mean over them is compared
+
+Nothing here chooses anything: what is tuned is tuned by the pipelines, on validation.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from recsys_spark.core import artifacts, config
+from recsys_spark.core.config import Settings
+from recsys_spark.core.contracts import Run
+from recsys_spark.core.errors import ConfigError, DataError, nearest
+from recsys_spark.lake.tables import Lake
+from recsys_spark.report import parity_page, results
+from recsys_spark.report.parity_page import Line
+from recsys_spark.stages import pipeline as pipelines
+from recsys_spark.stages import steps
+
+
+class Wanted(Settings):
+    """One row of the list."""
+
+    protocol: str
+    pipeline: str
+    evaluation: str
+    of: str
+    metric: str
+    published: str = ""  # as it was published, several figures included
+    source: str = ""
+    target: float | None = None  # the figure that `within` is measured from
+    within: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    seeds: tuple[int, ...] = Field((1,), min_length=1)
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Wanted:
+        rules = sum(rule is not None for rule in (self.within, self.at_least, self.at_most))
+        if rules > 1 or (self.within is None) != (self.target is None):
+            raise ValueError("one of within (with target), at_least, at_most, or none of them")
+        return self
+
+    def verdict(self, value: float) -> str:
+        """PASS, FALLS SHORT, or reported where nothing was wanted."""
+        if self.within is not None and self.target is not None:
+            return _word(abs(value - self.target) <= self.within)
+        if self.at_least is not None:
+            return _word(value >= self.at_least)
+        return _word(value <= self.at_most) if self.at_most is not None else "reported"
+
+    @property
+    def rule(self) -> str:
+        if self.within is not None:
+            return f"{self.target:g} ± {self.within:g}"
+        if self.at_least is not None:
+            return f"≥ {self.at_least:g}"
+        return f"≤ {self.at_most:g}" if self.at_most is not None else "report"
+
+
+class Listed(Settings):
+    title: str = "Parity"
+    intro: str = ""
+    rows: tuple[Wanted, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one seed gave."""
+
+    value: results.Value
+    fitted: Run  # the run of the model
+    evaluated: Run
+
+
+def load(path: Path) -> Listed:
+    """Raises ConfigError for a list that cannot be used, its pipelines included: every name is checked before anything runs."""
+    listed = config.validate(Listed, config.load(path), source=str(path))
+    for number, row in enumerate(listed.rows):
+        _, known = steps.load(path.parent / row.pipeline)
+        for field in ("evaluation", "of"):
+            name = getattr(row, field)
+            if name not in known:
+                raise ConfigError(f"{path}, rows.{number}.{field}", found=repr(name),
+                                  expected=f"a step of {row.pipeline}: {', '.join(known)}{nearest(name, known)}")
+        if row.of not in known[row.evaluation].needs:
+            raise ConfigError(f"{path}, rows.{number}.of", found=row.of, expected=f"one of {', '.join(known[row.evaluation].needs)}, "
+                              f"which {row.evaluation} evaluates")
+    return listed
+
+
+def run(path: Path, out: Path, *, only: Sequence[str] = (), arguments: Sequence[str] = (), listener: pipelines.Listener,
+        written: Callable[[Path], None] = lambda page: None) -> Path:
+    """Run what is not done yet, and write the page `out` after every pipeline, so that a long run shows what it has.
+
+    only: names of pipelines (file stems) to run; the rows of the others are taken from what has completed, or left open.
+    Raises ConfigError for a name that no row has.
+    """
+    listed = load(path)
+    stems = {Path(row.pipeline).stem for row in listed.rows}
+    for name in only:
+        if name not in stems:
+            raise ConfigError(f"pipeline {name!r}", found=f"not in {path}",
+                              expected=f"one of {', '.join(sorted(stems))}{nearest(name, stems)}")
+    found: dict[tuple[int, int], Found] = {}
+    for file, seed in dict.fromkeys((row.pipeline, seed) for row in listed.rows for seed in row.seeds):
+        mine = [(number, row) for number, row in enumerate(listed.rows) if row.pipeline == file and seed in row.seeds]
+        pipeline, known = steps.load(path.parent / file, [f"seed={seed}", *arguments])
+        chosen = steps.closure(known, [row.evaluation for _, row in mine])
+        lake = pipelines.open_lake(pipeline)
+        if only and Path(file).stem not in only:
+            done = _kept(pipeline, chosen, lake)
+        else:
+            done = pipelines.run(pipeline, chosen, lake=lake, listener=listener)
+        for number, row in mine:
+            if row.evaluation in done:
+                found[(number, seed)] = _find(row, done, source=f"{path}, rows.{number}")
+        artifacts.write_text(out, parity_page.render(listed.title, listed.intro, list(_lines(listed, found)), _machine()))
+        written(out)
+    return out
+
+
+def _kept(pipeline: steps.Pipeline, chosen: list[steps.Step], lake: Lake) -> dict[str, Run]:
+    """Nothing where even the raw data are missing: those rows are shown as not measured."""
+    try:
+        return pipelines.kept(pipeline, chosen, lake=lake)
+    except DataError:
+        return {}
+
+
+def _find(row: Wanted, done: dict[str, Run], *, source: str) -> Found:
+    evaluated, scored = done[row.evaluation], done[row.of]
+    metric, _, cut = row.metric.partition("@")
+    values = results.from_summary(evaluated.summary)
+    mine = [value for value in values if value.run_id == scored.run_id]
+    for value in mine:
+        if (value.metric, value.k) == (metric, int(cut or 0)):
+            return Found(value, done[str(scored.config["model"])], evaluated)
+    names = sorted({f"{value.metric}@{value.k}" if value.k else value.metric for value in mine})
+    raise ConfigError(f"{source}.metric", found=row.metric, expected=f"one of {', '.join(names)}{nearest(row.metric, names)}")
+
+
+def _lines(listed: Listed, found: dict[tuple[int, int], Found]) -> Iterator[Line]:
+    for number, row in enumerate(listed.rows):
+        got = [found[(number, seed)] for seed in row.seeds if (number, seed) in found]
+        line = Line(row.protocol, row.of.removeprefix("score_"), row.metric, row.published, row.source, row.rule, row.note, row.pipeline)
+        if len(got) < len(row.seeds):
+            yield line
+            continue
+        values = [one.value.value for one in got]
+        assert all(value is not None for value in values), f"{row.of}: nothing was measured"
+        numbers = [float(value) for value in values if value is not None]
+        mean = sum(numbers) / len(numbers)
+        yield line.measured(
+            value=mean, interval=results.interval(got[0].value) if len(got) == 1 else f"{min(numbers):.4f}–{max(numbers):.4f} over seeds",
+            verdict=row.verdict(mean), seconds=sum(float(one.fitted.summary.get("seconds", 0)) for one in got) / len(got),
+            settings=_settings(got[0].fitted), fingerprint=str(got[0].evaluated.summary.get("data", {}).get("fingerprint", "")))
+
+
+def _settings(fitted: Run) -> str:
+    """What the model was fitted with, as chosen: only what its search or its configuration names."""
+    asked = dict((fitted.config.get("search") or {}).get("space") or {}) or dict.fromkeys(fitted.config.get("config") or {})
+    chosen = {name: fitted.summary[name] for name in asked if name in fitted.summary}
+    trials = f"; {fitted.summary['trials']} trials, edges: {fitted.summary['edges']}" if "trials" in fitted.summary else ""
+    return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in chosen.items()) + trials
+
+
+def _machine() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores, {memory:.0f} GB, {platform.machine()}, Python {platform.python_version()}"
+
+
+def _word(passed: bool) -> str:
+    return "PASS" if passed else "FALLS SHORT"
