@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,15 @@ from recsys_spark.core.contracts import Index
 
 FILE, QUERIES = "index.json", "queries"
 VECTOR = "vector"
+ROWS, WEIGHTS = "rows", "weights"
+
+
+class Csr(NamedTuple):
+    """The files of a sparse matrix: row r holds the columns indices[indptr[r] : indptr[r + 1]], and their values beside them in `data`."""
+
+    indptr: Path  # .npy int64 (rows + 1,)
+    indices: Path  # .npy int32
+    data: Path  # .npy float32
 
 
 def write_dot(folder: Path, *, model: str, items: NDArray[np.float32], popularity: NDArray[np.float32], queries: DataFrame | None = None,
@@ -37,6 +48,28 @@ def write_dot(folder: Path, *, model: str, items: NDArray[np.float32], popularit
             np.save(new / index.bias, bias.astype(np.float32))
         if queries is not None:
             queries.select(c.USER_IDX, F.col(VECTOR)).write.parquet(str(new / QUERIES))
+        artifacts.write_model(new / FILE, index)
+    return index
+
+
+def write_sparse(folder: Path, *, model: str, num_rows: int, matrix: Path | Csr, popularity: NDArray[np.float32],
+                 queries: DataFrame | None = None) -> Index:
+    """matrix: one dense .npy float32 (num_rows + 1, I + 1), or a CSR of as many rows; its files are moved into the artefact.
+
+    popularity (I + 1,): the scores of a query that reaches no row. queries (user_idx int, rows array<int>, weights array<float>): the
+    query's own rows, written by the executors; without them a query is its history, and the rows are items.
+    """
+    dense = isinstance(matrix, Path)
+    names = {"matrix": "matrix.npy"} if dense else {name: f"{name}.npy" for name in Csr._fields}
+    index = Index(kind="sparse", model=model, num_items=len(popularity) - 1, num_rows=num_rows, **names,
+                  queries=QUERIES if queries is not None else "", fallback_scores="fallback.npy")
+    with artifacts.new_folder(folder) as new:
+        np.save(new / index.fallback_scores, popularity.astype(np.float32))
+        if queries is not None:
+            own = queries.select(c.USER_IDX, F.col(ROWS).cast("array<int>"), F.col(WEIGHTS).cast("array<float>"))
+            own.write.parquet(str(new / QUERIES))
+        for source, name in zip([matrix] if isinstance(matrix, Path) else matrix, names.values(), strict=True):
+            shutil.move(source, new / name)
         artifacts.write_model(new / FILE, index)
     return index
 

@@ -155,19 +155,24 @@ class Index(Settings):
     """`index.json` of an index artefact: what a query needs to be scored without its model.
 
     dot: score = vector . items[i] + bias[i]; `vector` comes with the query (column `vector`), or is constant.
-    item_to_item: score = sum over the history j of weights[j, i] (CSR of (num_items + 1) rows).
+    sparse: score = sum over the query's pairs (row, weight) of weight * matrix[row, i]. The pairs come with the query (columns `rows`
+    and `weights`), or, where `queries` is empty, are its history with weight 1 (rows are then items).
     """
 
     version: int = VERSION
-    kind: Literal["dot", "item_to_item"]
+    kind: Literal["dot", "sparse"]
     model: str
     num_items: int
     dim: int = 0
     items: str = ""  # .npy float32 (num_items + 1, dim), row 0 zero
     bias: str = ""  # .npy float32 (num_items + 1,); empty: none
     constant: tuple[float, ...] = ()  # the vector of every query, when queries have none of their own
-    queries: str = ""  # Parquet folder (user_idx int, vector array<float>); empty: none
-    weights: str = ""  # .npz of scipy CSR for item_to_item
+    queries: str = ""  # Parquet folder (user_idx int, vector array<float>; sparse: rows array<int>, weights array<float>); empty: none
+    num_rows: int = 0  # sparse: the matrix has num_rows + 1 rows, row 0 empty, and num_items + 1 columns
+    matrix: str = ""  # sparse: one dense .npy float32 (num_rows + 1, num_items + 1); or else a CSR:
+    indptr: str = ""  # .npy int64 (num_rows + 2,)
+    indices: str = ""  # .npy int32 (entries,)
+    data: str = ""  # .npy float32 (entries,)
     fallback: str = "popularity"  # what a query without vector or history gets; stated, never silent
     fallback_scores: str = ""  # .npy float32 (num_items + 1,); rating: the value predicted for a query without vector
     low: float | None = None  # rating: predictions are clamped to low..high, the range of the training values

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys_spark.core import artifacts
 from recsys_spark.core.contracts import Index
 from recsys_spark.core.errors import CheckpointError
+from recsys_spark.scoring.sparse import Csr
 
 FILE = "index.json"
 _AGAIN = "run the step that wrote it again"
@@ -24,27 +26,29 @@ def facts(folder: Path) -> Index:
 
 def array(folder: Path, name: str, shape: tuple[int, ...]) -> Tensor:
     """A float32 .npy file of this shape. Raises CheckpointError: missing, cut short, of another shape."""
-    path, expected = folder / name, f"float32 of shape {shape}"
+    return torch.from_numpy(_loaded(folder / name, np.float32, shape))
+
+
+def matrix(folder: Path, index: Index) -> Csr | NDArray[np.float32]:
+    """The matrix of kind `sparse`, mapped and not read. Raises CheckpointError when its files do not fit each other."""
+    rows = index.num_rows + 1
+    if index.matrix:
+        return _loaded(folder / index.matrix, np.float32, (rows, index.num_items + 1), mapped=True)
+    indptr = _loaded(folder / index.indptr, np.int64, (rows + 1,))
+    entries = int(indptr[-1])
+    if indptr[0] != 0 or indptr[1] != 0 or (np.diff(indptr) < 0).any():
+        raise CheckpointError(str(folder / index.indptr), found="numbers that fall, or entries in row 0", expected="0, 0 and then rising",
+                              remedy=_AGAIN)
+    return Csr(indptr, _loaded(folder / index.indices, np.int32, (entries,), mapped=True),
+               _loaded(folder / index.data, np.float32, (entries,), mapped=True))
+
+
+def _loaded(path: Path, dtype: type[np.generic], shape: tuple[int, ...], mapped: bool = False) -> NDArray[Any]:
+    expected = f"{np.dtype(dtype)} of shape {shape}"
     try:
-        found = np.load(path, allow_pickle=False)
+        found = np.load(path, allow_pickle=False, mmap_mode="r" if mapped and 0 not in shape else None)  # nothing cannot be mapped
     except (OSError, ValueError, EOFError) as problem:
         raise CheckpointError(str(path), found=" ".join(str(problem).split())[:120], expected=expected, remedy=_AGAIN) from None
-    if found.shape != shape or found.dtype != np.float32:
+    if found.shape != shape or found.dtype != dtype:
         raise CheckpointError(str(path), found=f"{found.dtype} of shape {found.shape}", expected=expected, remedy=_AGAIN)
-    return torch.from_numpy(found)
-
-
-def item_to_item(folder: Path, index: Index) -> Tensor:
-    """Sparse CSR (I + 1, I + 1) float32: row j holds what item j in a history adds to the others' scores."""
-    path, size = folder / index.weights, index.num_items + 1
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            indptr, indices, data = saved["indptr"], saved["indices"], saved["data"]
-    except (OSError, ValueError, EOFError, KeyError) as problem:
-        raise CheckpointError(str(path), found=" ".join(str(problem).split())[:120], expected="a CSR in .npz", remedy=_AGAIN) from None
-    if len(indptr) != size + 1:
-        raise CheckpointError(str(path), found=f"{len(indptr) - 1} rows", expected=f"{size}", remedy=_AGAIN)
-    rows, columns = torch.from_numpy(indptr.astype(np.int64)), torch.from_numpy(indices.astype(np.int64))
-    with warnings.catch_warnings():  # that sparse tensors are young; products with a dense or sparse right side are what is used
-        warnings.simplefilter("ignore")
-        return torch.sparse_csr_tensor(rows, columns, torch.from_numpy(data.astype(np.float32)), size=(size, size), check_invariants=True)
+    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +22,11 @@ from recsys_spark.models import store
 from recsys_spark.models.base import Model, Query, Ragged, Rows
 from recsys_spark.scoring import index as indices
 from recsys_spark.scoring.dot import DotIndex
+from recsys_spark.scoring.sparse import SparseIndex
 from recsys_spark.scoring.topk import TopK, select, top_k
 
 HISTORY, VECTOR, COLD, PREDICTION = "history", "vector", "cold", "prediction"
+ROWS, WEIGHTS = "rows", "weights"  # of a query of an index of kind `sparse`
 CELLS = 8 << 20  # scores held at once: 32 MB
 
 
@@ -144,21 +147,31 @@ class DotScorer(Scorer):
         return pa.array(values.clamp(self.facts.low, self.facts.high).numpy() if self.facts.low is not None else values.numpy())
 
 
-class ItemScorer(Scorer):
-    """Item-to-item weights, added over the history."""
+class SparseScorer(Scorer):
+    """Weighted rows of one matrix: the query's own, or those of its history."""
 
     def __init__(self, folder: Path, k: int, seed: int, fallback: Tensor | None) -> None:
         facts = indices.facts(folder)
-        self.model, self.num_items = facts.model, facts.num_items
+        self.model, self.num_items, self.own_rows = facts.model, facts.num_items, bool(facts.queries)
         own = indices.array(folder, facts.fallback_scores, (facts.num_items + 1,)) if facts.fallback_scores else fallback
         super().__init__(k, seed, torch.zeros(facts.num_items + 1) if own is None else own)
-        self.weights = indices.item_to_item(folder, facts).to_dense() if facts.num_items <= 4096 else indices.item_to_item(folder, facts)
+        self.index = SparseIndex(indices.matrix(folder, facts), facts.num_items, facts.model)
+
+    def _rows(self, block: int) -> int:
+        return 1 << 20  # SparseIndex makes its own blocks
+
+    def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
+        return ~self.index.reaches(ragged(batch.column(ROWS)) if self.own_rows else history)
 
     def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
-        profile = torch.sparse_csr_tensor(history.offsets, history.values.long(), torch.ones(len(history.values)),
-                                          size=(len(user), self.num_items + 1), check_invariants=False)
-        scores = profile @ self.weights
-        return top_k(scores if scores.layout == torch.strided else scores.to_dense(), user, history, self.k, self.seed, self.model)
+        return self.index.top_k(self._pairs(batch, rows, history), user, history, self.k, self.seed)
+
+    def _pairs(self, batch: pa.RecordBatch, rows: Tensor, history: Ragged) -> Any:
+        """Rows of the matrix and their weights: scipy CSR (B, num_rows + 1)."""
+        if not self.own_rows:
+            return self.index.pairs(history)
+        weights = batch.column(WEIGHTS).flatten().to_numpy(zero_copy_only=False)
+        return self.index.pairs(ragged(batch.column(ROWS)), weights)[rows.numpy()]
 
 
 def load(path: str | Path, *, k: int, seed: int, device: str = "cpu", fallback: str | Path | None = None) -> Scorer:
@@ -169,7 +182,7 @@ def load(path: str | Path, *, k: int, seed: int, device: str = "cpu", fallback: 
     folder = Path(path)
     if (folder / indices.FILE).exists():
         facts = indices.facts(folder)
-        kind = {"dot": DotScorer, "item_to_item": ItemScorer}[facts.kind]
+        kind = {"dot": DotScorer, "sparse": SparseScorer}[facts.kind]
         return kind(folder, k, seed, _fallback(fallback, facts.num_items))
     if (folder / store.FACTS).exists():
         model = store.load(folder)

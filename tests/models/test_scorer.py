@@ -73,17 +73,6 @@ def test_predictions_of_an_index(tmp_path: Path) -> None:
     assert found == [2.0, -1.0, 4.0, -1.0, 0.0]  # 2; 3.5 - 5 = -1.5; popularity 5; -1; zero vector
 
 
-def test_item_to_item_adds_over_the_history(tmp_path: Path) -> None:
-    # item 1 -> 2 (0.5), 3 (0.25); item 2 -> 1 (1), 3 (0.5)
-    np.savez(tmp_path / "weights.npz", indptr=np.array([0, 0, 2, 4, 4, 4]), indices=np.array([2, 3, 1, 3]),
-             data=np.array([0.5, 0.25, 1.0, 0.5], dtype=np.float32), format="csr", shape=np.array([5, 5]))
-    folder = dot_folder(tmp_path, kind="item_to_item", weights="weights.npz", items="", queries="", dim=0)
-    found = load(folder, k=2, seed=1).rank(batch_of([1, 2, 3], [[1], [1, 2], []]))
-    assert found.column("item_idx").to_pylist() == [[2, 3], [3, 4], [2, 4]]
-    assert found.column("score").to_pylist() == [[0.5, 0.25], [0.75, 0.0], [9.0, 5.0]]
-    assert found.column("cold").to_pylist() == [False, False, True]
-
-
 @pytest.mark.parametrize("name", registry.names())
 def test_a_checkpoint_ranks_as_its_model_scores(tmp_path: Path, name: str) -> None:
     model = registry.build(name, {}, Sizes(6, 30, {"label_mean": 3.0, "label_min": 1.0, "label_max": 5.0}), seed=3).eval()
