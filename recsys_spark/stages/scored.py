@@ -20,7 +20,7 @@ from recsys_spark.baselines import artifact
 from recsys_spark.core import columns as c
 from recsys_spark.core import seeds
 from recsys_spark.scoring import index, scorer
-from recsys_spark.scoring.scorer import COLD, HISTORY, PREDICTION, VECTOR
+from recsys_spark.scoring.scorer import COLD, HISTORY, PREDICTION
 from recsys_spark.stages.context import Context
 
 BATCH_ROWS = 4096  # of an Arrow batch: with histories of some hundred items a few MB
@@ -65,14 +65,14 @@ class Scoring:
         return rows.repartition(self._tasks(), c.USER_IDX).mapInArrow(partial(scorer.predict_batches, settings), shape)
 
     def vectors(self) -> DataFrame | None:
-        """(user_idx, vector) of an index whose queries have vectors."""
+        """(user_idx, vector), or (user_idx, rows, weights), of an index whose queries bring their own."""
         if not (self.folder / index.FILE).exists():
             return None
         facts = index.facts(self.folder)
         return self.ctx.spark.read.parquet(str(self.folder / facts.queries)) if facts.queries else None
 
     def _queries(self) -> DataFrame:
-        """(user_idx, user_id, history array<int>[, vector]): every user of the split."""
+        """(user_idx, user_id, history array<int>[, what the index has of a query]): every user of the split."""
         known = F.when(F.col(c.PART).isin(*c.BEFORE[self.part]), F.col(c.ITEM_IDX))  # null, which collect_list leaves out, for later parts
         users = self.events().repartition(self._tasks(), c.USER_IDX).groupBy(c.USER_IDX).agg(
             F.first(c.USER_ID).alias(c.USER_ID), F.collect_list(known).alias(HISTORY))
@@ -80,7 +80,7 @@ class Scoring:
         vectors = self.vectors()
         if vectors is None:
             return users.select(*columns)
-        return users.join(vectors, on=c.USER_IDX, how="left").select(*columns, VECTOR)
+        return users.join(vectors, on=c.USER_IDX, how="left").select(*columns, *(name for name in vectors.columns if name != c.USER_IDX))
 
     def _settings(self, seed: int, passed: tuple[str, ...]) -> scorer.Settings:
         return scorer.Settings(str(self.folder), self.k, seed, self._fallback(), passed=passed,
