@@ -30,10 +30,15 @@ class Series:
     points: tuple[tuple[float, float | None, float | None, float | None], ...]  # x, value, low, high
 
 
-def bars(marks: Sequence[Mark], *, from_zero: bool = True, label: str = "") -> str:
-    """One row a mark: name, bar (or dot, where the axis does not start at 0) with whiskers, value. Fluid: positions are in per cent."""
-    highs = [x for mark in marks for x in (mark.value, mark.high) if x is not None]
-    lows = [x for mark in marks for x in (mark.value, mark.low) if x is not None]
+def bars(marks: Sequence[Mark], *, from_zero: bool = True, around_zero: bool = False, label: str = "") -> str:
+    """One row a mark: name, bar (or dot, where the axis does not start at 0) with whiskers, value. Fluid: positions are in per cent.
+
+    around_zero: of differences; a line stands at 0, and the axis reaches from the least end of an interval to the greatest.
+    """
+    from_zero = from_zero and not around_zero
+    zero = [0.0] if marks and around_zero else []
+    highs = [x for mark in marks for x in (mark.value, mark.high) if x is not None] + zero
+    lows = [x for mark in marks for x in (mark.value, mark.low) if x is not None] + zero
     if not highs:
         return ""
     start, end = (0.0, max(highs) or 1.0) if from_zero else (min(lows), max(highs))
@@ -47,6 +52,8 @@ def bars(marks: Sequence[Mark], *, from_zero: bool = True, label: str = "") -> s
     rows = []
     for mark in marks:
         drawn = '<line class="track" x1="0" x2="100%" y1="14" y2="14"/>'
+        if around_zero:
+            drawn += f'<line class="zero" x1="{at(0.0)}" x2="{at(0.0)}" y1="-3" y2="31"/>'
         if from_zero:
             drawn += f'<rect class="bar" x="0" y="6" width="{at(mark.value)}" height="16" rx="2"/>'
         if mark.low is not None and mark.high is not None:
@@ -61,7 +68,8 @@ def bars(marks: Sequence[Mark], *, from_zero: bool = True, label: str = "") -> s
             f'<svg height="28" role="img" aria-label="{escape(mark.label)} {escape(mark.text)}">{drawn}</svg>'
             f'<span class="value">{escape(mark.text)}<small>{escape(mark.note)}</small></span></li>')
     ends = "" if from_zero else f'<p class="ends"><span>{_short(start)}</span><span>{_short(end)}</span></p>'
-    return f'<ul class="bars" aria-label="{escape(label)}">{"".join(rows)}</ul>{ends}'
+    kind = "bars around" if around_zero else "bars"
+    return f'<ul class="{kind}" aria-label="{escape(label)}">{"".join(rows)}</ul>{ends}'
 
 
 def dodged(series: Sequence[Series], names: Sequence[str], *, label: str = "") -> str:
@@ -70,11 +78,10 @@ def dodged(series: Sequence[Series], names: Sequence[str], *, label: str = "") -
     every = [x for line in series for _, *numbers in line.points for x in numbers if x is not None]
     if not every or not names:
         return ""
-    ticks = _ticks(min(0.0, min(every)) if min(every) < 0.4 * max(every) else min(every), max(every), 5)
-    y = _scale(ticks[0], ticks[-1], height - bottom, top)
+    chart = frame(width, height, (left, right, top, bottom), every)
     slot = (width - left - right) / len(names)
     step = min(14.0, slot * 0.7 / max(1, len(series)))
-    parts = [_grid(ticks, y, left, width - right)]
+    parts, y = chart.parts, chart.y
     for place, name in enumerate(names):
         middle = left + slot * (place + 0.5)
         parts.append(f'<text class="tick" x="{middle:.1f}" y="{height - 10}" text-anchor="middle">{escape(name)}</text>')
@@ -91,7 +98,7 @@ def dodged(series: Sequence[Series], names: Sequence[str], *, label: str = "") -
             told = f"<title>{escape(line.label)}: {value:.4f}</title>"
             dots.append(f'<circle class="dot" cx="{x:.1f}" cy="{y(value):.1f}" r="4">{told}</circle>')
         parts.append(f'<g class="{line.css}"><polyline class="thin" points="{" ".join(path)}"/>{"".join(dots)}</g>')
-    return _svg(width, height, parts, label)
+    return chart.svg("", label)
 
 
 def curve(values: Sequence[float | None], css: str, *, best: int | None = None, label: str = "") -> str:
@@ -118,15 +125,37 @@ def curve(values: Sequence[float | None], css: str, *, best: int | None = None, 
     return _svg(width, height, parts, label)
 
 
+@dataclass(frozen=True)
+class Frame:
+    """A grid with its ticks, to be drawn upon. y: a value's height in the chart; parts: what is drawn so far."""
+
+    width: int
+    height: int
+    y: _Scale
+    parts: list[str]
+
+    def svg(self, drawn: str, label: str) -> str:
+        return _svg(self.width, self.height, [*self.parts, drawn], label)
+
+
+def frame(width: int, height: int, margins: tuple[int, int, int, int], values: Sequence[float], *, percent: bool = False) -> Frame:
+    """For these values; from 0 unless all lie close together. margins: left, right, top, bottom."""
+    left, right, top, bottom = margins
+    ticks = _ticks(min(0.0, min(values)) if min(values) < 0.4 * max(values) else min(values), max(values), 5)
+    y = _scale(ticks[0], ticks[-1], height - bottom, top)
+    return Frame(width, height, y, [_grid(ticks, y, left, width - right, percent=percent)])
+
+
 def _svg(width: int, height: int, parts: Sequence[str], label: str) -> str:
     return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
 
 
-def _grid(ticks: Sequence[float], y: _Scale, left: float, right: float) -> str:
-    digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9)) if len(ticks) > 1 else 2
+def _grid(ticks: Sequence[float], y: _Scale, left: float, right: float, *, percent: bool = False) -> str:
+    unit, scale = (" %", 100.0) if percent else ("", 1.0)
+    digits = max(0, -math.floor(math.log10(scale * (ticks[1] - ticks[0])) + 1e-9)) if len(ticks) > 1 else 2
     return "".join(
         f'<line class="grid" x1="{left}" x2="{right}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
-        f'<text class="tick" x="{left - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{t:,.{digits}f}</text>' for t in ticks)
+        f'<text class="tick" x="{left - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{scale * t:,.{digits}f}{unit}</text>' for t in ticks)
 
 
 class _Scale:
@@ -154,4 +183,4 @@ def _ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:.3g}".replace("-", "−")

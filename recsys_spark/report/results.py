@@ -6,15 +6,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PRIMARY = {"ranking": "ndcg", "rating": "rmse"}  # decides the order of a table
-BASELINE = {"ranking": "popularity", "rating": "global_bias"}
-COLUMNS = {
-    "ranking": ("ndcg", "recall", "hit_rate", "mrr", "map", "precision", "coverage", "mean_popularity"),
-    "rating": ("rmse", "mae"),
-}
+from recsys_spark.core.contracts import Run
+from recsys_spark.metrics.blocks import ALL as ALL
+
+SAMPLED = "sampled_ranking"  # among drawn candidates: never shown without that word, nor without the full ranking where there is one
+TASKS = {"ranking": "Ranking", SAMPLED: "Sampled ranking", "rating": "Ratings"}  # in the order of a page
+PRIMARY = {"ranking": "ndcg", SAMPLED: "ndcg", "rating": "rmse"}  # decides the order of a table
+PRIMARY_K = 10  # where it was measured; else the smallest
+BASELINE = {"ranking": "popularity", SAMPLED: "popularity", "rating": "global_bias"}
+ORDER = (  # of columns; a metric that is not here comes last
+    "ndcg", "recall", "hit_rate", "mrr", "map", "precision", "auc",
+    "serendipity", "coverage", "novelty", "diversity", "mean_popularity", "gini", "cold_share",
+    "rmse", "mae",
+)
 TITLES = {
     "ndcg": "NDCG", "recall": "Recall", "hit_rate": "Hit rate", "mrr": "MRR", "map": "MAP", "precision": "Precision",
-    "coverage": "Coverage", "mean_popularity": "Mean popularity", "rmse": "RMSE", "mae": "MAE",
+    "auc": "AUC", "serendipity": "Serendipity", "coverage": "Coverage", "novelty": "Novelty", "diversity": "Diversity",
+    "mean_popularity": "Mean popularity", "gini": "Gini", "cold_share": "Cold items", "rmse": "RMSE", "mae": "MAE",
 }
 MEANINGS = {
     "ndcg": "hits in the first k places, the higher the better placed, relative to a perfect list",
@@ -23,17 +31,25 @@ MEANINGS = {
     "mrr": "one divided by the place of the first hit",
     "map": "mean of the precision at each hit, relative to a perfect list",
     "precision": "share of the first k places that hit",
+    "auc": "chance that a held-out item is placed above one that the user never had, averaged over users",
+    "serendipity": "share of the first k places that hit an item which the most popular ones would not have offered",
     "coverage": "share of the training catalogue that appears in anybody's first k places",
     "mean_popularity": "training events of the items recommended, on average: low means less known items",
+    "novelty": "how unlikely the recommended items are in training, in bits: high means less known items",
+    "diversity": "one minus the likeness of the items of one list by their fields, on average over its pairs",
+    "gini": "how unevenly recommendations fall on items: 0 all alike, 1 all on one item",
+    "cold_share": "share of the recommended items that have no training event",
     "rmse": "root of the mean squared error of predicted ratings, over all rows; lower is better",
     "mae": "mean absolute error of predicted ratings; lower is better",
 }
 LOWER_IS_BETTER = ("rmse", "mae")
-DESCRIPTIVE = ("coverage", "mean_popularity")  # neither better nor worse by itself
-SHARES = ("coverage",)
-
+HIGHER_IS_BETTER = ("ndcg", "recall", "hit_rate", "mrr", "map", "precision", "auc", "serendipity")
+JUDGED = HIGHER_IS_BETTER + LOWER_IS_BETTER  # any other metric describes: neither better nor worse by itself
+SHARES = ("coverage", "cold_share")
 
 FIELDS = ("model", "task", "metric", "k", "slice", "value", "low", "high", "n")  # of a Value, named as in the table `metrics`
+
+Metric = tuple[str, int]  # name and cut-off; 0: without one
 
 
 @dataclass(frozen=True)
@@ -49,10 +65,10 @@ class Value:
     low: float | None
     high: float | None
     n: int
-    slice: str = "all"
+    slice: str = ALL
 
     @property
-    def column(self) -> tuple[str, int]:
+    def column(self) -> Metric:
         return self.metric, self.k
 
 
@@ -64,7 +80,7 @@ class Row:
     label: str
     is_baseline: bool
     loses: bool
-    values: dict[tuple[str, int], Value]
+    values: dict[Metric, Value]
 
 
 @dataclass(frozen=True)
@@ -72,33 +88,30 @@ class Table:
     """Runs of one task, best first."""
 
     task: str
+    primary: Metric
     rows: tuple[Row, ...]
-    ks: tuple[int, ...]
-    best: dict[tuple[str, int], str]  # column -> run_id
-
-    @property
-    def primary(self) -> tuple[str, int]:
-        return PRIMARY[self.task], self.ks[0]
+    ks: tuple[int, ...]  # that of the primary metric first
+    best: dict[Metric, str]  # column -> run_id
 
     @property
     def baseline(self) -> Row | None:
         return next((row for row in self.rows if row.is_baseline), None)
 
-    def columns(self, k: int) -> list[tuple[str, int]]:
-        """Those at cut-off k (0: without one) that some run has."""
-        there = {column for row in self.rows for column in row.values}
-        return [(metric, k) for metric in COLUMNS[self.task] if (metric, k) in there]
+    def columns(self, k: int) -> list[Metric]:
+        """Those at cut-off k that some run has; beside the primary metric also those without a cut-off."""
+        shown = (k, 0) if k == self.primary[1] else (k,)
+        there = {column for row in self.rows for column in row.values if column[1] in shown}
+        return sorted(there, key=lambda column: (ORDER.index(column[0]) if column[0] in ORDER else len(ORDER), column[0]))
 
 
-def table(values: Sequence[Value], task: str) -> Table:
-    """Of the values over all users; slices are left out."""
-    chosen = [value for value in values if value.task == task and value.slice == "all"]
+def table(values: Sequence[Value], task: str, primary: Metric | None = None) -> Table:
+    """Of the values over all users; slices are left out. primary: what decides the order, instead of the task's own metric."""
+    chosen = [value for value in values if value.task == task and value.slice == ALL]
     names = labels(chosen)
-    by_run: dict[str, dict[tuple[str, int], Value]] = {}
+    by_run: dict[str, dict[Metric, Value]] = {}
     for value in chosen:
         by_run.setdefault(value.run_id, {})[value.column] = value
-    ks = tuple(sorted({value.k for value in chosen if value.metric == PRIMARY[task]})) or (0,)
-    primary = (PRIMARY[task], ks[0])
+    primary = primary or main_metric(chosen, task)
     models = {value.run_id: value.model for value in chosen}
     bars = [by_run[run][primary] for run in by_run if models[run] == BASELINE[task] and primary in by_run[run]]
     rows = [
@@ -106,13 +119,25 @@ def table(values: Sequence[Value], task: str) -> Table:
             any(better(bar, columns.get(primary)) for bar in bars if bar.run_id != run), columns)
         for run, columns in by_run.items()
     ]
-    rows.sort(key=lambda row: (_strength(row.values.get(primary)), row.label), reverse=True)
+    rows.sort(key=lambda row: (strength(row.values.get(primary)), row.label), reverse=True)
     best = {}
-    for column in {column for row in rows for column in row.values if column[0] not in DESCRIPTIVE}:
+    for column in {column for row in rows for column in row.values if column[0] in JUDGED}:
         there = [row for row in rows if column in row.values and row.values[column].value is not None]
         if there:
-            best[column] = max(there, key=lambda row: _strength(row.values[column])).run_id
-    return Table(task, tuple(rows), ks, best)
+            best[column] = max(there, key=lambda row: strength(row.values[column])).run_id
+    ks = sorted({primary[1], *(value.k for value in chosen if value.k)}, key=lambda k: (k != primary[1], k))
+    return Table(task, primary, tuple(rows), tuple(ks), best)
+
+
+def main_metric(values: Sequence[Value], task: str) -> Metric:
+    """The task's metric at 10 where it was measured there, else at its smallest cut-off."""
+    ks = sorted({value.k for value in values if value.task == task and value.metric == PRIMARY[task]}) or [0]
+    return PRIMARY[task], PRIMARY_K if PRIMARY_K in ks else ks[0]
+
+
+def tasks(values: Iterable[Value]) -> list[str]:
+    """In the order of a page."""
+    return sorted({value.task for value in values}, key=list(TASKS).index)
 
 
 def labels(values: Iterable[Value]) -> dict[str, str]:
@@ -123,18 +148,19 @@ def labels(values: Iterable[Value]) -> dict[str, str]:
 
 
 def better(one: Value, other: Value | None) -> bool:
-    return _strength(one) > _strength(other)
+    return strength(one) > strength(other)
 
 
-def _strength(value: Value | None) -> float:
+def strength(value: Value | None) -> float:
     if value is None or value.value is None:
         return float("-inf")
     return -value.value if value.metric in LOWER_IS_BETTER else value.value
 
 
-def title(column: tuple[str, int]) -> str:
+def title(column: Metric, task: str = "") -> str:
+    """`NDCG@10`; of the task that samples its candidates `NDCG@10, sampled`."""
     metric, k = column
-    return TITLES.get(metric, metric) + (f"@{k}" if k else "")
+    return TITLES.get(metric, metric.replace("_", " ").capitalize()) + (f"@{k}" if k else "") + (", sampled" if task == SAMPLED else "")
 
 
 def number(metric: str, value: float | None) -> str:
@@ -158,3 +184,24 @@ def from_summary(summary: dict[str, Any]) -> list[Value]:
     """The values over all users that an evaluate step leaves in its run's summary."""
     return [Value(run_id=row["of_run_id"], **{name: row[name] for name in FIELDS if name in row})
             for row in summary.get("results", [])]
+
+
+def full_rankings(runs: Iterable[Run], of: Iterable[str]) -> dict[str, dict[Metric, Value]]:
+    """{run that ranked sampled candidates: metrics of the full ranking of the same trained model, on the same part of the same split}.
+
+    runs: all that are recorded; of: ids of scored runs. A run without a full ranking is left out; of several the last one counts.
+    """
+    by_id = {run.run_id: run for run in runs}
+    full: dict[tuple[str, ...], dict[Metric, Value]] = {}
+    for evaluated in sorted(by_id.values(), key=lambda run: run.ended_at):
+        if evaluated.stage == "evaluate":
+            for value in from_summary(evaluated.summary):
+                if value.task == "ranking" and value.run_id in by_id:
+                    full.setdefault(_ranked(by_id[value.run_id]), {})[value.column] = value
+    return {run_id: full[_ranked(by_id[run_id])] for run_id in of if run_id in by_id and _ranked(by_id[run_id]) in full}
+
+
+def _ranked(scored: Run) -> tuple[str, ...]:
+    """What a score step ranked for whom: the runs of its model and of its split, and the part."""
+    named = (str(scored.config.get(field)) for field in ("model", "source"))
+    return (*(scored.upstream.get(step, "") for step in named), str(scored.config.get("part")))

@@ -13,10 +13,12 @@ from rich.text import Text
 
 from recsys_spark.core.contracts import Run
 from recsys_spark.report import results as shown
-from recsys_spark.report.results import Row, Value
+from recsys_spark.report.results import Metric, Row, Value
 
 PAGE = "report.html"
-BRIEF = {"ranking": ("ndcg", "recall", "mrr", "coverage"), "rating": ("rmse", "mae")}  # the page has the rest
+BRIEF = {  # the page has the rest
+    "ranking": ("ndcg", "recall", "mrr", "coverage"), shown.SAMPLED: ("ndcg", "hit_rate"), "rating": ("rmse", "mae"),
+}
 
 
 def results(console: Console, runs: Sequence[Run]) -> None:
@@ -24,8 +26,8 @@ def results(console: Console, runs: Sequence[Run]) -> None:
     evaluated = [run for run in runs if run.stage == "evaluate"]
     for run in evaluated:
         values = shown.from_summary(run.summary)
-        for task in dict.fromkeys(value.task for value in values):
-            console.print(_results(run, shown.table(values, task)))
+        for task in shown.tasks(values):
+            console.print(_results(run, shown.table(values, task), shown.full_rankings(runs, {value.run_id for value in values})))
     if not evaluated:
         console.print(_facts(runs))
     for run in runs:
@@ -61,16 +63,21 @@ def trials(console: Console, run: Run, made: Sequence[dict[str, Any]]) -> None:
     console.print(table)
 
 
-def _results(run: Run, found: shown.Table) -> Table:
+def _results(run: Run, found: shown.Table, full: dict[str, dict[Metric, Value]]) -> Table:
+    """full: beside sampled figures, that of the same model over the whole catalogue."""
     facts = run.summary
     table = Table(title=Text(f"{run.step}: split {facts.get('split')}, {facts.get('part')} part, {facts.get('users', 0):,} users"),
                   caption="below: 95 % intervals", title_justify="left", caption_justify="left")
-    columns = [column for column in found.columns(found.ks[0]) if column[0] in BRIEF[found.task]]
+    columns = [column for column in found.columns(found.primary[1]) if column[0] in BRIEF[found.task]]
+    sampled = found.task == shown.SAMPLED
     table.add_column("model")
     for column in columns:
-        table.add_column(shown.title(column), justify="right", no_wrap=True)
+        table.add_column(shown.title(column, found.task).replace(", ", "\n"), justify="right", no_wrap=True)
+    if sampled:
+        table.add_column(f"{shown.title(found.primary)}\nfull ranking", justify="right", no_wrap=True)
     for row in found.rows:
         cells = [_cell(row.values.get(column), found.best.get(column)) for column in columns]
+        cells += [_cell(full.get(row.run_id, {}).get(found.primary), None)] if sampled else []
         table.add_row(_name(row, shown.BASELINE[found.task]), *cells)
     return table
 

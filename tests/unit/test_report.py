@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from recsys_spark.core.contracts import Run
-from recsys_spark.report import charts, html, results, terminal
+from recsys_spark.report import charts, html, results, table, terminal
 from recsys_spark.report.content import Evaluation, Example, Item, Page, Training
 from recsys_spark.report.results import Value
 
@@ -119,10 +119,13 @@ def test_what_comes_from_the_data_is_escaped() -> None:
 
 def test_best_baseline_and_loser_are_marked() -> None:
     document = html.render(page())
-    rows = {name: row for row in re.findall(r"<tr>.*?</tr>", document) for name in re.findall(r'data-v="(\w+)"', row)[:1]}
+    rows: dict[str, str] = {}
+    for row in re.findall(r"<tr>.*?</tr>", document):  # of the first table that each model stands in
+        rows.setdefault(re.findall(r'data-v="(\w*)"', row)[0] if "data-v" in row else "", row)
     assert "loses to popularity" in rows["neumf"] and "loses" not in rows["als"] + rows["popularity"] + rows["mf_bias"]
     assert ">baseline<" in rows["popularity"] and ">baseline<" in rows["global_bias"]
-    assert rows["als"].count('class="best"') == 2 and 'class="best"' not in rows["popularity"]  # coverage has no best
+    assert rows["als"].count('class="best"') == 2 and 'class="best"' not in rows["popularity"]
+    assert document.count('class="best"') == 3 * 2  # two cut-offs and the ratings: coverage has no best
     assert rows["mf_bias"].count('class="best"') == 2  # lower is better
     assert "3 places with a score that is not a number" in document and "does not hold" not in document
 
@@ -210,3 +213,78 @@ def test_steps_without_an_evaluation_say_what_they_did() -> None:
 def test_runs_are_listed_oldest_first() -> None:
     text = printed(terminal.runs, [run_of("b", "score", {}).model_copy(update={"ended_at": 9.0}), run_of("[red]a", "ingest", {})])
     assert text.index("[red]a-1") < text.index("b-1") and "metrics v3" in text and "2 completed runs" in text
+
+
+def scored(run_id: str, model: str, ended_at: float = 1.0, **config: object) -> Run:
+    made = run_of(run_id.removesuffix("-1"), "score", {})
+    return made.model_copy(update={"config": {"model": model, "source": "last_out", "part": "test", **config}, "ended_at": ended_at,
+                                   "upstream": {"last_out": "last_out-1", model: f"{model}-1"}})
+
+
+def sampled_world() -> tuple[list[Run], tuple[Value, ...]]:
+    """als and popularity among 99 drawn items; als over the whole catalogue too."""
+    made = [dataclasses.replace(one, run_id=f"{one.model}_99-1", task="sampled_ranking") for one in ranking(als=0.43, popularity=0.25)]
+    whole = [{"of_run_id": "als_all-1", "model": "als", "task": "ranking", "metric": "ndcg", "k": 10, "value": 0.0493, "low": 0.045,
+              "high": 0.0534, "n": 100}]
+    runs = [scored("als_99-1", "als", candidates="negatives"), scored("popularity_99-1", "popularity", candidates="negatives"),
+            scored("als_all-1", "als"), run_of("ranking", "evaluate", {"results": whole})]
+    return runs, tuple(made)
+
+
+def test_sampled_figures_say_so_and_stand_beside_the_full_ranking() -> None:
+    runs, values = sampled_world()
+    full = results.full_rankings(runs, {value.run_id for value in values})
+    assert {run: value[("ndcg", 10)].value for run, value in full.items()} == {"als_99-1": 0.0493}
+    document = html.render(page(evaluations=(Evaluation("k99", "s", "leave_last_out", "test", 100, values, full=full),), trainings=()))
+    first = document.split("</tbody>")[0]  # at 10
+    rows = {name: row for row in re.findall(r"<tr>.*?</tr>", first) for name in re.findall(r'data-v="(\w+)"', row)[:1]}
+    heads = re.findall(r"<th[^>]*><button[^>]*>(.*?)</button>", document)
+    assert heads[:4] == ["Model", "NDCG@10, sampled", "NDCG@10, full ranking", "Recall@10, sampled"]
+    assert rows["als"].index("0.4300") < rows["als"].index("0.0493") and "0.0450–0.0534" in rows["als"]
+    assert re.search(r'<td data-v="">–</td>', rows["popularity"])  # nobody measured it over the whole catalogue
+    assert '<span class="tag bad">sampled</span>' in document and "NDCG@10, sampled, leave_last_out" in document
+    assert "drawn items, not in the whole catalogue" in document
+
+
+def test_another_part_or_model_is_no_full_ranking_of_this_one() -> None:
+    runs, _ = sampled_world()
+    other = runs[2].model_copy(update={"config": runs[2].config | {"part": "valid"}})
+    assert results.full_rankings([*runs[:2], other, runs[3]], {"als_99-1"}) == {}
+    assert results.full_rankings(runs, {"popularity_99-1"}) == {}
+
+
+def test_the_terminal_says_sampled_too() -> None:
+    runs, values = sampled_world()
+    rows = [{"of_run_id": one.run_id, **{key: getattr(one, key) for key in results.FIELDS}} for one in values if one.slice == "all"]
+    text = printed(terminal.results, [*runs, run_of("k99", "evaluate", {"split": "last_out", "part": "test", "users": 9, "results": rows})])
+    assert "sampled" in text and "full ranking" in text and "0.4300" in text and "0.0450–0.0534" in text
+
+
+def test_every_table_sorts_and_copies() -> None:
+    document = html.render(page())
+    tables = document.count("<table>")
+    assert tables == 6 and document.count('data-copy="tsv"') == document.count('data-copy="md"') == tables
+    heads = re.findall(r"<th(?: [^>]*)?>(.{7})", "".join(re.findall(r"<thead>.*?</thead>", document)))
+    assert len(heads) == 16 and set(heads) == {"<button"}, "a heading that cannot be clicked"
+
+
+def test_a_cell_carries_its_full_digits_and_the_ends_of_its_interval() -> None:
+    made = table.table([table.Column("Model", text=True), table.Column("NDCG@10", parts=("low", "high"))],
+                       [[table.Cell('a "b" <c>', 'a "b" <c>', css="m1"), table.Cell("0.1235", 0.123456789, ("0.1–0.2", ""), (0.1, 0.2))],
+                        [table.Cell("none", "none"), table.Cell("–", None)]])
+    assert '<td data-v="0.123456789" data-low="0.1" data-high="0.2">0.1235<small>0.1–0.2</small></td>' in made
+    assert 'data-v="a &quot;b&quot; &lt;c&gt;"' in made and '<td data-v="">–</td>' in made and 'data-parts="low high"' in made
+
+
+def test_metrics_nobody_told_us_of_are_shown_and_judged_by_none() -> None:
+    values = (*ranking(popularity=0.1, als=0.2), value("als", "share_of_cold_items", 0.3), value("als", "auc", 0.9, k=0))
+    made = results.table(values, "ranking")
+    assert made.columns(10)[-1] == ("share_of_cold_items", 10) and ("share_of_cold_items", 10) not in made.best
+    assert ("auc", 0) in made.columns(10) and ("auc", 0) not in made.columns(20) and made.ks == (10, 20)
+    assert results.title(("share_of_cold_items", 10)) == "Share of cold items@10"
+
+
+def test_the_main_cut_off_is_ten_where_it_was_measured() -> None:
+    values = [dataclasses.replace(one, k=k) for one in ranking(als=0.2) for k in (1, 5, 10) if one.slice == "all"]
+    assert results.table(values, "ranking").ks == (10, 1, 5) and results.table(values, "ranking").primary == ("ndcg", 10)
+    assert results.main_metric([one for one in values if one.k != 10], "ranking") == ("ndcg", 1)

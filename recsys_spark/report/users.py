@@ -1,0 +1,68 @@
+"""Example users: what was held out, what they had liked, and every run's list beside the others, hits marked.
+
+With a reference list every other one says of each item what became of it: new, or how it moved, and below what is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from recsys_spark.report.content import Example, Item
+from recsys_spark.report.sections import joined
+
+
+def examples(shown: Sequence[Example], css: Mapping[str, str], *, opened: Example | None = None, reference: str = "") -> str:
+    """css: colour class by label of a run. reference: label of the run whose list the others are held against; empty: none."""
+    return "".join(_example(example, css, is_open=example is opened, reference=reference) for example in shown)
+
+
+def finders(example: Example) -> list[str]:
+    """Labels of the runs whose list holds a held-out item."""
+    wanted = {item.item_id for item in example.held_out}
+    return [label for label, items in example.lists.items() if wanted & {item.item_id for item in items}]
+
+
+def _example(example: Example, css: Mapping[str, str], *, is_open: bool, reference: str) -> str:
+    wanted = {item.item_id for item in example.held_out}
+    found = finders(example)
+    liked = "".join(f'<li class="rated"><span>{_item(item)}</span><em>{"" if item.value is None else f"{item.value:g}"}</em></li>'
+                    for item in example.liked)
+    held = "".join(f'<li class="hit">{_item(item)}</li>' for item in example.held_out)
+    against = example.lists.get(reference)
+    lists = "".join(
+        f'<div><h4 class="{css.get(label, "base")}"><span class="key"></span>{escape(label)}</h4>'
+        f"{_list(items, wanted, None if label == reference else against)}</div>" for label, items in example.lists.items())
+    verdict = f"held-out item found by {joined(found)}" if found else "held-out item found by none"
+    return (f'<details class="user"{" open" if is_open else ""}><summary><b>User {escape(example.user_id)}</b>'
+            f'<span>{example.events:,} training events</span><span>{escape(verdict)}</span></summary><div class="inside">'
+            f'<div><h4>Held out</h4><ul class="wanted">{held}</ul><h4>Liked best</h4><ul>{liked}</ul></div>'
+            f'<div class="lists">{lists}</div></div></details>')
+
+
+def _list(items: Sequence[Item], wanted: set[str], against: Sequence[Item] | None) -> str:
+    if not items:
+        return "<ol><li><small>no list</small></li></ol>"
+    before = None if against is None else {item.item_id: place for place, item in enumerate(against)}
+    lines = "".join(f'<li{" class=hit" if item.item_id in wanted else ""}>{_move(item, place, before)}{_item(item)}</li>'
+                    for place, item in enumerate(items))
+    here = {item.item_id for item in items}
+    gone = [item for item in against or () if item.item_id not in here]
+    marked = [f"<b>{escape(item.title or item.item_id)}</b>" if item.item_id in wanted else escape(item.title or item.item_id)
+              for item in gone]
+    return f"<ol>{lines}</ol>" + (f'<p class="gone"><span>gone</span> {"; ".join(marked)}</p>' if gone else "")
+
+
+def _move(item: Item, place: int, before: Mapping[str, int] | None) -> str:
+    """`new`, or from which place it came."""
+    if before is None:
+        return ""
+    if item.item_id not in before:
+        return '<em class="new">new</em>'
+    rise = before[item.item_id] - place
+    return f'<em class="move">{f"↑{rise}" if rise > 0 else f"↓{-rise}" if rise else "="}</em>'
+
+
+def _item(item: Item) -> str:
+    genres = f'<small>{escape(", ".join(item.genres))}</small>' if item.genres else ""
+    return escape(item.title or item.item_id) + genres
