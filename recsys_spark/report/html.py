@@ -39,11 +39,11 @@ def _finding(evaluation: Evaluation, made: Table) -> str:
     value = best.values.get(column)
     if value is None or value.value is None:
         return ""
-    says = [f"<b>{escape(best.label)}</b> {'predicts ratings best' if made.task == 'rating' else 'ranks best'}"
+    says = [f"<b>{escape(best.label)}</b> {results.SAYS[made.task]}"
             if len(made.rows) > 1 else f"<b>{escape(best.label)}</b> alone"]
     bar = made.baseline.values.get(column) if made.baseline else None
     if bar is not None and bar.value and bar.run_id != best.run_id:
-        says[0] += (f", {bar.value - value.value:.4f} below {escape(bar.model)}" if made.task == "rating"
+        says[0] += (f", {bar.value - value.value:.4f} below {escape(bar.model)}" if column[0] in results.LOWER_IS_BETTER
                     else f", {value.value / bar.value:.1f} times {escape(bar.model)}")
     rivals = [row.label for row in made.rows[1:] if _overlap(value, row.values.get(column))]
     if rivals:

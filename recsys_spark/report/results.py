@@ -10,40 +10,51 @@ from recsys_spark.core.contracts import Run
 from recsys_spark.metrics.blocks import ALL as ALL
 
 SAMPLED = "sampled_ranking"  # among drawn candidates: never shown without that word, nor without the full ranking where there is one
-TASKS = {"ranking": "Ranking", SAMPLED: "Sampled ranking", "rating": "Ratings"}  # in the order of a page
-PRIMARY = {"ranking": "ndcg", SAMPLED: "ndcg", "rating": "rmse"}  # decides the order of a table
+TASKS = {"ranking": "Ranking", SAMPLED: "Sampled ranking", "rating": "Ratings", "click": "Clicks"}  # in the order of a page
+SAYS = {"ranking": "ranks best", SAMPLED: "ranks the candidates best", "rating": "predicts ratings best", "click": "predicts clicks best"}
+PRIMARY = {"ranking": "ndcg", SAMPLED: "ndcg", "rating": "rmse", "click": "rce"}  # decides the order of a table
 PRIMARY_K = 10  # where it was measured; else the smallest
 BASELINE = {"ranking": "popularity", SAMPLED: "popularity", "rating": "global_bias"}
 ORDER = (  # of columns; a metric that is not here comes last
-    "ndcg", "recall", "hit_rate", "mrr", "map", "precision", "auc",
-    "serendipity", "coverage", "novelty", "diversity", "mean_popularity", "gini", "cold_share",
-    "rmse", "mae",
+    "ndcg", "recall", "recall_capped", "hit_rate", "mrr", "map", "precision", "serendipity",
+    "rce", "log_loss", "auc", "pr_auc", "auc_per_user", "auc_per_impression", "rmse", "mae",
+    "coverage", "novelty", "diversity", "mean_popularity", "gini", "cold_share", "calibration",
 )
 TITLES = {
-    "ndcg": "NDCG", "recall": "Recall", "hit_rate": "Hit rate", "mrr": "MRR", "map": "MAP", "precision": "Precision",
-    "auc": "AUC", "serendipity": "Serendipity", "coverage": "Coverage", "novelty": "Novelty", "diversity": "Diversity",
-    "mean_popularity": "Mean popularity", "gini": "Gini", "cold_share": "Cold items", "rmse": "RMSE", "mae": "MAE",
+    "ndcg": "NDCG", "recall": "Recall", "recall_capped": "Capped recall", "hit_rate": "Hit rate", "mrr": "MRR", "map": "MAP",
+    "precision": "Precision", "auc": "AUC", "serendipity": "Serendipity", "coverage": "Coverage", "novelty": "Novelty",
+    "diversity": "Diversity", "mean_popularity": "Mean popularity", "gini": "Gini", "cold_share": "Cold items", "rmse": "RMSE",
+    "mae": "MAE", "log_loss": "Log loss", "rce": "RCE", "pr_auc": "PR-AUC", "auc_per_user": "AUC per user",
+    "auc_per_impression": "AUC per user, by impressions", "calibration": "Calibration",
 }
 MEANINGS = {
     "ndcg": "hits in the first k places, the higher the better placed, relative to a perfect list",
     "recall": "share of a user's held-out events found in the first k places",
+    "recall_capped": "hits in the first k places, relative to the most that k places can hold",
     "hit_rate": "share of users with at least one hit in the first k places",
     "mrr": "one divided by the place of the first hit",
     "map": "mean of the precision at each hit, relative to a perfect list",
     "precision": "share of the first k places that hit",
-    "auc": "chance that a held-out item is placed above one that the user never had, averaged over users",
-    "serendipity": "share of the first k places that hit an item which the most popular ones would not have offered",
+    "auc": "share of pairs, one wanted and one not, in the right order; 0.5 is chance",
+    "serendipity": "share of the first k places with a hit that is not among the k most popular items new to the user",
     "coverage": "share of the training catalogue that appears in anybody's first k places",
     "mean_popularity": "training events of the items recommended, on average: low means less known items",
-    "novelty": "how unlikely the recommended items are in training, in bits: high means less known items",
-    "diversity": "one minus the likeness of the items of one list by their fields, on average over its pairs",
-    "gini": "how unevenly recommendations fall on items: 0 all alike, 1 all on one item",
+    "novelty": "bits of surprise of a recommended item: -log2 of its share of the training events, on average",
+    "diversity": "how different the items of a list are from each other, by their fields: 1 minus the mean cosine",
+    "gini": "how unevenly items are recommended: 0 all alike, 1 everybody gets the same",
     "cold_share": "share of the recommended items that have no training event",
     "rmse": "root of the mean squared error of predicted ratings, over all rows; lower is better",
     "mae": "mean absolute error of predicted ratings; lower is better",
+    "log_loss": "mean of minus the logarithm of the probability given to what happened; lower is better",
+    "rce": "per cent by which the log loss is below that of the rows' own click rate",
+    "pr_auc": "mean precision over the thresholds, weighted by recall gained; a constant earns the click rate",
+    "auc_per_user": "AUC within each user's rows, averaged over users",
+    "auc_per_impression": "AUC within each user's rows, averaged over users weighted by their rows",
+    "calibration": "mean prediction divided by the click rate: 1 is right",
 }
-LOWER_IS_BETTER = ("rmse", "mae")
-HIGHER_IS_BETTER = ("ndcg", "recall", "hit_rate", "mrr", "map", "precision", "auc", "serendipity")
+LOWER_IS_BETTER = ("rmse", "mae", "log_loss")
+HIGHER_IS_BETTER = ("ndcg", "recall", "recall_capped", "hit_rate", "mrr", "map", "precision", "serendipity", "rce", "auc", "pr_auc",
+                    "auc_per_user", "auc_per_impression")
 JUDGED = HIGHER_IS_BETTER + LOWER_IS_BETTER  # any other metric describes: neither better nor worse by itself
 SHARES = ("coverage", "cold_share")
 
@@ -113,9 +124,10 @@ def table(values: Sequence[Value], task: str, primary: Metric | None = None) -> 
         by_run.setdefault(value.run_id, {})[value.column] = value
     primary = primary or main_metric(chosen, task)
     models = {value.run_id: value.model for value in chosen}
-    bars = [by_run[run][primary] for run in by_run if models[run] == BASELINE[task] and primary in by_run[run]]
+    baseline = BASELINE.get(task)
+    bars = [by_run[run][primary] for run in by_run if models[run] == baseline and primary in by_run[run]]
     rows = [
-        Row(run, names[run], models[run] == BASELINE[task],
+        Row(run, names[run], models[run] == baseline,
             any(better(bar, columns.get(primary)) for bar in bars if bar.run_id != run), columns)
         for run, columns in by_run.items()
     ]
@@ -130,9 +142,11 @@ def table(values: Sequence[Value], task: str, primary: Metric | None = None) -> 
 
 
 def main_metric(values: Sequence[Value], task: str) -> Metric:
-    """The task's metric at 10 where it was measured there, else at its smallest cut-off."""
-    ks = sorted({value.k for value in values if value.task == task and value.metric == PRIMARY[task]}) or [0]
-    return PRIMARY[task], PRIMARY_K if PRIMARY_K in ks else ks[0]
+    """The task's own metric, else the first that was measured; at 10 where it was measured there, else at its smallest cut-off."""
+    there = {value.metric for value in values if value.task == task}
+    metric = next((name for name in (PRIMARY[task], *ORDER) if name in there), PRIMARY[task])
+    ks = sorted({value.k for value in values if value.task == task and value.metric == metric}) or [0]
+    return metric, PRIMARY_K if PRIMARY_K in ks else ks[0]
 
 
 def tasks(values: Iterable[Value]) -> list[str]:

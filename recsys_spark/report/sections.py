@@ -21,6 +21,9 @@ ODD = {
     "lists_without_target": "lists of users with nothing to find (left out)",
     "rows_without_prediction": "rows without a finite prediction (charged as the mean of the training part)",
     "repeated_predictions": "repeated predictions (the least one counts)",
+    "users_without_candidates": "users without candidates (they count as nothing found)",
+    "targets_not_among_candidates": "events to find that are no candidates (nothing can find them)",
+    "predictions_outside_range": "predictions outside the range of the training values (measured as they are)",
 }
 SAMPLED_NOTE = ("Sampled: every held-out event was ranked among a few drawn items, not in the whole catalogue. Such figures are far "
                 "higher and may put models in another order; the full ranking of the same model stands beside them where it was measured.")
@@ -95,7 +98,7 @@ def _tags(made: Table, row: results.Row, tags: Mapping[str, str] | None) -> str:
     if tags is not None:
         return f'<span class="tag">{escape(tags[row.run_id])}</span>' if row.run_id in tags else ""
     marks = '<span class="tag">baseline</span>' if row.is_baseline else ""
-    return marks + (f'<span class="tag bad">loses to {escape(results.BASELINE[made.task])}</span>' if row.loses else "")
+    return marks + (f'<span class="tag bad">loses to {escape(results.BASELINE.get(made.task, ""))}</span>' if row.loses else "")
 
 
 def measured(value: Value | None, *, best: str | None = None) -> Cell:

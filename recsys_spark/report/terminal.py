@@ -13,11 +13,14 @@ from rich.text import Text
 
 from recsys_spark.core.contracts import Run
 from recsys_spark.report import results as shown
+from recsys_spark.report import said
+from recsys_spark.report.content import Comparison
 from recsys_spark.report.results import Metric, Row, Value
 
 PAGE = "report.html"
 BRIEF = {  # the page has the rest
-    "ranking": ("ndcg", "recall", "mrr", "coverage"), shown.SAMPLED: ("ndcg", "hit_rate"), "rating": ("rmse", "mae"),
+    "ranking": ("ndcg", "recall", "mrr", "coverage"), shown.SAMPLED: ("ndcg", "hit_rate", "mrr", "auc"), "rating": ("rmse", "mae"),
+    "click": ("rce", "log_loss", "auc", "calibration"),
 }
 
 
@@ -63,6 +66,19 @@ def trials(console: Console, run: Run, made: Sequence[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def comparison(console: Console, page: Comparison, path: Path) -> None:
+    """What can be said of each pair, and where the page is."""
+    for made in page.compared:
+        labels = shown.labels(made.evaluation.values)
+        facts = made.evaluation
+        console.print(Text(f"{shown.title(made.primary, made.task)}, {facts.rule}, {facts.part} part, {facts.users:,} users; "
+                           f"against {labels[made.reference]} ({made.why})", "dim"), soft_wrap=True)
+        for difference in said.main_differences(made):
+            who, what = said.verdict(made, difference, labels)
+            console.print(Text.assemble((who, "bold"), what), soft_wrap=True)
+    console.print(Text.assemble("comparison: ", (str(path), "bold")), soft_wrap=True)
+
+
 def _results(run: Run, found: shown.Table, full: dict[str, dict[Metric, Value]]) -> Table:
     """full: beside sampled figures, that of the same model over the whole catalogue."""
     facts = run.summary
@@ -78,7 +94,7 @@ def _results(run: Run, found: shown.Table, full: dict[str, dict[Metric, Value]])
     for row in found.rows:
         cells = [_cell(row.values.get(column), found.best.get(column)) for column in columns]
         cells += [_cell(full.get(row.run_id, {}).get(found.primary), None)] if sampled else []
-        table.add_row(_name(row, shown.BASELINE[found.task]), *cells)
+        table.add_row(_name(row, shown.BASELINE.get(found.task, "")), *cells)
     return table
 
 

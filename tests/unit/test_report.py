@@ -280,6 +280,7 @@ def test_metrics_nobody_told_us_of_are_shown_and_judged_by_none() -> None:
     values = (*ranking(popularity=0.1, als=0.2), value("als", "share_of_cold_items", 0.3), value("als", "auc", 0.9, k=0))
     made = results.table(values, "ranking")
     assert made.columns(10)[-1] == ("share_of_cold_items", 10) and ("share_of_cold_items", 10) not in made.best
+    assert results.main_metric([value("als", "recall", 0.3)], "ranking") == ("recall", 10)  # an evaluation of chosen metrics
     assert ("auc", 0) in made.columns(10) and ("auc", 0) not in made.columns(20) and made.ks == (10, 20)
     assert results.title(("share_of_cold_items", 10)) == "Share of cold items@10"
 
