@@ -31,6 +31,15 @@ def obtain(dataset: Dataset, data: str | None, on_missing: Iterable[str], spark:
     return found
 
 
+def missing(dataset: Dataset, data: str | None, on_missing: Iterable[str], *, root: Path = Path("data")) -> str:
+    """What `obtain` would have to do first: empty when the files are there. Fetches and makes nothing; raises what `locate` raises."""
+    if folder.locate(dataset, data, root) is not None:
+        return ""
+    if "generate" in on_missing and folder.generated(root / f"{dataset.name}-generated") is not None:
+        return ""
+    return f"{dataset.name} is not here: {' or '.join(on_missing) or 'nothing'} comes first"
+
+
 def _fetch_or_generate(dataset: Dataset, ways: tuple[str, ...], spark: Callable[[], SparkSession], root: Path, made: Path,
                        seed: int) -> Path:
     problem = None

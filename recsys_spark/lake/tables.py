@@ -21,6 +21,8 @@ from recsys_spark.lake.schemas import KEYS, PARTITIONS, SCHEMAS
 Txn = tuple[str, int]  # (application id, version): Delta skips a write whose pair, or a later version, it has committed before
 
 _CATALOG = re.compile(r"[A-Za-z_][\w-]*\.[A-Za-z_][\w-]*")  # catalog.schema; anything else is a path or URL
+# Runs name versions of tables, and `rerun` reads them by time travel: neither `vacuum` nor the clean-up of the log may take them away.
+_KEPT = {"delta.deletedFileRetentionDuration": "interval 3650 days", "delta.logRetentionDuration": "interval 3650 days"}
 _TXN_KEYS = ("spark.databricks.delta.write.txnAppId", "spark.databricks.delta.write.txnVersion")
 
 
@@ -117,7 +119,7 @@ class Lake:
 
     def _first(self, name: str, rows: DataFrame, txn: Txn | None) -> int:
         """The commit that makes the table, rows included: of two that race, one fails and says so."""
-        self._save(name, rows.write.mode("errorifexists").partitionBy(*PARTITIONS.get(name, ())), txn)
+        self._save(name, rows.write.mode("errorifexists").options(**_KEPT).partitionBy(*PARTITIONS.get(name, ())), txn)
         return 0
 
     def _save(self, name: str, writer: DataFrameWriter, txn: Txn | None) -> None:

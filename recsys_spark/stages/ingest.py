@@ -18,9 +18,8 @@ from pyspark.sql import functions as F
 from recsys_spark.core import columns as c
 from recsys_spark.core import log
 from recsys_spark.datasets import folder as folders
-from recsys_spark.datasets import spec
+from recsys_spark.datasets import obtain, spec
 from recsys_spark.datasets.delimited import Delimited
-from recsys_spark.datasets.obtain import obtain
 from recsys_spark.etl import check, clean, quarantine
 from recsys_spark.etl.check import Checked
 from recsys_spark.lake.schemas import SCHEMAS
@@ -55,6 +54,11 @@ class Job(context.Job):
 def source_fingerprint(job: Job) -> str:
     """Of the raw files' names, sizes and bytes, so that a changed or added file makes a new run. Fetches a set that is missing."""
     return folders.identity(folders.files(job.described(), _folder(job)))
+
+
+def missing(job: Job) -> str:
+    """Why nothing can be said of this step yet: empty when its raw files are there."""
+    return obtain.missing(job.described(), job.data, job.on_missing)
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def checked(ctx: Context, dataset: spec.Dataset, folder: Path) -> list[Checked]:
 
 
 def _folder(job: Job) -> Path:
-    return obtain(job.described(), job.data, job.on_missing, lambda: session(SparkSettings(), "recsys_spark generate"))
+    return obtain.obtain(job.described(), job.data, job.on_missing, lambda: session(SparkSettings(), "recsys_spark generate"))
 
 
 def _stored(ctx: Context, table: str) -> DataFrame | None:

@@ -87,7 +87,7 @@ class Found:
 
     value: results.Value
     fitted: Run  # the run of the model
-    evaluated: Run
+    prepared: Run  # that of the split
 
 
 def load(path: Path) -> Listed:
@@ -152,7 +152,7 @@ def _find(row: Wanted, done: dict[str, Run], *, source: str) -> Found:
     mine = [value for value in values if value.run_id == scored.run_id]
     for value in mine:
         if (value.metric, value.k) == (metric, int(cut or 0)):
-            return Found(value, done[str(scored.config["model"])], evaluated)
+            return Found(value, done[str(scored.config["model"])], done[str(evaluated.config["source"])])
     names = sorted({f"{value.metric}@{value.k}" if value.k else value.metric for value in mine})
     raise ConfigError(f"{source}.metric", found=row.metric, expected=f"one of {', '.join(names)}{nearest(row.metric, names)}")
 
@@ -171,7 +171,7 @@ def _lines(listed: Listed, found: dict[tuple[int, int], Found]) -> Iterator[Line
         yield line.measured(
             value=mean, interval=results.interval(got[0].value) if len(got) == 1 else f"{min(numbers):.4f}–{max(numbers):.4f} over seeds",
             verdict=row.verdict(mean), seconds=sum(float(one.fitted.summary.get("seconds", 0)) for one in got) / len(got),
-            settings=_settings(got[0].fitted), fingerprint=str(got[0].evaluated.summary.get("data", {}).get("fingerprint", "")))
+            settings=_settings(got[0].fitted), fingerprint=str(got[0].prepared.summary["fingerprint"]))
 
 
 def _settings(fitted: Run) -> str:

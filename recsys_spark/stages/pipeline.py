@@ -82,6 +82,10 @@ def dry_run(pipeline: Pipeline, steps: list[Step], *, lake: Lake, listener: List
         if waits:
             listener(Event("planned", step.name, step.job.stage, "", facts={"waits_for": ", ".join(waits)}))
             continue
+        absent = step.module.missing(step.job) if hasattr(step.module, "missing") else ""
+        if absent:
+            listener(Event("planned", step.name, step.job.stage, "", facts={"raw_files": absent}))
+            continue
         key = step_key(step, pipeline.seed, runs)
         if key in done:
             runs[step.name] = done[key]

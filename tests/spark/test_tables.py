@@ -35,6 +35,15 @@ def test_merge_new_inserts_only_new_keys_and_commits_only_when_there_are_some(sp
     assert stored(lake, version=first) == [("a", 1), ("b", 2)]
 
 
+def test_vacuum_leaves_every_version(spark: SparkSession, lake: Lake) -> None:
+    first = lake.replace("user_index", index_rows(spark, ("a", 1)), {"user_id": "a"})
+    lake.replace("user_index", index_rows(spark, ("a", 2)), {"user_id": "a"})
+    spark.sql(f"VACUUM delta.`{lake.where('user_index')}`")
+    assert stored(lake, version=first) == [("a", 1)]
+    kept = spark.sql(f"DESCRIBE DETAIL delta.`{lake.where('user_index')}`").collect()[0]["properties"]
+    assert kept == {"delta.deletedFileRetentionDuration": "interval 3650 days", "delta.logRetentionDuration": "interval 3650 days"}
+
+
 def test_a_retried_transaction_is_a_no_op(spark: SparkSession, lake: Lake) -> None:
     lake.merge_new("user_index", index_rows(spark, ("a", 1)), txn=("ingest", 1))
     lake.merge_new("user_index", index_rows(spark, ("b", 2)), txn=("ingest", 1))
