@@ -23,11 +23,14 @@ SOURCE_FILE, LINE, RAW, REASON, QUARANTINED_AT = "source_file", "line", "raw", "
 QUERY_ID, QUERY_KIND, SCORE, RANK = "query_id", "query_kind", "score", "rank"
 RUN_ID, MODEL, SCORED_AT = "run_id", "model", "scored_at"
 TASK, ROW_KEY = "task", "row_key"
+SOURCE, POSITION = "source", "position"  # of a candidate
+TARGET, SAMPLED, PUBLISHED = "target", "sampled", "published"  # values of `source`
 METRIC, K, SLICE, SEED, LOW, HIGH, N = "metric", "k", "slice", "seed", "low", "high", "n"
 
 # Tables under the lake root.
 INTERACTIONS, USERS, ITEMS = "interactions", "users", "items"
 QUARANTINE, SPLITS = "quarantine", "splits"
 USER_INDEX, ITEM_INDEX = "user_index", "item_index"
+CANDIDATES = "candidates"
 RECOMMENDATIONS, PREDICTIONS = "recommendations", "predictions"
 METRICS, RUNS = "metrics", "runs"

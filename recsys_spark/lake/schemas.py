@@ -18,6 +18,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     c.USER_INDEX: (c.USER_ID,),
     c.ITEM_INDEX: (c.ITEM_ID,),
     c.SPLITS: (c.SPLIT, c.USER_ID, c.ITEM_ID, c.TS),
+    c.CANDIDATES: (c.RUN_ID, c.PART, c.QUERY_ID, c.ITEM_ID),
     c.RECOMMENDATIONS: (c.RUN_ID, c.QUERY_KIND, c.QUERY_ID, c.RANK),
     c.PREDICTIONS: (c.RUN_ID, c.TASK, c.ROW_KEY),
     c.METRICS: (c.RUN_ID, "of_run_id", c.TASK, c.METRIC, c.K, c.SLICE),
@@ -27,7 +28,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 # What `replace` names is a partition: replacing it removes whole files and rewrites none.
 _BY_RUN = (c.RUN_ID,)
 PARTITIONS: dict[str, tuple[str, ...]] = {
-    c.SPLITS: (c.SPLIT,), c.RECOMMENDATIONS: _BY_RUN, c.PREDICTIONS: _BY_RUN, c.METRICS: _BY_RUN, c.RUNS: _BY_RUN,
+    c.SPLITS: (c.SPLIT,), c.CANDIDATES: _BY_RUN, c.RECOMMENDATIONS: _BY_RUN, c.PREDICTIONS: _BY_RUN, c.METRICS: _BY_RUN, c.RUNS: _BY_RUN,
 }
 
 
@@ -47,6 +48,8 @@ SCHEMAS: dict[str, t.StructType] = {
     c.ITEM_INDEX: _schema(c.ITEM_INDEX, item_id=TEXT, item_idx=INT),
     c.SPLITS: _schema(c.SPLITS, split=TEXT, run_id=TEXT, user_idx=INT, item_idx=INT, user_id=TEXT, item_id=TEXT, ts=LONG, value=DOUBLE,
                       part=TEXT),
+    # A set for each query: `source` target, sampled or published; `position` among the query's negatives from 1, of a target 0.
+    c.CANDIDATES: _schema(c.CANDIDATES, split=TEXT, run_id=TEXT, part=TEXT, query_id=TEXT, item_id=TEXT, source=TEXT, position=INT),
     c.RECOMMENDATIONS: _schema(c.RECOMMENDATIONS, query_id=TEXT, query_kind=TEXT, item_id=TEXT, score=FLOAT, rank=INT, run_id=TEXT,
                                model=TEXT, scored_at=TIME),
     c.PREDICTIONS: _schema(c.PREDICTIONS, run_id=TEXT, model=TEXT, split=TEXT, task=TEXT, row_key=TEXT, user_id=TEXT, item_id=TEXT,

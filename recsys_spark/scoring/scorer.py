@@ -1,7 +1,8 @@
 """Record batches of queries in, record batches of ranked items (or of predictions) out: the one scorer of models and baselines.
 
 A query is cold when there is nothing to score it by: no vector in the index, or for a trained model an unknown user (0) or an
-empty history. It gets the fallback (popularity) and is marked `cold`; no query is dropped.
+empty history. It gets the fallback (popularity) and is marked `cold`; no query is dropped. Where queries bring their `candidates`,
+each one's own are ranked, all of them: a history leaves none out.
 """
 
 from __future__ import annotations
@@ -21,17 +22,21 @@ from recsys_spark.core.errors import CheckpointError
 from recsys_spark.models import store
 from recsys_spark.models.base import Model, Query, Ragged, Rows
 from recsys_spark.scoring import index as indices
+from recsys_spark.scoring import lists
 from recsys_spark.scoring.dot import DotIndex
+from recsys_spark.scoring.lists import ragged
 from recsys_spark.scoring.sparse import SparseIndex
-from recsys_spark.scoring.topk import TopK, select, top_k
+from recsys_spark.scoring.topk import TopK, select, top_k, top_k_of
 
 HISTORY, VECTOR, COLD, PREDICTION = "history", "vector", "cold", "prediction"
 ROWS, WEIGHTS = "rows", "weights"  # of a query of an index of kind `sparse`
+CANDIDATES = "candidates"
 CELLS = 8 << 20  # scores held at once: 32 MB
+WIDTH = 512  # numbers that a candidate takes while it is scored, at most about (its factors, a hidden layer)
 
 
 class Scorer:
-    """Base: `_best` ranks for warm queries; `fallback` (I + 1,) ranks for cold ones."""
+    """Base: `_best` ranks the catalogue for warm queries, `_score` scores their candidates; `fallback` (I + 1,) is for cold ones."""
 
     model: str
     num_items: int
@@ -40,13 +45,23 @@ class Scorer:
         self.k, self.seed, self.fallback = k, seed, fallback
 
     def rank(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """In: user_idx int32, history list<int32> (to be left out), for an index also vector list<float32>. Rows keep their order.
+        """In: user_idx int32, history list<int32> (to be left out), what the index has of a query; perhaps candidates list<int32>.
 
-        Out: user_idx, item_idx list<int32>, score list<float32> (at most k each, best first), cold bool.
+        Out: user_idx, item_idx list<int32>, score list<float32> (at most k each, or all candidates; best first), cold bool; in the same order.
         """
         user = torch.from_numpy(batch.column(c.USER_IDX).to_numpy(zero_copy_only=False).astype(np.int32))
         history = ragged(batch.column(HISTORY))
         cold = self._cold(batch, user, history)
+        offered = lists.padded(ragged(batch.column(CANDIDATES))) if CANDIDATES in batch.schema.names else None
+        ranked = self._catalogue(batch, user, history, cold) if offered is None else self._offered(batch, user, history, cold, offered)
+        return pa.RecordBatch.from_arrays([pa.array(user.numpy()), *lists.columns(*ranked), pa.array(cold.numpy())],
+                                          names=[c.USER_IDX, c.ITEM_IDX, c.SCORE, COLD])
+
+    def predict(self, batch: pa.RecordBatch) -> pa.Array:
+        """Expected value of each row (user_idx, item_idx, for an index also vector), double (B,)."""
+        raise NotImplementedError(f"{self.model} predicts no ratings")
+
+    def _catalogue(self, batch: pa.RecordBatch, user: Tensor, history: Ragged, cold: Tensor) -> TopK:
         items, scores = torch.zeros(len(user), self.k, dtype=torch.int32), torch.zeros(len(user), self.k)
         block = max(1, CELLS // (self.num_items + 1))
         for rows in (~cold).nonzero()[:, 0].split(self._rows(block)):
@@ -54,12 +69,15 @@ class Scorer:
         for rows in cold.nonzero()[:, 0].split(block):
             dense = self.fallback.expand(len(rows), -1).clone()
             items[rows], scores[rows] = top_k(dense, user[rows].long(), select(history, rows), self.k, self.seed, "the fallback")
-        return pa.RecordBatch.from_arrays([pa.array(user.numpy()), *_lists(items, scores), pa.array(cold.numpy())],
-                                          names=[c.USER_IDX, c.ITEM_IDX, c.SCORE, COLD])
+        return TopK(items, scores)
 
-    def predict(self, batch: pa.RecordBatch) -> pa.Array:
-        """Expected value of each row (user_idx, item_idx, for an index also vector), double (B,)."""
-        raise NotImplementedError(f"{self.model} predicts no ratings")
+    def _offered(self, batch: pa.RecordBatch, user: Tensor, history: Ragged, cold: Tensor, items: Tensor) -> TopK:
+        """items: int64 (B, C), each query's candidates, 0 where it has fewer."""
+        scores = self.fallback[items]  # (B, C)
+        for rows in (~cold).nonzero()[:, 0].split(max(1, CELLS // (WIDTH * items.shape[1]))):
+            scores[rows] = self._score(batch, rows, user[rows].long(), select(history, rows), items[rows])
+        scores[items == 0] = -torch.inf
+        return top_k_of(scores, items, user.long(), items.shape[1], self.seed, self.model)
 
     def _rows(self, block: int) -> int:
         return block
@@ -68,6 +86,11 @@ class Scorer:
         return history.offsets.diff() == 0
 
     def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
+        """The k best of the catalogue for these rows of the batch; `user` and `history` are those rows' own."""
+        raise NotImplementedError
+
+    def _score(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor) -> Tensor:
+        """The scores of `items` (B, C) for these rows of the batch, float32 (B, C)."""
         raise NotImplementedError
 
 
@@ -87,6 +110,10 @@ class ModelScorer(Scorer):
         scores = self.network.score(Query(user.int().to(self.device), here))
         best = top_k(scores, user.to(self.device), here, self.k, self.seed, self.model)
         return TopK(best.items.cpu(), best.scores.cpu())
+
+    def _score(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor) -> Tensor:
+        here = Ragged(history.offsets.to(self.device), history.values.to(self.device))
+        return self.network.score(Query(user.int().to(self.device), here), items.to(self.device)).float().cpu()
 
     def predict(self, batch: pa.RecordBatch) -> pa.Array:
         user, item = (torch.from_numpy(batch.column(name).to_numpy().astype(np.int32)) for name in (c.USER_IDX, c.ITEM_IDX))
@@ -120,6 +147,11 @@ class DotScorer(Scorer):
 
     def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
         return self.dot.top_k(self._vectors(batch, rows), user, history, self.k, self.seed)
+
+    def _score(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor) -> Tensor:
+        # Added along the last dimension, in one order wherever an item stands: items that are equal get equal scores, and are seen to tie.
+        scores = (self.items[items] * self._vectors(batch, rows)[:, None]).sum(-1)
+        return scores if self.bias is None else scores + self.bias[items]
 
     def _vectors(self, batch: pa.RecordBatch, rows: Tensor) -> Tensor:
         if self.facts.constant:
@@ -165,6 +197,11 @@ class SparseScorer(Scorer):
 
     def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
         return self.index.top_k(self._pairs(batch, rows, history), user, history, self.k, self.seed)
+
+    def _score(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor) -> Tensor:
+        pairs = self._pairs(batch, rows, history)
+        blocks = torch.arange(len(rows)).split(max(1, CELLS // (self.num_items + 1)))
+        return torch.cat([self.index.scores(pairs[block.numpy()]).gather(1, items[block]) for block in blocks])
 
     def _pairs(self, batch: pa.RecordBatch, rows: Tensor, history: Ragged) -> Any:
         """Rows of the matrix and their weights: scipy CSR (B, num_rows + 1)."""
@@ -242,20 +279,6 @@ def _of_process(settings: Settings) -> Scorer:
 def _beside(batch: pa.RecordBatch, settings: Settings, made: dict[str, pa.Array]) -> pa.RecordBatch:
     arrays = {name: batch.column(name) for name in settings.passed} | made
     return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
-
-
-def ragged(column: pa.ListArray) -> Ragged:
-    """A list column as CSR; null is an empty list."""
-    lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return Ragged(torch.from_numpy(offsets), torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).astype(np.int32)))
-
-
-def _lists(items: Tensor, scores: Tensor) -> tuple[pa.Array, pa.Array]:
-    there = items > 0
-    offsets = pa.array(np.concatenate([[0], np.cumsum(there.sum(1).numpy())]).astype(np.int32))
-    return (pa.ListArray.from_arrays(offsets, pa.array(items[there].numpy())),
-            pa.ListArray.from_arrays(offsets, pa.array(scores[there].numpy())))
 
 
 def _fallback(path: str | Path | None, num_items: int) -> Tensor | None:

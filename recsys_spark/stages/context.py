@@ -22,6 +22,7 @@ class StepName:
 
 
 Ref = Annotated[str, StepName()]
+OptionalRef = Annotated[str | None, StepName()]
 Refs = Annotated[tuple[str, ...], StepName()]
 
 

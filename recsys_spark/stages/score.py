@@ -1,4 +1,4 @@
-"""A trained model or baseline -> `recommendations` of every user of a split, or `predictions` of the rows of a part.
+"""A trained model or baseline -> `recommendations` of the users of a split, or `predictions` of the rows of a part.
 
 A user without history, or without a vector in the index, is cold: gets the most popular items (or the index's own
 fallback), and is counted. What the lists are made from: scored.py.
@@ -22,7 +22,7 @@ from recsys_spark.models import registry
 from recsys_spark.scoring import scorer
 from recsys_spark.scoring.scorer import COLD, PREDICTION
 from recsys_spark.stages import context
-from recsys_spark.stages.context import Context, Outcome, Ref
+from recsys_spark.stages.context import Context, OptionalRef, Outcome, Ref
 from recsys_spark.stages.scored import Scoring, arrow_batches
 from recsys_spark.stages.train_baseline import INDEX
 
@@ -36,6 +36,7 @@ class Job(context.Job):
     source: Ref  # the prepare step it was trained on
     part: Literal["valid", "test"] = "test"
     k: int = Field(20, ge=1, le=1000)
+    candidates: OptionalRef = None  # a candidates step of the same split and part: rank those alone, all of them; `k` plays no part
     partitions: int = Field(0, ge=0)  # of the queries; 0: as many as the cluster runs tasks at once
 
 
@@ -45,7 +46,7 @@ def run(ctx: Context, job: Job) -> Outcome:
     model = _check(ctx, job)
     task, folder = _task(model), _folder(model)
     scorer.load(folder, k=1, seed=0)  # a broken artefact is named here, not by a worker in the middle of a job
-    scoring = Scoring(ctx, job.source, job.part, folder, job.k, job.partitions)
+    scoring = Scoring(ctx, job.source, job.part, folder, job.k, job.partitions, job.candidates)
     with arrow_batches(ctx):
         tables, facts = (_predict if task == "rating" else _recommend)(ctx, job, model, scoring)
     seconds = time.monotonic() - began
@@ -60,23 +61,26 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     model, prepared = _check(ctx, job), ctx.inputs[job.source].summary
     if _task(model) == "rating":
         return {"model": model.summary["model"], "predictions": int(prepared[job.part])}
-    return {"model": model.summary["model"], "queries": int(prepared["users"]), "rows": int(prepared["users"]) * job.k,
-            "worker_bytes": 600_000_000 + scorer.CELLS * 12}
+    told = {"model": model.summary["model"], "worker_bytes": 600_000_000 + scorer.CELLS * 12}
+    if job.candidates is not None:
+        offered = ctx.inputs[job.candidates].summary
+        return told | {"queries": int(offered["queries"]), "rows": int(offered["rows"])}
+    return told | {"queries": int(prepared["users"]), "rows": int(prepared["users"]) * job.k}
 
 
 def _recommend(ctx: Context, job: Job, model: Run, scoring: Scoring) -> tuple[dict[str, int], dict[str, Any]]:
     ranked = scoring.lists().persist()
     try:
         length = F.size(c.ITEM_IDX)
-        counts = ranked.agg(F.count("*"), F.sum(F.col(COLD).cast("int")), F.sum((length < job.k).cast("int")), F.sum(length))
-        users, cold, short, rows = (int(value or 0) for value in counts.collect()[0])
+        counts = ranked.agg(F.count("*"), F.sum(F.col(COLD).cast("int")), F.sum((length < job.k).cast("int")), F.sum(length), F.max(length))
+        users, cold, short, rows, longest = (int(value or 0) for value in counts.collect()[0])
         if not users:
             raise DataError(f"split {scoring.split}", found="no user", expected="at least one", remedy="change the prepare step")
         version = ctx.lake.replace(c.RECOMMENDATIONS, _listed(ctx, job, ranked, model), {c.RUN_ID: ctx.run_id})
     finally:
         ranked.unpersist()
-    facts = {"queries": users, "rows": rows, "k": job.k, "short_lists": short, "cold": cold, "fallback": "popularity"}
-    return {c.RECOMMENDATIONS: version}, facts
+    lists = {"k": job.k, "short_lists": short} if job.candidates is None else {"candidates": longest}
+    return {c.RECOMMENDATIONS: version}, {"queries": users, "rows": rows, **lists, "cold": cold, "fallback": "popularity"}
 
 
 def _listed(ctx: Context, job: Job, ranked: DataFrame, model: Run) -> DataFrame:
@@ -130,7 +134,24 @@ def _check(ctx: Context, job: Job) -> Run:
     if job.part == c.VALID and "valid" in str(model.config.get("fit", "train")):
         raise ConfigError(f"step {ctx.step}, part", found="valid, on which the model was fitted", expected="test",
                           remedy=f"set fit: train in step {job.model}")
+    if job.candidates is not None:
+        _check_candidates(ctx, job, job.candidates, model)
     return model
+
+
+def _check_candidates(ctx: Context, job: Job, step: str, model: Run) -> None:
+    thing, offered = f"step {ctx.step}, candidates", ctx.inputs[step]
+    if offered.stage != "candidates":
+        raise ConfigError(thing, found=f"{step}, a step of stage {offered.stage}", expected="one of stage candidates")
+    if ctx.inputs[job.source].run_id not in offered.upstream.values():
+        raise ConfigError(thing, found=f"{step}, which was made for {', '.join(offered.upstream)}", expected=f"candidates for {job.source}",
+                          remedy=f"add a candidates step with source: {job.source}")
+    if offered.config["part"] != job.part:
+        raise ConfigError(thing, found=f"{step}, which is for part {offered.config['part']}", expected=f"candidates for part {job.part}",
+                          remedy="set the same part in both steps")
+    if _task(model) == "rating":
+        raise ConfigError(thing, found=f"{step}, for {job.model}, which predicts ratings", expected="a model that ranks",
+                          remedy="leave out candidates, or score another model")
 
 
 def _ancestors(ctx: Context, run: Run) -> set[str]:

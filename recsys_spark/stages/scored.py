@@ -1,6 +1,8 @@
 """A model's folder and a split -> lists or predictions, as DataFrames: what `score` writes and what a search is judged by.
 
-History: the events of all parts before the scored one. It is what a list leaves out, and what models of profiles score from.
+Queries are all users of the split; where users are held out whole, those with an event in the scored part. With candidates, the users
+that have some: theirs are ranked, all of them, and nothing is left out.
+History: the events of the parts before the scored one. It is what a list leaves out, and what models of profiles score from.
 One scorer a Python worker, one thread each; lists stay arrays.
 """
 
@@ -20,7 +22,7 @@ from recsys_spark.baselines import artifact
 from recsys_spark.core import columns as c
 from recsys_spark.core import seeds
 from recsys_spark.scoring import index, scorer
-from recsys_spark.scoring.scorer import COLD, HISTORY, PREDICTION
+from recsys_spark.scoring.scorer import CANDIDATES, COLD, HISTORY, PREDICTION
 from recsys_spark.stages.context import Context
 
 BATCH_ROWS = 4096  # of an Arrow batch: with histories of some hundred items a few MB
@@ -36,6 +38,7 @@ class Scoring:
     folder: Path
     k: int
     partitions: int = 0  # of the queries; 0: as many as the cluster runs tasks at once
+    candidates: str | None = None  # the step that made them
     only: DataFrame | None = None  # (user_idx): these users alone; few enough to be sent to every task
 
     @property
@@ -47,7 +50,7 @@ class Scoring:
         return events if self.only is None else events.join(F.broadcast(self.only), on=c.USER_IDX, how="left_semi")
 
     def lists(self) -> DataFrame:
-        """(user_idx, user_id, item_idx array<int>, score array<float>, cold): at most k items of every user, best first."""
+        """(user_idx, user_id, item_idx array<int>, score array<float>, cold): at most k items of each query, or its candidates."""
         settings = self._settings(seeds.derive(self.ctx.seed, "score"), (c.USER_IDX, c.USER_ID))
         shape = f"{c.USER_IDX} int, {c.USER_ID} string, {c.ITEM_IDX} array<int>, {c.SCORE} array<float>, {COLD} boolean"
         return self._queries().mapInArrow(partial(scorer.rank_batches, settings), shape)
@@ -72,26 +75,38 @@ class Scoring:
         return self.ctx.spark.read.parquet(str(self.folder / facts.queries)) if facts.queries else None
 
     def _queries(self) -> DataFrame:
-        """(user_idx, user_id, history array<int>[, what the index has of a query]): every user of the split."""
+        """(user_idx, user_id, history array<int>[, candidates array<int>][, what the index has of a query])."""
         known = F.when(F.col(c.PART).isin(*c.BEFORE[self.part]), F.col(c.ITEM_IDX))  # null, which collect_list leaves out, for later parts
         users = self.events().repartition(self._tasks(), c.USER_IDX).groupBy(c.USER_IDX).agg(
-            F.first(c.USER_ID).alias(c.USER_ID), F.collect_list(known).alias(HISTORY))
+            F.first(c.USER_ID).alias(c.USER_ID), F.collect_list(known).alias(HISTORY), F.max(F.col(c.PART) == self.part).alias("_scored"))
+        if self.ctx.inputs[self.source].summary.get("users_held_out"):
+            users = users.where(F.col("_scored"))
         columns = [c.USER_IDX, c.USER_ID, HISTORY]
+        if self.candidates is not None:
+            users = users.join(self._offered(self.candidates), on=c.USER_ID, how="inner")
+            columns.append(CANDIDATES)
         vectors = self.vectors()
         if vectors is None:
             return users.select(*columns)
         return users.join(vectors, on=c.USER_IDX, how="left").select(*columns, *(name for name in vectors.columns if name != c.USER_IDX))
+
+    def _offered(self, step: str) -> DataFrame:
+        """(user_id, candidates array<int>): a set each, in the order of their numbers."""
+        rows = self.ctx.read(c.CANDIDATES, step).where(F.col(c.RUN_ID) == self.ctx.inputs[step].run_id)
+        numbered = rows.join(self.ctx.read(c.ITEM_INDEX, self.source), on=c.ITEM_ID, how="inner")
+        return numbered.groupBy(F.col(c.QUERY_ID).alias(c.USER_ID)).agg(F.sort_array(F.collect_set(c.ITEM_IDX)).alias(CANDIDATES))
 
     def _settings(self, seed: int, passed: tuple[str, ...]) -> scorer.Settings:
         return scorer.Settings(str(self.folder), self.k, seed, self._fallback(), passed=passed,
                                 written=scorer.written(self.folder))
 
     def _fallback(self) -> str | None:
-        """Counts of the history events, for a model that has no fallback of its own."""
+        """Counts of the events before the scored part, for a model without a fallback of its own; none of users held out for it."""
         if (self.folder / index.FILE).exists() and index.facts(self.folder).fallback_scores:
             return None
         events = self.ctx.read(c.SPLITS, self.source).where(F.col(c.SPLIT) == self.split)
-        counts = artifact.counts(events.where(F.col(c.PART).isin(*c.BEFORE[self.part])),
+        fitted_on = c.FITTED_ON["train" if self.part == c.VALID else "train+valid"]
+        counts = artifact.counts(events.where(F.col(c.PART).isin(*fitted_on)),
                                  int(self.ctx.inputs[self.source].summary["num_items"]))
         path = self.ctx.run_dir / "popularity.npy"
         np.save(path, counts)

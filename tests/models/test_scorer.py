@@ -73,6 +73,31 @@ def test_predictions_of_an_index(tmp_path: Path) -> None:
     assert found == [2.0, -1.0, 4.0, -1.0, 0.0]  # 2; 3.5 - 5 = -1.5; popularity 5; -1; zero vector
 
 
+def test_candidates_of_an_index_are_all_ranked_seen_or_not(tmp_path: Path) -> None:
+    batch = batch_of([7, 8, 9, 5], [[3, 1], None, [2], []], [[2, 1], None, [-1, 0], [1, 1]],
+                     candidates=pa.array([[1, 3, 4], [4, 2], [], [2, 4, 1]], pa.list_(pa.int32())))
+    found = load(dot_folder(tmp_path), k=1, seed=1).rank(batch)
+    assert found.column("item_idx").to_pylist()[:3] == [[3, 1, 4], [2, 4], []] and found.column("item_idx")[3].as_py()[2] == 4
+    assert found.column("score").to_pylist() == [[3.0, 2.0, -2.0], [9.0, 5.0], [], [1.0, 1.0, -1.0]]  # 8 is cold: the fallback
+    assert found.column("cold").to_pylist() == [False, True, False, False]
+    biased = load(dot_folder(tmp_path, bias="bias.npy"), k=1, seed=1).rank(batch)
+    assert biased.column("score")[0].as_py() == [2.0, -2.0, -2.0] and set(biased.column("item_idx")[0].as_py()[1:]) == {3, 4}
+
+
+def test_equal_candidates_tie_by_hash_wherever_they_stand(tmp_path: Path) -> None:
+    """300 items with one and the same vector: equal scores to the last bit, so that a tie is seen as one; each query in its own order."""
+    folder = dot_folder(tmp_path, num_items=300, dim=37, fallback_scores="")
+    row = np.random.default_rng(2).normal(size=37).astype(np.float32)
+    np.save(folder / "items.npy", np.vstack([np.zeros_like(row)] + 300 * [row]))
+    offered = [list(range(1, 301)), list(range(300, 0, -1)), list(range(1, 300))]
+    vectors = np.random.default_rng(3).normal(size=(2, 37)).astype(np.float32).tolist()
+    found = load(folder, k=1, seed=4).rank(batch_of([1, 1, 2], [[], [], []], [vectors[0], vectors[0], vectors[1]],
+                                                    candidates=pa.array(offered, pa.list_(pa.int32()))))
+    items, scores = found.column("item_idx").to_pylist(), found.column("score").to_pylist()
+    assert all(len(set(one)) == 1 for one in scores)
+    assert items[0] == items[1] != items[2] and [sorted(one) for one in items] == [sorted(one) for one in offered]
+
+
 @pytest.mark.parametrize("name", registry.names())
 def test_a_checkpoint_ranks_as_its_model_scores(tmp_path: Path, name: str) -> None:
     model = registry.build(name, {}, Sizes(6, 30, {"label_mean": 3.0, "label_min": 1.0, "label_max": 5.0}), seed=3).eval()
@@ -87,6 +112,14 @@ def test_a_checkpoint_ranks_as_its_model_scores(tmp_path: Path, name: str) -> No
     scores = scores.clone()
     assert found.column("cold").to_pylist() == [False, False, True, True]
     assert found.column("item_idx").to_pylist()[2:] == [[30, 29, 28], [30, 29, 28]]
+    offered = pa.array([[3, 30, 7], [30, 1, 2, 29], [1, 30], [2]], pa.list_(pa.int32()))
+    with torch.inference_mode():
+        ranked = made.rank(batch_of([1, 6, 2, 9], history, candidates=offered))
+    assert ranked.column("item_idx").to_pylist()[2:] == [[30, 1], [2]]
+    for row in (0, 1):
+        items, given = ranked.column("item_idx")[row].as_py(), ranked.column("score")[row].as_py()
+        assert sorted(items) == sorted(offered[row].as_py()) and given == sorted(given, reverse=True)
+        assert given == pytest.approx(scores[row, items].tolist(), abs=1e-5)
     for row in (0, 1):
         scores[row, [0, *history[row]]] = -torch.inf
         assert found.column("score")[row].as_py() == pytest.approx(scores[row].topk(3).values.tolist())

@@ -49,10 +49,15 @@ def batch_of(users: list[int], history: list[list[int] | None], rows: Any = None
 @pytest.mark.parametrize("dense", [False, True])
 def test_a_history_adds_its_rows(tmp_path: Path, dense: bool) -> None:
     """Without history, or with one that leads nowhere (3), a query is cold; an item counts once."""
-    found = load(folder_of(tmp_path, SMALL, dense), k=2, seed=1).rank(batch_of([1, 2, 3, 4, 5, 6], [[1], [2, 1], [], None, [3], [1, 1]]))
+    made = load(folder_of(tmp_path, SMALL, dense), k=2, seed=1)
+    found = made.rank(batch_of([1, 2, 3, 4, 5, 6], [[1], [2, 1], [], None, [3], [1, 1]]))
     assert found.column("item_idx").to_pylist() == [[2, 3], [3, 4], [2, 4], [2, 4], [2, 4], [2, 3]]
     assert found.column("score").to_pylist() == [[0.5, 0.25], [0.75, 0.0], [9.0, 5.0], [9.0, 5.0], [9.0, 5.0], [0.5, 0.25]]
     assert found.column("cold").to_pylist() == [False, False, True, True, True, False]
+    offered = pa.array([[1, 2, 3], [4, 3, 1, 2], [3, 1]], pa.list_(pa.int32()))
+    found = made.rank(batch_of([1, 2, 3], [[1], [2, 1], []]).append_column("candidates", offered))
+    assert found.column("item_idx").to_pylist() == [[2, 3, 1], [1, 3, 2, 4], [1, 3]]
+    assert found.column("score").to_pylist() == [[0.5, 0.25, 0.0], [1.0, 0.75, 0.5, 0.0], [3.0, 1.0]]
 
 
 def test_a_query_brings_its_own_rows(tmp_path: Path) -> None:
@@ -64,6 +69,9 @@ def test_a_query_brings_its_own_rows(tmp_path: Path) -> None:
     assert found.column("item_idx").to_pylist() == [[1, 2], [2], [2], [2, 1], [2, 1]]
     assert found.column("score").to_pylist() == [[0.5, 0.25], [0.75], [9.0], [9.0, 3.0], [1.0, 0.0]]
     assert found.column("cold").to_pylist() == [False, False, True, True, False]
+    offered = pa.array([[2, 1], [1, 2], [1, 2]], pa.list_(pa.int32()))
+    found = made.rank(batch_of([1, 2, 7], [[], [1], [1]], rows[:3], weights[:3]).append_column("candidates", offered))
+    assert found.column("score").to_pylist() == [[0.5, 0.25], [1.75, 0.75], [9.0, 3.0]]
 
 
 def drawn(rows: int, columns: int, each: int, draw: np.random.Generator, signed: bool = False) -> np.ndarray:

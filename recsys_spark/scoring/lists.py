@@ -1,0 +1,33 @@
+"""Arrow's list columns to CSR and padded tensors, and ranked tensors back to list columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from recsys_spark.models.base import Ragged
+
+
+def ragged(column: pa.ListArray) -> Ragged:
+    """A list column as CSR; null is an empty list."""
+    lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return Ragged(torch.from_numpy(offsets), torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).astype(np.int32)))
+
+
+def padded(lists: Ragged) -> Tensor:
+    """int64 (B, C): the rows of a CSR, filled up with 0 to the longest; C is 1 at least."""
+    lengths = lists.offsets.diff()
+    made = torch.zeros(len(lengths), max([1, *lengths.tolist()]), dtype=torch.int64)
+    made[torch.arange(made.shape[1]) < lengths[:, None]] = lists.values.long()
+    return made
+
+
+def columns(items: Tensor, scores: Tensor) -> tuple[pa.Array, pa.Array]:
+    """list<int32> and list<float32> of (B, K) each, without the places whose item is 0."""
+    there = items > 0
+    offsets = pa.array(np.concatenate([[0], np.cumsum(there.sum(1).numpy())]).astype(np.int32))
+    return (pa.ListArray.from_arrays(offsets, pa.array(items[there].numpy())),
+            pa.ListArray.from_arrays(offsets, pa.array(scores[there].numpy())))
