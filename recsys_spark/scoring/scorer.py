@@ -47,7 +47,7 @@ class Scorer:
     def rank(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """In: user_idx int32, history list<int32> (to be left out), what the index has of a query; perhaps candidates list<int32>.
 
-        Out: user_idx, item_idx list<int32>, score list<float32> (at most k each, or all candidates; best first), cold bool; in the same order.
+        Out: user_idx, item_idx list<int32>, score list<float32> (at most k, or all candidates; best first), cold bool; rows in order.
         """
         user = torch.from_numpy(batch.column(c.USER_IDX).to_numpy(zero_copy_only=False).astype(np.int32))
         history = ragged(batch.column(HISTORY))
