@@ -1,13 +1,14 @@
 """Ranking metrics of ranked lists, one value per query, and sums of them that merge.
 
-Shapes: B queries, K places of a list (place 0 is the best), T targets of a query, H hits in the whole block, k a cut-off.
+Shapes: B queries, K places of a list (place 0 is the best), T targets of a query, k a cut-off.
 
-    recall     hits in the first k / T
-    precision  hits in the first k / k
-    hit_rate   1 if there is a hit in the first k
-    mrr        1 / (place of the first hit + 1), 0 if it is not in the first k
-    map        mean over the min(k, T) best possible hits of (hits so far / (place + 1))
-    ndcg       sum of 1 / log2(place + 2) over the hits, divided by that of a list that opens with min(k, T) hits
+    recall         hits in the first k / T
+    recall_capped  hits in the first k / min(k, T): a full list of hits earns 1 where T > k too
+    precision      hits in the first k / k
+    hit_rate       1 if there is a hit in the first k
+    mrr            1 / (place of the first hit + 1), 0 if it is not in the first k
+    map            mean over the min(k, T) best possible hits of (hits so far / (place + 1))
+    ndcg           sum of 1 / log2(place + 2) over the hits, divided by that of a list that opens with min(k, T) hits
 
 Every query has at least one target: a query without one has no value and is left out by the caller. A place that holds 0
 (padding), or an item that stood higher in the same list, cannot hit; later places do not move up.
@@ -15,7 +16,8 @@ Every query has at least one target: a query without one has no value and is lef
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +27,8 @@ from recsys_spark.core.errors import ConfigError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.integer]
-METRICS = ("recall", "precision", "hit_rate", "mrr", "map", "ndcg")
-_BLOCK = 1 << 22  # list places compared at a time: bounds memory to a few tens of MB
+METRICS = ("recall", "recall_capped", "precision", "hit_rate", "mrr", "map", "ndcg")
+_PLACES = 1 << 17  # list places measured at a time: what is touched in between stays in a core's cache
 
 
 def names(ks: Sequence[int]) -> tuple[str, ...]:
@@ -36,74 +38,96 @@ def names(ks: Sequence[int]) -> tuple[str, ...]:
     return tuple(f"{metric}@{k}" for k in ks for metric in METRICS)
 
 
+def from_lists(items: Ints, indptr: Ints, targets: Ints, ks: Sequence[int], *, threads: int = 1) -> dict[str, Floats]:
+    """Values of every metric at every k, each (B,).
+
+    items (B, K): ranked, 0 where a list has ended. targets: as CSR, query b has targets[indptr[b] : indptr[b + 1]], different
+    items >= 1. Blocks of queries are measured one by one, on that many threads.
+    """
+    def find(part: slice) -> NDArray[np.bool_]:
+        bounds = indptr[part.start : part.stop + 1]
+        return _find(items[part], bounds - bounds[0], targets[bounds[0] : bounds[-1]])
+
+    return _measure(find, np.diff(indptr), items.shape[1], ks, threads)
+
+
 def from_hits(hits: NDArray[np.bool_], num_targets: Ints, ks: Sequence[int]) -> dict[str, Floats]:
-    """Values of every metric at every k, each (B,). hits (B, K): is the item at this place a target? num_targets (B,) >= 1."""
-    rows, places = np.nonzero(hits)
-    return _values(rows, places, num_targets, ks)
+    """The same from hits (B, K): is the item at this place a target? num_targets (B,) >= 1."""
+    return _measure(lambda part: hits[part].T, num_targets, hits.shape[1], ks, 1)
 
 
-def from_lists(items: Ints, indptr: Ints, targets: Ints, ks: Sequence[int]) -> dict[str, Floats]:
-    """The same from ranked items (B, K), 0 where a list has ended, and targets as CSR: query b has targets[indptr[b] : indptr[b + 1]]."""
-    rows, places = find_hits(items, indptr, targets)
-    return _values(rows, places, np.diff(indptr), ks)
-
-
-def find_hits(items: Ints, indptr: Ints, targets: Ints) -> tuple[Ints, Ints]:
-    """(query, place) of every hit, each (H,), ordered by query and place. The targets of a query are different items >= 1."""
-    query = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))  # (targets,)
-    step = max(1, _BLOCK // max(1, items.shape[1]))
-    rows, places = [], []
-    for start in range(0, len(query), step):
-        # Each target is compared with its query's list; argmax finds the first place, so a repeated item hits once.
-        block = slice(start, start + step)
-        same = items[query[block]] == targets[block, None]  # (step, K)
-        place = same.argmax(axis=1)
-        found = same[np.arange(len(place)), place]
-        rows.append(query[block][found])
-        places.append(place[found])
-    row, place = np.concatenate(rows or [query]), np.concatenate(places or [query])
-    order = np.lexsort((place, row))
-    return row[order], place[order]
-
-
-def _values(rows: Ints, places: Ints, num_targets: Ints, ks: Sequence[int]) -> dict[str, Floats]:
-    """rows, places (H,) of the hits, ordered; the work grows with the hits, not with the length of the lists."""
+def _measure(
+    find: Callable[[slice], NDArray[np.bool_]], num_targets: Ints, width: int, ks: Sequence[int], threads: int,
+) -> dict[str, Floats]:
     assert len(num_targets) == 0 or num_targets.min() >= 1, "a query without targets has no value; leave it out"
     size = len(num_targets)
-    per_row = np.bincount(rows, minlength=size)
-    nth = np.arange(1, len(rows) + 1) - (np.cumsum(per_row) - per_row)[rows]  # (H,): the row's first, second ... hit
+    values = {name: np.empty(size) for name in names(ks)}
+    step = max(64, _PLACES // max(1, width))
+
+    def one(start: int) -> None:
+        part = slice(start, min(size, start + step))
+        _fill({name: value[part] for name, value in values.items()}, find(part), num_targets[part], ks)
+
+    if threads == 1:
+        _all(map(one, range(0, size, step)))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            _all(pool.map(one, range(0, size, step)))
+    return values
+
+
+def _all(done: Iterable[None]) -> None:
+    for _ in done:
+        pass
+
+
+def _find(items: Ints, indptr: Ints, targets: Ints) -> NDArray[np.bool_]:
+    """hits (K, B): transposed, so that a comparison runs along queries, however few places and targets each of them has."""
+    num_targets = np.diff(indptr)
+    order = np.argsort(-num_targets, kind="stable")  # queries that have a t-th target come first, for every t
+    lists, starts, waiting = np.ascontiguousarray(items[order].T), indptr[:-1][order], -num_targets[order]
+    hits, same = np.zeros(lists.shape, bool), np.empty(lists.shape, bool)
+    found = 0
+    for t in range(int(num_targets.max(initial=0))):
+        there = int(np.searchsorted(waiting, -t))  # queries with more than t targets
+        now = np.equal(lists[:, :there], targets[starts[:there] + t], out=same[:, :there])
+        hits[:, :there] |= now
+        found += int(np.count_nonzero(np.logical_or.reduce(now, axis=0)))
+    if np.count_nonzero(hits) > found:  # an item stands twice in a list
+        for query in np.flatnonzero(np.count_nonzero(hits, axis=0) > 1):
+            places = np.flatnonzero(hits[:, query])
+            _, first = np.unique(lists[places, query], return_index=True)
+            hits[np.delete(places, first), query] = False
+    made = np.empty_like(hits)
+    made[:, order] = hits
+    return made
+
+
+def _fill(values: Mapping[str, Floats], hits: NDArray[np.bool_], num_targets: Ints, ks: Sequence[int]) -> None:
+    """hits (K, B). One pass down the places; what every metric needs at k has been added up when place k - 1 is done."""
+    width, size = hits.shape
     discounts = 1.0 / np.log2(np.arange(2, max(ks) + 2))
     ideal = np.cumsum(discounts)
-    values: dict[str, Floats] = {}
-    names(ks)
-    for k in ks:
-        inside = places < k
-        row, place, order = rows[inside], places[inside], nth[inside]
-        hits = np.bincount(row, minlength=size)
+    count, gain, precisions, first = (np.zeros(size) for _ in range(4))
+    hit, scaled = np.empty(size), np.empty(size)
+    done = 0
+    for k in sorted(ks):
+        for place in range(done, min(k, width)):
+            hit[:] = hits[place]
+            count += hit
+            gain += np.multiply(hit, discounts[place], out=scaled)
+            hit *= 1.0 / (place + 1)
+            np.maximum(first, hit, out=first)  # falls with the place: the first hit's is the largest
+            precisions += np.multiply(hit, count, out=scaled)
+        done = min(k, width)
         best = np.minimum(num_targets, k)  # hits of a perfect list
-        first = np.zeros(size)
-        first[row[order == 1]] = 1.0 / (place[order == 1] + 1)
-        values[f"recall@{k}"] = hits / num_targets
-        values[f"precision@{k}"] = hits / k
-        values[f"hit_rate@{k}"] = (hits > 0).astype(np.float64)
-        values[f"mrr@{k}"] = first
-        values[f"map@{k}"] = np.bincount(row, weights=order / (place + 1), minlength=size) / best
-        values[f"ndcg@{k}"] = np.bincount(row, weights=discounts[place], minlength=size) / ideal[best - 1]
-    return values
-
-
-def mean_popularity(items: Ints, events: Ints, ks: Sequence[int]) -> dict[str, Floats]:
-    """Mean number of training events of the first k items, (B,) for each k; NaN for an empty list, which has none.
-
-    items (B, K), 0 where a list has ended; events (B, K): training events of the item at that place.
-    """
-    values = {}
-    for k in ks:
-        there = items[:, :k] != 0
-        count = there.sum(axis=1)
-        total = np.where(there, events[:, :k], 0).sum(axis=1)
-        values[f"mean_popularity@{k}"] = np.divide(total, count, out=np.full(len(items), np.nan), where=count > 0)
-    return values
+        np.divide(count, num_targets, out=values[f"recall@{k}"])
+        np.divide(count, best, out=values[f"recall_capped@{k}"])
+        np.divide(count, k, out=values[f"precision@{k}"])
+        values[f"hit_rate@{k}"][:] = count > 0
+        values[f"mrr@{k}"][:] = first
+        np.divide(precisions, best, out=values[f"map@{k}"])
+        np.divide(gain, ideal[best - 1], out=values[f"ndcg@{k}"])
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 METRICS = ("rmse", "mae")
+ROOTS = ("rmse",)  # roots of means
 
 
 def from_rows(label: Floats, prediction: Floats) -> dict[str, Floats]:
@@ -25,4 +26,4 @@ def from_rows(label: Floats, prediction: Floats) -> dict[str, Floats]:
 
 def finish(means: Mapping[str, float]) -> dict[str, float]:
     """The metrics from the means of `from_rows`; other names pass unchanged."""
-    return {name: float(np.sqrt(mean)) if name == "rmse" else mean for name, mean in means.items()}
+    return {name: float(np.sqrt(mean)) if name in ROOTS else mean for name, mean in means.items()}

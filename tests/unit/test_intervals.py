@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from recsys_spark.metrics.intervals import Replicates, jackknife, weights
+from recsys_spark.metrics.intervals import Part, Replicates, percentiles, replicate, weights
 
 
 def means(values: np.ndarray, units: np.ndarray, seed: int = 1, replicas: int = 1000) -> Replicates:
@@ -79,7 +79,33 @@ def test_nothing_counted_has_no_value() -> None:
     assert math.isnan(found.value) and math.isnan(found.low) and found.n == 0
 
 
-def test_jackknife_by_hand() -> None:
-    # Leaving a unit out lowers the value by 1, 0, 0, 3: sum 4, squares 10; variance 3/4 * (10 - 16/4).
-    found = jackknife(20.0, 10.0, 4.0, 4)
-    assert found.value == 20 and found.high - 20 == pytest.approx(1.959964 * math.sqrt(4.5)) == 20 - found.low
+def test_parts_of_the_units_have_the_weights_of_the_whole() -> None:
+    draw = np.random.default_rng(3)
+    values, units = draw.random((5000, 3)) * [1, 1e6, 1e-6], draw.permutation(5000)
+    rows = np.flatnonzero(draw.random(5000) < 0.3)
+    names, ones = ("a", "b", "c"), np.ones((5000, 3))
+    whole, part = replicate([Part(names, values, ones), Part(names, values[rows], ones[rows], rows)], units, seed=1, replicas=30)
+    drawn = weights(units, seed=1, replicas=30)
+    np.testing.assert_allclose(whole.sums, drawn.T @ values, rtol=1e-11)
+    np.testing.assert_allclose(part.sums, drawn[rows].T @ values[rows], rtol=1e-11)
+    np.testing.assert_array_equal(part.counts, drawn[rows].T @ ones[rows])
+    np.testing.assert_array_equal(whole.sums[0], values.sum(axis=0))  # the sample as it is
+
+
+def test_no_digit_depends_on_how_a_product_adds() -> None:
+    """Rounded to few enough bits, float64 sums are exact: any order of addition gives the same."""
+    draw = np.random.default_rng(4)
+    values = draw.random((2048, 2))
+    found = replicate([Part(("a", "b"), values, np.ones((2048, 2)))], np.arange(2048), seed=1, replicas=50)[0]
+    drawn, order = weights(np.arange(2048), seed=1, replicas=50), draw.permutation(2048)
+    exact = [[math.fsum(drawn[:, r] * (np.rint(values[:, m] * 2**39) / 2**39)) for m in range(2)] for r in range(1, 51)]
+    np.testing.assert_array_equal(found.sums[1:], exact)
+    again = replicate([Part(("a", "b"), values[order], np.ones((2048, 2)))], np.arange(2048)[order], seed=1, replicas=50)[0]
+    np.testing.assert_array_equal(found.sums[1:], again.sums[1:])
+
+
+def test_percentiles_leave_out_what_no_replica_has() -> None:
+    values = np.stack([np.arange(101.0), np.full(101, np.nan), np.where(np.arange(101) < 51, np.arange(101.0), np.nan)], axis=1)
+    low, high = percentiles(values)
+    np.testing.assert_allclose(low, [2.5, np.nan, 1.25])
+    np.testing.assert_allclose(high, [97.5, np.nan, 48.75])

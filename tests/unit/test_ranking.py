@@ -28,6 +28,7 @@ def test_every_metric_by_hand() -> None:
     dcg2, dcg5, ideal = 1 / math.log2(3), 1 / math.log2(3) + 1 / math.log2(5), 1 + 1 / math.log2(3)
     by_hand = {
         "recall@2": [0.5, 0, 1], "recall@5": [1.0, 0, 1],
+        "recall_capped@2": [0.5, 0, 1], "recall_capped@5": [1.0, 0, 1],
         "precision@2": [0.5, 0, 0.5], "precision@5": [0.4, 0, 0.2],
         "hit_rate@2": [1, 0, 1], "hit_rate@5": [1, 0, 1],
         "mrr@2": [0.5, 0, 1], "mrr@5": [0.5, 0, 1],
@@ -41,7 +42,7 @@ def test_every_metric_by_hand() -> None:
 
 def test_more_targets_than_places_are_measured_against_the_best_possible_list() -> None:
     values = ranking.from_lists(np.array([[1, 2]]), np.array([0, 3]), np.array([1, 2, 3]), ks=(2,))
-    assert values["ndcg@2"] == values["map@2"] == values["precision@2"] == 1
+    assert values["ndcg@2"] == values["map@2"] == values["precision@2"] == values["recall_capped@2"] == 1
     assert values["recall@2"] == pytest.approx(2 / 3)
 
 
@@ -66,6 +67,7 @@ def test_agrees_with_a_plain_loop() -> None:
             hit = [item in wanted for item in items[query, :k].tolist()]
             precisions = [sum(hit[: place + 1]) / (place + 1) for place in range(k) if hit[place]]
             assert values[f"recall@{k}"][query] == pytest.approx(sum(hit) / len(wanted), abs=1e-12)
+            assert values[f"recall_capped@{k}"][query] == pytest.approx(sum(hit) / min(k, len(wanted)), abs=1e-12)
             assert values[f"precision@{k}"][query] == pytest.approx(sum(hit) / k, abs=1e-12)
             assert values[f"hit_rate@{k}"][query] == any(hit)
             assert values[f"mrr@{k}"][query] == pytest.approx(1 / (hit.index(True) + 1) if any(hit) else 0.0, abs=1e-12)
@@ -125,11 +127,12 @@ def test_lists_shorter_than_k_and_no_queries_at_all() -> None:
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    items, indptr, targets = lists(60, 30, 10, seed=8)
+    items, indptr, targets = lists(160, 30, 10, seed=8)
     whole = ranking.from_lists(items, indptr, targets, ks=(10,))
-    monkeypatch.setattr(ranking, "_BLOCK", 64)
-    for name, value in ranking.from_lists(items, indptr, targets, ks=(10,)).items():
-        np.testing.assert_array_equal(value, whole[name])
+    monkeypatch.setattr(ranking, "_PLACES", 1)
+    for threads in (1, 2):
+        for name, value in ranking.from_lists(items, indptr, targets, ks=(10,), threads=threads).items():
+            np.testing.assert_array_equal(value, whole[name])
 
 
 def test_sums_merge_to_the_mean_of_all() -> None:
@@ -141,16 +144,6 @@ def test_sums_merge_to_the_mean_of_all() -> None:
         assert mean == pytest.approx(whole[name].mean(), abs=1e-14)
     with pytest.raises(AssertionError, match="do not merge"):
         merged.merge(ranking.Sums.zero(("other",)))
-
-
-def test_mean_popularity_by_hand_and_empty_lists_have_none() -> None:
-    items = np.array([[1, 2, 3], [2, 0, 0], [0, 0, 0]])
-    events = np.array([[10, 20, 60], [20, 99, 99], [99, 99, 99]])
-    values = ranking.mean_popularity(items, events, ks=(2, 3))
-    assert values["mean_popularity@2"][:2].tolist() == [15, 20] and values["mean_popularity@3"][:2].tolist() == [30, 20]
-    assert np.isnan(values["mean_popularity@3"][2])
-    sums = ranking.Sums.of(values)
-    assert sums.counts.tolist() == [2, 2] and sums.means()["mean_popularity@3"] == 25
 
 
 @pytest.mark.parametrize("ks", [(), (0,), (10, 10), (-1, 5)])
