@@ -28,13 +28,16 @@ class World:
 
     def __init__(self, spark: SparkSession, lake: Lake, folder: Path) -> None:
         self.spark, self.lake, self.folder, self.inputs = spark, lake, folder, {}
+        folder.mkdir(parents=True, exist_ok=True)
 
     def split(self, train: list[Pair], test: list[Pair], values: dict[Pair, float] | None = None) -> None:
         """Pairs (user, item); user_id is u<idx>, item_id i<idx>."""
         rows = [("s", "prepare-1", u, i, f"u{u}", f"i{i}", 100 * u + i, (values or {}).get((u, i), 1.0), part)
                 for part, pairs in (("train", train), ("test", test)) for u, i in pairs]
         version = self.lake.replace("splits", self.spark.createDataFrame(rows, SCHEMAS["splits"]), {"split": "s"})
-        self.inputs["prepare"] = run_of("prepare", "prepare", {"splits": version}, summary={"split": "s"})
+        items = sorted({item for _, item in train + test})
+        index = self.lake.merge_new("item_index", self.spark.createDataFrame([(f"i{i}", i) for i in items], SCHEMAS["item_index"]))
+        self.inputs["prepare"] = run_of("prepare", "prepare", {"splits": version, "item_index": index}, summary={"split": "s"})
 
     def lists(self, model: str, lists: dict[int, list[int | tuple[int, float]]], **more: Any) -> None:
         """{user: items, best first}; an item may come with its score."""
@@ -47,6 +50,11 @@ class World:
         version = self.lake.replace("recommendations", table, {"run_id": f"score_{model}-1"})
         self.inputs[f"score_{model}"] = run_of(f"score_{model}", "score", {"recommendations": version},
                                               **{"upstream": {"prepare": "prepare-1"}, "config": {"k": 20}} | more)
+
+    def candidates(self, model: str, scores: dict[int, dict[int, float]]) -> None:
+        """{user: {candidate: score}}, as `score` with `candidates` leaves them."""
+        entries = {user: sorted(found.items(), key=lambda entry: -entry[1]) for user, found in scores.items()}
+        self.lists(model, entries, config={"k": max(map(len, entries.values())), "candidates": "drawn"})  # type: ignore[arg-type]
 
     def predictions(self, model: str, predicted: list[tuple[int, int, float]], split: str = "s") -> None:
         rows = [(f"score_{model}-1", model, split, "rating", f"{n}", f"u{u}", f"i{i}", 0.0, value)

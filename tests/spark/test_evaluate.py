@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.lake.tables import Lake
+from recsys_spark.metrics import blocks
 from recsys_spark.stages import evaluate
 from tests.spark.scored_world import World, run_of
 
@@ -47,8 +48,14 @@ def test_ranking_by_hand(world: World) -> None:
         assert row.n == (3 if (model, metric) == ("popularity", "mean_popularity") else 4)
     assert [rows[("als", "hit_rate", 2, f"activity:{level}")].value for level in (1, 2, 3, 4)] == [1, 0, 1, 0]
     assert [rows[("popularity", "hit_rate", 1, f"activity:{level}")].n for level in (1, 2, 3, 4)] == [1, 1, 1, 1]
-    # i2 was recommended by als to user 1 and 4, i3 to 1 alone, i4 to 2 and 3, i1 to 2, 3, 4: sum of x 1, of squares 1.
-    assert rows[("als", "coverage", 2, "all")].low == pytest.approx(1 - 1.959964 * math.sqrt(3 / 4 * (1 / 16 - 1 / 64)))
+    # i1, i2, i3, i4 begin after 0, 4, 7, 9 of the 10 events: each in a quarter of its own, i1 in the fourth.
+    assert [rows[("als", "hit_rate", 2, f"item_popularity:{level}")].n for level in (1, 2)] == [1, 1]
+    assert rows[("als", "hit_rate", 2, "items:known")].value == pytest.approx(2 / 3) and rows[("als", "hit_rate", 2, "items:new")].n == 1
+    # als showed i1 to 3 users, i2 to 2, i3 to 1, i4 to 2: sorted 1 2 2 3, sum of (2 place - 5) x = -3 - 2 + 2 + 9 over 4 * 8.
+    assert rows[("als", "gini", 2, "all")].value == pytest.approx(6 / 32)
+    assert rows[("als", "novelty", 1, "all")].value == pytest.approx((math.log2(10 / 2) + math.log2(10) + 2 * math.log2(10 / 4)) / 4)
+    # User 3 knows i1 to i3: i4 is the most popular item left, and no surprise. User 1 knows i1, and i2 is the next.
+    assert rows[("als", "serendipity", 2, "all")].value == 0
     first = rows[("als", "ndcg", 2, "all")]
     assert (first.run_id, first.of_run_id, first.split, first.seed, first.task) == ("eval-1", "score_als-1", "s", 5, "ranking")
     assert outcome.summary["found"]["score_popularity"]["users_without_list"] == 1
@@ -88,8 +95,8 @@ def test_ratings_by_hand(world: World) -> None:
     assert rows[("global_bias", "mae", 0, "all")].value == pytest.approx(0.5) and rows[("global_bias", "mae", 0, "all")].n == 4
     assert rows[("mf_bias", "rmse", 0, "all")].value == pytest.approx(math.sqrt((1 + 1 + 0 + 4) / 4))
     assert outcome.summary["found"] == {
-        "score_global_bias": {"rows_without_prediction": 0, "repeated_predictions": 0},
-        "score_mf_bias": {"rows_without_prediction": 3, "repeated_predictions": 1},
+        "score_global_bias": {"rows_without_prediction": 0, "predictions_outside_range": 0, "repeated_predictions": 0},
+        "score_mf_bias": {"rows_without_prediction": 3, "predictions_outside_range": 0, "repeated_predictions": 1},
     }
     one = rows[("global_bias", "rmse", 0, "all")]
     assert one.low <= one.value <= one.high and (one.task, one.k) == ("rating", 0)
@@ -103,17 +110,16 @@ def random_world(world: World, seed: int = 0) -> None:
         world.lists(model, {u: [int(i) for i in draw.permutation(30)[:10] + 1] for u in range(1, 81)})
 
 
-def test_another_partitioning_changes_no_digit_and_another_run_no_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate.evaluation, "USERS_PER_BLOCK", 16)  # several blocks
+def test_the_engines_agree_to_the_last_digit_and_another_run_adds_no_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "USERS_PER_BLOCK", 16)  # several blocks
     random_world(world)
-    found = []
-    for partitions in ("1", "5"):
-        world.spark.conf.set("spark.sql.shuffle.partitions", partitions)
-        try:
-            found.append(world.evaluate(ks=(5, 10))[1])
-        finally:
-            world.spark.conf.set("spark.sql.shuffle.partitions", "2")
-    assert found[0] == found[1] and len(found[0]) == 2 * (7 * 2 * 5 + 2)
+    found = [world.evaluate(ks=(5, 10), engine="columnar")[1]]
+    world.spark.conf.set("spark.sql.shuffle.partitions", "5")
+    try:
+        found.append(world.evaluate(ks=(5, 10), engine="spark")[1])
+    finally:
+        world.spark.conf.set("spark.sql.shuffle.partitions", "2")
+    assert found[0] == found[1] and len(found[0]) == 2 * 2 * (11 * 5 + 2 + 7 * 4)
     assert world.lake.read("metrics").count() == len(found[0])  # the second replaced the first
 
 
@@ -158,7 +164,7 @@ def test_the_dry_run_counts_and_an_empty_part_is_refused(world: World) -> None:
     world.lists("popularity", {1: [2]})
     job = evaluate.Job(source="prepare", of=("score_popularity",))
     facts = evaluate.plan(world.context(), job)
-    assert facts["rows"] == 2 and facts["models"] == 1 and facts["memory_bytes"] > 0
+    assert facts == {"rows": 2, "models": 1, "engine": "columnar"}
     with pytest.raises(DataError, match=r"split 's', part valid: found no events; expected at least one\. To mend: choose another part"):
         world.evaluate(part="valid")
     assert not world.lake.exists("metrics")

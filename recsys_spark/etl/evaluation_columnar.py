@@ -1,0 +1,190 @@
+"""The columnar engine: rows come to this process as Arrow tables once, numpy makes the blocks, threads measure them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame
+
+from recsys_spark.core import columns as c
+from recsys_spark.etl.evaluation import Facts, Source, top_values
+from recsys_spark.metrics import blocks, exposure, slices
+from recsys_spark.metrics.blocks import NAN, UNKNOWN, Partial, Settings
+from recsys_spark.metrics.catalogue import Catalogue
+
+Ints = NDArray[np.integer]
+
+
+class Columnar:
+    """Holds the evaluated users, their targets and what they know; a run's rows only while they are measured."""
+
+    def __init__(self, source: Source) -> None:
+        with ThreadPoolExecutor(4) as pool:  # mostly waiting for Spark
+            fetched = [pool.submit(rows.toArrow) for rows in (source.rows, source.known, source.items)]
+            fields = [None if rows is None else pool.submit(rows.toArrow) for rows in (source.user_fields, source.item_fields)]
+            self.rows, known, self.items = (future.result() for future in fetched)
+            user_fields, item_fields = (None if future is None else future.result() for future in fields)
+        user, item = self.rows[c.USER_IDX].to_numpy(), self.rows[c.ITEM_IDX].to_numpy()
+        self.users, first, self.row_user = np.unique(user, return_index=True, return_inverse=True)
+        self.user_ids = self.rows[c.USER_ID].take(pa.array(first)).combine_chunks()
+        self.item_idx = self.items[c.ITEM_IDX].to_numpy()
+        size = int(max(self.item_idx.max(initial=0), item.max(initial=0)))
+        known_user, known_item = known[c.USER_IDX].to_numpy(), known[c.ITEM_IDX].to_numpy()
+        trained, counted = (known[name].to_numpy() for name in ("trained", "counted"))
+        asked = np.bincount(item, minlength=size + 1)
+        self.events = self._count(known_user[counted])
+        self.targets = self._lists(self.row_user, item, distinct=True)
+        place = self._place(known_user)
+        self.known = self._lists(place[place >= 0], known_item[place >= 0], distinct=False)
+        self.fields = {name: _aligned(user_fields, name, c.USER_ID, self.user_ids) for name in _fields(user_fields)}
+        of_items = {name: _by_number(item_fields, name, self.items, size) for name in _fields(item_fields)}
+        values = known[c.VALUE].to_numpy()[trained]
+        train_events = np.bincount(known_item[trained], minlength=size + 1)
+        self.facts = Facts(
+            num_users=len(self.users), num_rows=len(item), unseen_rows=int((train_events[item] == 0).sum()),
+            users=slices.Users(
+                bounds=tuple(np.quantile(self.events, [0.25, 0.5, 0.75]).tolist()) if len(self.users) else (),
+                tell_new=bool((self.events == 0).any() and (self.events > 0).any()),
+                fields=top_values({name: Counter(column.to_pylist()) for name, column in self.fields.items()})),
+            catalogue=Catalogue.of(train_events, of_items, asked),
+            mean=float(f"{values.mean():.6g}") if len(values) else 0.0,
+            low=float(values.min(initial=np.inf)), high=float(values.max(initial=-np.inf)),
+        )
+        self.pool = ThreadPoolExecutor(os.cpu_count())
+
+    def ranking(self, entries: DataFrame, settings: Settings) -> Partial:
+        rows, user, item, strangers = self._scored(entries.select(c.QUERY_ID, c.ITEM_ID, c.SCORE, c.RANK))
+        code = np.where(np.isnan(rows[c.SCORE].to_numpy()), NAN, item)
+        order = np.lexsort((code, rows[c.RANK].to_numpy(), user))
+        lists = self._lists(user[order], code[order], sort=False)
+        shown = {}
+        if any(name in settings.metrics for name in exposure.METRICS):
+            items = np.maximum(blocks.dense(pa.chunked_array([lists]), max(settings.ks)), 0)
+            counts = exposure.count(exposure.without_repeats(items), settings.ks, len(settings.catalogue.events) - 1)
+            shown = exposure.parts(counts, settings.catalogue, settings.num_users, settings.metrics)
+        partial = self._measure({"targets": self.targets, "items": lists, "known": self.known},
+                                lambda block: blocks.ranking_block(block, settings, shown))
+        return blocks.merge([partial, Partial({}, {"lists_without_target": strangers})])
+
+    def candidates(self, entries: DataFrame, settings: Settings) -> Partial:
+        rows, user, item, strangers = self._scored(entries.select(c.QUERY_ID, c.ITEM_ID, c.SCORE))
+        scores = rows[c.SCORE].to_numpy()
+        order = np.lexsort((scores, item, user))
+        offsets = self._offsets(user)
+        columns = {"candidates": pa.ListArray.from_arrays(offsets, pa.array(item[order].astype(np.int32))),
+                   "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[order]))}
+        partial = self._measure({"targets": self.targets, **columns}, lambda block: blocks.candidate_block(block, settings))
+        return blocks.merge([partial, Partial({}, {"lists_without_target": strangers})])
+
+    def rating(self, predictions: DataFrame, settings: Settings) -> Partial:
+        rows = predictions.select(c.USER_ID, c.ITEM_ID, c.VALUE).toArrow()
+        repeated = len(rows) - len(rows.group_by([c.USER_ID, c.ITEM_ID]).aggregate([]))
+        user, item = _index(rows[c.USER_ID], self.user_ids), self._items(rows[c.ITEM_ID])
+        value = rows[c.VALUE].to_numpy()
+        there = (user >= 0) & (item >= 0)
+        span = np.int64(len(settings.catalogue.events))
+        key, value = (user * span + item)[there], value[there]
+        order = np.lexsort((value, key))  # the least first, NaN last
+        key, value = key[order], value[order]
+        first = np.flatnonzero(np.diff(key, prepend=-1) != 0)
+        key, value = key[first], value[first]
+        target = self.rows[c.ITEM_IDX].to_numpy()
+        label, ts = self.rows[c.VALUE].to_numpy(), self.rows[c.TS].to_numpy()
+        order = np.lexsort((label, ts, target, self.row_user))
+        wanted = (self.row_user * span + target)[order]
+        at = np.minimum(np.searchsorted(key, wanted), max(0, len(key) - 1))
+        found = np.where(key[at] == wanted, value[at], np.nan) if len(key) else np.full(len(wanted), np.nan)
+        finite = np.isfinite(found)
+        offsets = self._offsets(self.row_user)
+        columns = {
+            "items": pa.ListArray.from_arrays(offsets, pa.array(target[order])),
+            "labels": pa.ListArray.from_arrays(offsets, pa.array(label[order])),
+            "predictions": pa.ListArray.from_arrays(offsets, pa.array(np.where(finite, found, self.facts.mean))),
+            "missing": pa.array(np.bincount(self.row_user[order][~finite], minlength=len(self.users))),
+        }
+        partial = self._measure(columns, lambda block: blocks.rating_block(block, settings))
+        return blocks.merge([partial, Partial({}, {"repeated_predictions": repeated})])
+
+    def close(self) -> None:
+        self.pool.shutdown()
+
+    def _measure(self, columns: dict[str, pa.Array], measure: Callable[[pa.Table], Partial]) -> Partial:
+        """columns: one entry an evaluated user, in order of user_idx."""
+        base = {c.USER_IDX: pa.array(self.users), "events": pa.array(self.events)}
+        table = pa.table(base | {f"user.{name}": column for name, column in self.fields.items()} | columns)
+        block = blocks.block_of(self.users, len(self.users))
+        parts = [np.flatnonzero(block == number) for number in range(blocks.num_blocks(len(self.users)))]
+        return blocks.merge(self.pool.map(lambda part: measure(table.take(pa.array(part))), [part for part in parts if len(part)]))
+
+    def _scored(self, entries: DataFrame) -> tuple[pa.Table, Ints, Ints, int]:
+        """(rows of evaluated users, their place among those, item or UNKNOWN, how many other queries there are)."""
+        rows = entries.toArrow()
+        user = _index(rows[c.QUERY_ID], self.user_ids)
+        if (user < 0).any():
+            strangers = pc.count_distinct(rows[c.QUERY_ID].filter(pa.array(user < 0))).as_py()
+            rows, user = rows.filter(pa.array(user >= 0)), user[user >= 0]
+        else:
+            strangers = 0
+        scores = pc.fill_null(rows[c.SCORE], float("nan"))
+        rows = rows.set_column(rows.column_names.index(c.SCORE), c.SCORE, scores)
+        return rows, user, self._items(rows[c.ITEM_ID]), strangers
+
+    def _items(self, ids: pa.ChunkedArray) -> Ints:
+        at = _index(ids, self.items[c.ITEM_ID].combine_chunks())
+        return np.where(at >= 0, self.item_idx[at], UNKNOWN) if len(self.item_idx) else np.full(len(at), UNKNOWN)
+
+    def _place(self, user: Ints) -> Ints:
+        """The place of each user among the evaluated ones, or -1."""
+        if not len(self.users):
+            return np.full(len(user), -1)
+        at = np.minimum(np.searchsorted(self.users, user), len(self.users) - 1)
+        return np.where(self.users[at] == user, at, -1)
+
+    def _count(self, user: Ints) -> Ints:
+        place = self._place(user)
+        return np.bincount(place[place >= 0], minlength=len(self.users))
+
+    def _offsets(self, place: Ints) -> pa.Array:
+        ends = np.cumsum(np.bincount(place, minlength=len(self.users)))
+        return pa.array(np.concatenate([[0], ends]).astype(np.int32))
+
+    def _lists(self, place: Ints, items: Ints, *, sort: bool = True, distinct: bool = False) -> pa.Array:
+        """One list an evaluated user. distinct: each item once."""
+        if distinct:
+            both = np.unique(place * (np.int64(1) << 32) + items)
+            place, items = both >> 32, both & 0xFFFFFFFF
+        elif sort:
+            order = np.argsort(place, kind="stable")
+            place, items = place[order], items[order]
+        return pa.ListArray.from_arrays(self._offsets(place), pa.array(items.astype(np.int32)))
+
+
+def _index(ids: pa.ChunkedArray, among: pa.Array) -> Ints:
+    """The place of each id, or -1."""
+    return pc.fill_null(pc.index_in(ids, value_set=among), -1).to_numpy().astype(np.int64)
+
+
+def _fields(table: pa.Table | None) -> list[str]:
+    return [] if table is None else table.column_names[1:]
+
+
+def _aligned(table: pa.Table, name: str, key: str, ids: pa.Array) -> pa.Array:
+    """The field of each id; null where the table has none."""
+    at = pc.index_in(ids, value_set=table[key].combine_chunks())
+    return table[name].combine_chunks().take(at).cast(pa.string())
+
+
+def _by_number(table: pa.Table, name: str, items: pa.Table, size: int) -> list[str | None]:
+    """The field of items 0..size."""
+    made: list[str | None] = [None] * (size + 1)
+    column = _aligned(table, name, c.ITEM_ID, items[c.ITEM_ID].combine_chunks()).to_pylist()
+    for number, value in zip(items[c.ITEM_IDX].to_pylist(), column, strict=True):
+        made[number] = value
+    return made

@@ -1,0 +1,164 @@
+"""The Spark engine: users are dealt over blocks, a worker measures a block, the driver adds some kilobytes a block.
+
+In the driver's memory: arrays with an entry for every item, sent to the workers with the code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from recsys_spark.core import columns as c
+from recsys_spark.etl.evaluation import Facts, Source, top_values
+from recsys_spark.metrics import blocks, exposure, slices
+from recsys_spark.metrics.blocks import NAN, PARTIAL, UNKNOWN, Partial, Settings
+from recsys_spark.metrics.catalogue import Catalogue
+
+BLOCK = "block"
+INTS, FLOATS = "array<int>", "array<float>"
+
+
+class Distributed:
+    """Keeps one row an evaluated user: user_id, user_idx, block, events, fields, targets, known."""
+
+    def __init__(self, source: Source) -> None:
+        self.rows, self.items = source.rows, source.items
+        counts = source.known.groupBy(c.ITEM_IDX).agg(F.count_if("trained").alias("events"))
+        asked = source.rows.groupBy(c.ITEM_IDX).agg(F.count(F.lit(1)).alias("asked"))
+        item_fields = [] if source.item_fields is None else source.item_fields.columns[1:]
+        items = source.items.join(counts, on=c.ITEM_IDX, how="left").join(asked, on=c.ITEM_IDX, how="left")
+        if source.item_fields is not None:
+            items = items.join(source.item_fields, on=c.ITEM_ID, how="left")
+        catalogue = _catalogue(items.select(c.ITEM_IDX, "events", "asked", *item_fields).toArrow(), item_fields)
+        numbers = source.known.where("trained").agg(F.avg(c.VALUE), F.min(c.VALUE), F.max(c.VALUE)).collect()[0]
+        mean, low, high = numbers if numbers[0] is not None else (0.0, math.inf, -math.inf)
+        base = source.rows.select(c.USER_IDX, c.USER_ID).distinct()
+        num_users, num_rows = base.count(), source.rows.count()
+        unseen = items.where(F.coalesce("events", F.lit(0)) == 0).agg(F.sum("asked")).collect()[0][0]
+        known = source.known.groupBy(c.USER_IDX).agg(F.count_if("counted").alias("events"), F.collect_list(c.ITEM_IDX).alias("known"))
+        targets = source.rows.groupBy(c.USER_IDX).agg(F.sort_array(F.collect_set(c.ITEM_IDX)).alias("targets"))
+        users = base.join(known, on=c.USER_IDX, how="left").join(targets, on=c.USER_IDX, how="inner")
+        self.fields = [] if source.user_fields is None else source.user_fields.columns[1:]
+        if source.user_fields is not None:
+            users = users.join(source.user_fields, on=c.USER_ID, how="left")
+        block = F.pmod(c.USER_IDX, F.lit(blocks.num_blocks(max(1, num_users)))).alias(BLOCK)
+        self.users = users.select(
+            c.USER_ID, c.USER_IDX, block, F.coalesce("events", F.lit(0)).alias("events"), "targets",
+            F.coalesce("known", F.array().cast(INTS)).alias("known"), *(F.col(name).alias(f"user.{name}") for name in self.fields),
+        ).persist(StorageLevel.MEMORY_AND_DISK)
+        quartiles = F.percentile("events", F.array(F.lit(0.25), F.lit(0.5), F.lit(0.75)))
+        bounds, new, old = self.users.agg(quartiles, F.count_if(F.col("events") == 0), F.count_if(F.col("events") > 0)).collect()[0]
+        counts_of: dict[str, dict[str | None, int]] = {}
+        for name in self.fields:
+            counts_of[name] = dict(self.users.groupBy(F.col(f"`user.{name}`")).count().collect())
+        self.facts = Facts(
+            num_users=num_users, num_rows=num_rows, unseen_rows=int(unseen or 0),
+            users=slices.Users(tuple(bounds or ()), tell_new=bool(new and old), fields=top_values(counts_of)),
+            catalogue=catalogue, mean=float(f"{mean:.6g}"), low=low, high=high,
+        )
+
+    def ranking(self, entries: DataFrame, settings: Settings) -> Partial:
+        code = F.when(F.col(c.SCORE).isNull() | F.isnan(c.SCORE), NAN).otherwise(F.coalesce(c.ITEM_IDX, F.lit(UNKNOWN)))
+        known = entries.join(self.items, on=c.ITEM_ID, how="left")
+        place = F.struct(c.RANK, code.alias("item"))
+        lists = known.groupBy(F.col(c.QUERY_ID).alias(c.USER_ID)).agg(F.sort_array(F.collect_list(place)).alias("list"))
+        lists = lists.select(c.USER_ID, F.col("list.item").alias("items")).persist(StorageLevel.MEMORY_AND_DISK)
+        users = self.users.join(lists, on=c.USER_ID, how="left").withColumn("items", F.coalesce("items", F.array().cast(INTS)))
+        shown: blocks.Shown = {}
+        if any(name in settings.metrics for name in exposure.METRICS):
+            counts = _exposure(users, settings.ks, len(settings.catalogue.events) - 1)
+            shown = exposure.parts(counts, settings.catalogue, settings.num_users, settings.metrics)
+        try:
+            partial = self._measure(users, ("targets", "items", "known"), lambda table: blocks.ranking_block(table, settings, shown))
+            return blocks.merge([partial, Partial({}, {"lists_without_target": self._strangers(lists)})])
+        finally:
+            lists.unpersist()
+
+    def candidates(self, entries: DataFrame, settings: Settings) -> Partial:
+        known = entries.join(self.items, on=c.ITEM_ID, how="left")
+        score = F.coalesce(c.SCORE, F.lit(float("nan")).cast("float"))
+        pair = F.struct(F.coalesce(c.ITEM_IDX, F.lit(UNKNOWN)).alias("item"), score.alias("score"))
+        sets = known.groupBy(F.col(c.QUERY_ID).alias(c.USER_ID)).agg(F.sort_array(F.collect_list(pair)).alias("set"))
+        sets = sets.select(c.USER_ID, F.col("set.item").alias("candidates"), F.col("set.score").alias("scores"))
+        sets = sets.persist(StorageLevel.MEMORY_AND_DISK)
+        users = self.users.join(sets, on=c.USER_ID, how="left").withColumns({
+            "candidates": F.coalesce("candidates", F.array().cast(INTS)), "scores": F.coalesce("scores", F.array().cast(FLOATS))})
+        try:
+            partial = self._measure(users, ("targets", "candidates", "scores"), lambda table: blocks.candidate_block(table, settings))
+            return blocks.merge([partial, Partial({}, {"lists_without_target": self._strangers(sets)})])
+        finally:
+            sets.unpersist()
+
+    def rating(self, predictions: DataFrame, settings: Settings) -> Partial:
+        single = predictions.groupBy(c.USER_ID, c.ITEM_ID).agg(F.min(c.VALUE).alias("predicted"))
+        labels = self.rows.select(c.USER_ID, c.ITEM_ID, c.ITEM_IDX, c.TS, F.col(c.VALUE).alias("label"))
+        joined = labels.join(single, on=[c.USER_ID, c.ITEM_ID], how="left")
+        finite = F.coalesce(F.abs("predicted") < F.lit(math.inf), F.lit(False))  # NaN is larger than infinity in Spark
+        prediction = F.when(finite, F.col("predicted")).otherwise(self.facts.mean)
+        row = F.struct(c.ITEM_IDX, c.TS, "label", prediction.alias("prediction"))
+        rated = joined.groupBy(c.USER_ID).agg(F.sort_array(F.collect_list(row)).alias("rows"), F.count_if(~finite).alias("missing"))
+        rated = rated.select(c.USER_ID, F.col(f"rows.{c.ITEM_IDX}").alias("items"), F.col("rows.label").alias("labels"),
+                             F.col("rows.prediction").alias("predictions"), "missing")
+        users = self.users.join(rated, on=c.USER_ID, how="inner")
+        partial = self._measure(users, ("items", "labels", "predictions", "missing"), lambda table: blocks.rating_block(table, settings))
+        repeated = predictions.agg(F.count(F.lit(1)) - F.countDistinct(c.USER_ID, c.ITEM_ID)).collect()[0][0]
+        return blocks.merge([partial, Partial({}, {"repeated_predictions": int(repeated)})])
+
+    def close(self) -> None:
+        self.users.unpersist()
+
+    def _measure(self, users: DataFrame, columns: tuple[str, ...], measure: Callable[[pa.Table], Partial]) -> Partial:
+        def one(key: tuple[pa.Scalar, ...], table: pa.Table) -> pa.Table:
+            made = measure(table).table()
+            return made.add_column(0, BLOCK, pa.array([key[0].as_py()] * len(made), pa.int32()))
+
+        kept = users.select(BLOCK, c.USER_IDX, "events", *(F.col(f"`user.{name}`") for name in self.fields), *columns)
+        schema = f"{BLOCK} int, {c.SLICE} string, {c.METRIC} string, sums binary, counts binary"
+        found = kept.groupBy(BLOCK).applyInArrow(one, schema).toArrow()
+        of = found[BLOCK].to_numpy()
+        return blocks.merge(Partial.of(found.filter(pa.array(of == number)).select(PARTIAL.names)) for number in np.unique(of))
+
+    def _strangers(self, lists: DataFrame) -> int:
+        """Queries that are no evaluated users."""
+        return lists.join(self.users.select(c.USER_ID), on=c.USER_ID, how="left_anti").count()
+
+
+def _exposure(users: DataFrame, ks: tuple[int, ...], num_items: int) -> NDArray[np.int64]:
+    """(len(ks), I + 1): as `exposure.count` of all lists."""
+    def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        total = np.zeros((len(ks), num_items + 1), np.int64)
+        for batch in batches:
+            items = np.maximum(blocks.dense(pa.chunked_array([batch.column(0)]), max(ks)), 0)
+            total += exposure.count(exposure.without_repeats(items), ks, num_items)
+        there = np.flatnonzero(total.any(axis=0))
+        yield pa.RecordBatch.from_pydict({"item": there, **{f"at{column}": row[there] for column, row in enumerate(total)}})
+
+    names = [f"at{column}" for column in range(len(ks))]
+    found = users.select("items").mapInArrow(count, ", ".join(f"{name} long" for name in ("item", *names)))
+    table = found.groupBy("item").agg(*(F.sum(name).alias(name) for name in names)).toArrow()
+    made = np.zeros((len(ks), num_items + 1), np.int64)
+    for row, name in zip(made, names, strict=True):
+        row[table["item"].to_numpy()] = table[name].to_numpy()
+    return made
+
+
+def _catalogue(items: pa.Table, fields: list[str]) -> Catalogue:
+    """items: item_idx, events, asked, one column a field."""
+    number = items[c.ITEM_IDX].to_numpy()
+    size = int(number.max(initial=0))
+    counts = np.zeros((2, size + 1), np.int64)
+    for row, name in zip(counts, ("events", "asked"), strict=True):
+        row[number] = items[name].fill_null(0).to_numpy()
+    columns: dict[str, list[str | None]] = {}
+    for name in fields:
+        columns[name] = [None] * (size + 1)
+        for at, value in zip(number.tolist(), items[name].to_pylist(), strict=True):
+            columns[name][at] = value
+    return Catalogue.of(counts[0], columns, counts[1])
