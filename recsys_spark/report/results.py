@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys_spark.core.contracts import Run
-from recsys_spark.metrics.blocks import ALL as ALL
+from recsys_spark.metrics.slices import ALL as ALL
 
 SAMPLED = "sampled_ranking"  # among drawn candidates: never shown without that word, nor without the full ranking where there is one
 TASKS = {"ranking": "Ranking", SAMPLED: "Sampled ranking", "rating": "Ratings", "click": "Clicks"}  # in the order of a page
