@@ -61,6 +61,8 @@ def _defaults(settings: Settings, submitted: bool) -> dict[str, str]:
         "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
         "spark.databricks.delta.snapshotPartitions": "2",  # 50 by default: a merge of a tiny table took 18 s
         "spark.sql.execution.arrow.pyspark.enabled": "true",
+        # Lists of a user's items are gathered in a hash table of so many users a task; by default a 129th user makes Spark sort instead.
+        "spark.sql.objectHashAggregate.sortBased.fallbackThreshold": "20000",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",

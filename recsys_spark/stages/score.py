@@ -37,6 +37,7 @@ class Job(context.Job):
     part: Literal["valid", "test"] = "test"
     k: int = Field(20, ge=1, le=1000)
     candidates: OptionalRef = None  # a candidates step of the same split and part: rank those alone, all of them; `k` plays no part
+    task: Literal["", "ranking", "rating"] = ""  # empty: what the model is for; one that predicts ratings can rank by them
     partitions: int = Field(0, ge=0)  # of the queries; 0: as many as the cluster runs tasks at once
 
 
@@ -44,7 +45,7 @@ def run(ctx: Context, job: Job) -> Outcome:
     """Raises ConfigError for a model that was trained on another split or on the part to be scored; DataError for an empty split."""
     began = time.monotonic()
     model = _check(ctx, job)
-    task, folder = _task(model), _folder(model)
+    task, folder = _task(job, model), _folder(model)
     scorer.load(folder, k=1, seed=0)  # a broken artefact is named here, not by a worker in the middle of a job
     scoring = Scoring(ctx, job.source, job.part, folder, job.k, job.partitions, job.candidates)
     with arrow_batches(ctx):
@@ -59,7 +60,7 @@ def run(ctx: Context, job: Job) -> Outcome:
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
     model, prepared = _check(ctx, job), ctx.inputs[job.source].summary
-    if _task(model) == "rating":
+    if _task(job, model) == "rating":
         return {"model": model.summary["model"], "predictions": int(prepared[job.part])}
     told = {"model": model.summary["model"], "worker_bytes": 600_000_000 + scorer.CELLS * 12}
     if job.candidates is not None:
@@ -69,14 +70,16 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
 
 
 def _recommend(ctx: Context, job: Job, model: Run, scoring: Scoring) -> tuple[dict[str, int], dict[str, Any]]:
+    prepared = ctx.inputs[job.source].summary
+    if not prepared["users"] or (prepared.get("users_held_out") and not prepared[job.part]):
+        raise DataError(f"split {scoring.split}, part {job.part}", found="no user", expected="at least one",
+                        remedy="change the prepare step")
     ranked = scoring.lists().persist()
     try:
-        length = F.size(c.ITEM_IDX)
+        version = ctx.lake.replace(c.RECOMMENDATIONS, _listed(ctx, job, ranked, model), {c.RUN_ID: ctx.run_id})
+        length = F.size(c.ITEM_IDX)  # counted from what the write has computed
         counts = ranked.agg(F.count("*"), F.sum(F.col(COLD).cast("int")), F.sum((length < job.k).cast("int")), F.sum(length), F.max(length))
         users, cold, short, rows, longest = (int(value or 0) for value in counts.collect()[0])
-        if not users:
-            raise DataError(f"split {scoring.split}", found="no user", expected="at least one", remedy="change the prepare step")
-        version = ctx.lake.replace(c.RECOMMENDATIONS, _listed(ctx, job, ranked, model), {c.RUN_ID: ctx.run_id})
     finally:
         ranked.unpersist()
     lists = {"k": job.k, "short_lists": short} if job.candidates is None else {"candidates": longest}
@@ -118,7 +121,11 @@ def _folder(model: Run) -> Path:
     return folder / (model.summary["checkpoint"] if model.stage == "train_deep" else INDEX)
 
 
-def _task(model: Run) -> str:
+def _task(job: Job, model: Run) -> str:
+    return job.task or _made_for(model)
+
+
+def _made_for(model: Run) -> str:
     return str(model.summary["task"]) if "task" in model.summary else registry.find(model.summary["model"]).task
 
 
@@ -134,6 +141,9 @@ def _check(ctx: Context, job: Job) -> Run:
     if job.part == c.VALID and "valid" in str(model.config.get("fit", "train")):
         raise ConfigError(f"step {ctx.step}, part", found="valid, on which the model was fitted", expected="test",
                           remedy=f"set fit: train in step {job.model}")
+    if job.task == "rating" and _made_for(model) != "rating":
+        raise ConfigError(f"step {ctx.step}, task", found=f"rating, of {job.model}, which ranks", expected="ranking",
+                          remedy="leave out task, or score a model that predicts ratings")
     if job.candidates is not None:
         _check_candidates(ctx, job, job.candidates, model)
     return model
@@ -149,9 +159,9 @@ def _check_candidates(ctx: Context, job: Job, step: str, model: Run) -> None:
     if offered.config["part"] != job.part:
         raise ConfigError(thing, found=f"{step}, which is for part {offered.config['part']}", expected=f"candidates for part {job.part}",
                           remedy="set the same part in both steps")
-    if _task(model) == "rating":
+    if _task(job, model) == "rating":
         raise ConfigError(thing, found=f"{step}, for {job.model}, which predicts ratings", expected="a model that ranks",
-                          remedy="leave out candidates, or score another model")
+                          remedy="leave out candidates, set task: ranking, or score another model")
 
 
 def _ancestors(ctx: Context, run: Run) -> set[str]:
