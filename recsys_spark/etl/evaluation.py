@@ -7,15 +7,16 @@ item); of several predictions for one user and item the least counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from pyspark.sql import DataFrame
 
-from recsys_spark.metrics import slices
-from recsys_spark.metrics.blocks import Partial, Settings
+from recsys_spark.metrics import ctr, slices
+from recsys_spark.metrics.blocks import Settings
 from recsys_spark.metrics.catalogue import Catalogue
+from recsys_spark.metrics.partials import Partial, merge
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Facts:
     mean: float  # of the training values, to six digits, so that the order of adding does not show; and their range
     low: float
     high: float
+    binary: bool  # every evaluated value is 0 or 1
 
 
 class Engine(Protocol):
@@ -57,6 +59,10 @@ class Engine(Protocol):
     def rating(self, predictions: DataFrame, settings: Settings) -> Partial:
         """predictions: user_id, item_id, value. Odd: also `repeated_predictions`."""
 
+    def click(self, predictions: DataFrame, settings: Settings) -> Partial:
+        """predictions: row_key (user_id|item_id|ts), value. The evaluated values must be 0 or 1. Odd: also `repeated_predictions` and,
+        where they were rounded for their number, `bits_of_predictions`."""
+
     def close(self) -> None:
         """Let go of what is kept."""
 
@@ -70,3 +76,11 @@ def top_values(counts: Mapping[str, Mapping[str | None, int]]) -> dict[str, tupl
             merged[value or slices.NONE] = merged.get(value or slices.NONE, 0) + count
         kept[name] = slices.most_frequent(merged)
     return kept
+
+
+def clicks(partials: Iterable[Partial], settings: Settings, curve: ctr.Curve, repeated: int) -> Partial:
+    """The metrics of blocks of clicks."""
+    whole = merge(partials)
+    made = {label: ctr.finished(one, settings.metrics, label) for label, one in whole.slices.items()}
+    odd = whole.odd | {"repeated_predictions": repeated} | ({"bits_of_predictions": curve.bits} if curve.bits < ctr.BITS[0] else {})
+    return Partial({label: one for label, one in made.items() if one.names}, odd)

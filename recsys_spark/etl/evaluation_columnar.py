@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
 from recsys_spark.core import columns as c
-from recsys_spark.etl.evaluation import Facts, Source, top_values
-from recsys_spark.metrics import blocks, exposure, slices
-from recsys_spark.metrics.blocks import NAN, UNKNOWN, Partial, Settings
+from recsys_spark.etl.evaluation import Facts, Source, clicks, top_values
+from recsys_spark.metrics import blocks, ctr, exposure, partials, row_blocks, slices
+from recsys_spark.metrics.blocks import NAN, UNKNOWN, Settings
 from recsys_spark.metrics.catalogue import Catalogue
+from recsys_spark.metrics.partials import Partial
+from recsys_spark.metrics.ragged import dense
 
 Ints = NDArray[np.integer]
 
@@ -56,6 +58,7 @@ class Columnar:
             catalogue=Catalogue.of(train_events, of_items, asked),
             mean=float(f"{values.mean():.6g}") if len(values) else 0.0,
             low=float(values.min(initial=np.inf)), high=float(values.max(initial=-np.inf)),
+            binary=bool(np.isin(self.rows[c.VALUE].to_numpy(), (0.0, 1.0)).all()),
         )
         self.pool = ThreadPoolExecutor(os.cpu_count())
 
@@ -66,12 +69,12 @@ class Columnar:
         lists = self._lists(user[order], code[order], sort=False)
         shown = {}
         if any(name in settings.metrics for name in exposure.METRICS):
-            items = np.maximum(blocks.dense(pa.chunked_array([lists]), max(settings.ks)), 0)
+            items = np.maximum(dense(pa.chunked_array([lists]), max(settings.ks)), 0)
             counts = exposure.count(exposure.without_repeats(items), settings.ks, len(settings.catalogue.events) - 1)
             shown = exposure.parts(counts, settings.catalogue, settings.num_users, settings.metrics)
         partial = self._measure({"targets": self.targets, "items": lists, "known": self.known},
                                 lambda block: blocks.ranking_block(block, settings, shown))
-        return blocks.merge([partial, Partial({}, {"lists_without_target": strangers})])
+        return partials.merge([partial, Partial({}, {"lists_without_target": strangers})])
 
     def candidates(self, entries: DataFrame, settings: Settings) -> Partial:
         rows, user, item, strangers = self._scored(entries.select(c.QUERY_ID, c.ITEM_ID, c.SCORE))
@@ -81,7 +84,7 @@ class Columnar:
         columns = {"candidates": pa.ListArray.from_arrays(offsets, pa.array(item[order].astype(np.int32))),
                    "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[order]))}
         partial = self._measure({"targets": self.targets, **columns}, lambda block: blocks.candidate_block(block, settings))
-        return blocks.merge([partial, Partial({}, {"lists_without_target": strangers})])
+        return partials.merge([partial, Partial({}, {"lists_without_target": strangers})])
 
     def rating(self, predictions: DataFrame, settings: Settings) -> Partial:
         rows = predictions.select(c.USER_ID, c.ITEM_ID, c.VALUE).toArrow()
@@ -90,27 +93,29 @@ class Columnar:
         value = rows[c.VALUE].to_numpy()
         there = (user >= 0) & (item >= 0)
         span = np.int64(len(settings.catalogue.events))
-        key, value = (user * span + item)[there], value[there]
-        order = np.lexsort((value, key))  # the least first, NaN last
-        key, value = key[order], value[order]
-        first = np.flatnonzero(np.diff(key, prepend=-1) != 0)
-        key, value = key[first], value[first]
-        target = self.rows[c.ITEM_IDX].to_numpy()
-        label, ts = self.rows[c.VALUE].to_numpy(), self.rows[c.TS].to_numpy()
-        order = np.lexsort((label, ts, target, self.row_user))
-        wanted = (self.row_user * span + target)[order]
+        key, value = _least((user * span + item)[there], value[there])
+        wanted = self.row_user * span + self.rows[c.ITEM_IDX].to_numpy()
         at = np.minimum(np.searchsorted(key, wanted), max(0, len(key) - 1))
         found = np.where(key[at] == wanted, value[at], np.nan) if len(key) else np.full(len(wanted), np.nan)
         finite = np.isfinite(found)
-        offsets = self._offsets(self.row_user)
-        columns = {
-            "items": pa.ListArray.from_arrays(offsets, pa.array(target[order])),
-            "labels": pa.ListArray.from_arrays(offsets, pa.array(label[order])),
-            "predictions": pa.ListArray.from_arrays(offsets, pa.array(np.where(finite, found, self.facts.mean))),
-            "missing": pa.array(np.bincount(self.row_user[order][~finite], minlength=len(self.users))),
-        }
-        partial = self._measure(columns, lambda block: blocks.rating_block(block, settings))
-        return blocks.merge([partial, Partial({}, {"repeated_predictions": repeated})])
+        columns = self._rows(np.where(finite, found, self.facts.mean), missing=~finite)
+        partial = self._measure(columns, lambda block: row_blocks.rating_block(block, settings))
+        return partials.merge([partial, Partial({}, {"repeated_predictions": repeated})])
+
+    def click(self, predictions: DataFrame, settings: Settings) -> Partial:
+        rows = predictions.select(c.ROW_KEY, c.VALUE).toArrow()
+        repeated = len(rows) - pc.count_distinct(rows[c.ROW_KEY]).as_py()
+        keys = pc.binary_join_element_wise(self.rows[c.USER_ID], self.rows[c.ITEM_ID], self.rows[c.TS].cast(pa.string()), "|")
+        at = _index(rows[c.ROW_KEY], keys.combine_chunks())
+        at, value = _least(at[at >= 0], rows[c.VALUE].to_numpy()[at >= 0])
+        found = np.full(len(keys), np.nan)
+        found[at] = value
+        finite = np.isfinite(found)
+        p = np.clip(np.where(finite, found, self.facts.mean), 0.0, 1.0)
+        curve = ctr.Curve.of_rows(p, self.rows[c.VALUE].to_numpy())
+        columns = self._rows(p, missing=~finite, outside=finite & (found != p))
+        partial = self._measure(columns, lambda block: row_blocks.click_block(block, settings, curve))
+        return clicks([partial], settings, curve, repeated)
 
     def close(self) -> None:
         self.pool.shutdown()
@@ -119,9 +124,17 @@ class Columnar:
         """columns: one entry an evaluated user, in order of user_idx."""
         base = {c.USER_IDX: pa.array(self.users), "events": pa.array(self.events)}
         table = pa.table(base | {f"user.{name}": column for name, column in self.fields.items()} | columns)
-        block = blocks.block_of(self.users, len(self.users))
-        parts = [np.flatnonzero(block == number) for number in range(blocks.num_blocks(len(self.users)))]
-        return blocks.merge(self.pool.map(lambda part: measure(table.take(pa.array(part))), [part for part in parts if len(part)]))
+        block = partials.block_of(self.users, len(self.users))
+        parts = [np.flatnonzero(block == number) for number in range(partials.num_blocks(len(self.users)))]
+        return partials.merge(self.pool.map(lambda part: measure(table.take(pa.array(part))), [part for part in parts if len(part)]))
+
+    def _rows(self, predictions: NDArray[np.float64], **counted: NDArray[np.bool_]) -> dict[str, pa.Array]:
+        """Columns of `row_blocks` from a prediction for every evaluated row; counted: how many of a user's rows are such."""
+        item, label, ts = (self.rows[name].to_numpy() for name in (c.ITEM_IDX, c.VALUE, c.TS))
+        order, offsets = np.lexsort((predictions, label, ts, item, self.row_user)), self._offsets(self.row_user)
+        lists = {"items": item, "labels": label, "predictions": predictions}
+        made = {name: pa.ListArray.from_arrays(offsets, pa.array(values[order])) for name, values in lists.items()}
+        return made | {name: pa.array(np.bincount(self.row_user[rows], minlength=len(self.users))) for name, rows in counted.items()}
 
     def _scored(self, entries: DataFrame) -> tuple[pa.Table, Ints, Ints, int]:
         """(rows of evaluated users, their place among those, item or UNKNOWN, how many other queries there are)."""
@@ -169,6 +182,14 @@ class Columnar:
 def _index(ids: pa.ChunkedArray, among: pa.Array) -> Ints:
     """The place of each id, or -1."""
     return pc.fill_null(pc.index_in(ids, value_set=among), -1).to_numpy().astype(np.int64)
+
+
+def _least(key: Ints, value: NDArray[np.float64]) -> tuple[Ints, NDArray[np.float64]]:
+    """Each key once, ascending, with its least value; NaN only where it has no other."""
+    order = np.lexsort((value, key))
+    key, value = key[order], value[order]
+    first = np.flatnonzero(np.diff(key, prepend=-1) != 0)
+    return key[first], value[first]
 
 
 def _fields(table: pa.Table | None) -> list[str]:

@@ -12,17 +12,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
-from recsys_spark.etl.evaluation import Facts, Source, top_values
-from recsys_spark.metrics import blocks, exposure, slices
-from recsys_spark.metrics.blocks import NAN, PARTIAL, UNKNOWN, Partial, Settings
+from recsys_spark.etl.evaluation import Facts, Source, clicks, top_values
+from recsys_spark.metrics import blocks, ctr, exposure, partials, row_blocks, slices
+from recsys_spark.metrics.blocks import NAN, UNKNOWN, Settings
 from recsys_spark.metrics.catalogue import Catalogue
+from recsys_spark.metrics.partials import SCHEMA, Partial
+from recsys_spark.metrics.ragged import dense
 
 BLOCK = "block"
 INTS, FLOATS = "array<int>", "array<float>"
+ROWS = ("items", "labels", "predictions")
 
 
 class Distributed:
@@ -40,7 +43,9 @@ class Distributed:
         numbers = source.known.where("trained").agg(F.avg(c.VALUE), F.min(c.VALUE), F.max(c.VALUE)).collect()[0]
         mean, low, high = numbers if numbers[0] is not None else (0.0, math.inf, -math.inf)
         base = source.rows.select(c.USER_IDX, c.USER_ID).distinct()
-        num_users, num_rows = base.count(), source.rows.count()
+        num_users = base.count()
+        others = F.count_if(~F.coalesce(F.col(c.VALUE).isin(0.0, 1.0), F.lit(False)))
+        num_rows, not_binary = source.rows.agg(F.count(F.lit(1)), others).collect()[0]
         unseen = items.where(F.coalesce("events", F.lit(0)) == 0).agg(F.sum("asked")).collect()[0][0]
         known = source.known.groupBy(c.USER_IDX).agg(F.count_if("counted").alias("events"), F.collect_list(c.ITEM_IDX).alias("known"))
         targets = source.rows.groupBy(c.USER_IDX).agg(F.sort_array(F.collect_set(c.ITEM_IDX)).alias("targets"))
@@ -48,7 +53,7 @@ class Distributed:
         self.fields = [] if source.user_fields is None else source.user_fields.columns[1:]
         if source.user_fields is not None:
             users = users.join(source.user_fields, on=c.USER_ID, how="left")
-        block = F.pmod(c.USER_IDX, F.lit(blocks.num_blocks(max(1, num_users)))).alias(BLOCK)
+        block = F.pmod(c.USER_IDX, F.lit(partials.num_blocks(max(1, num_users)))).alias(BLOCK)
         self.users = users.select(
             c.USER_ID, c.USER_IDX, block, F.coalesce("events", F.lit(0)).alias("events"), "targets",
             F.coalesce("known", F.array().cast(INTS)).alias("known"), *(F.col(name).alias(f"user.{name}") for name in self.fields),
@@ -61,7 +66,7 @@ class Distributed:
         self.facts = Facts(
             num_users=num_users, num_rows=num_rows, unseen_rows=int(unseen or 0),
             users=slices.Users(tuple(bounds or ()), tell_new=bool(new and old), fields=top_values(counts_of)),
-            catalogue=catalogue, mean=float(f"{mean:.6g}"), low=low, high=high,
+            catalogue=catalogue, mean=float(f"{mean:.6g}"), low=low, high=high, binary=not not_binary,
         )
 
     def ranking(self, entries: DataFrame, settings: Settings) -> Partial:
@@ -77,7 +82,7 @@ class Distributed:
             shown = exposure.parts(counts, settings.catalogue, settings.num_users, settings.metrics)
         try:
             partial = self._measure(users, ("targets", "items", "known"), lambda table: blocks.ranking_block(table, settings, shown))
-            return blocks.merge([partial, Partial({}, {"lists_without_target": self._strangers(lists)})])
+            return partials.merge([partial, Partial({}, {"lists_without_target": self._strangers(lists)})])
         finally:
             lists.unpersist()
 
@@ -92,7 +97,7 @@ class Distributed:
             "candidates": F.coalesce("candidates", F.array().cast(INTS)), "scores": F.coalesce("scores", F.array().cast(FLOATS))})
         try:
             partial = self._measure(users, ("targets", "candidates", "scores"), lambda table: blocks.candidate_block(table, settings))
-            return blocks.merge([partial, Partial({}, {"lists_without_target": self._strangers(sets)})])
+            return partials.merge([partial, Partial({}, {"lists_without_target": self._strangers(sets)})])
         finally:
             sets.unpersist()
 
@@ -100,16 +105,29 @@ class Distributed:
         single = predictions.groupBy(c.USER_ID, c.ITEM_ID).agg(F.min(c.VALUE).alias("predicted"))
         labels = self.rows.select(c.USER_ID, c.ITEM_ID, c.ITEM_IDX, c.TS, F.col(c.VALUE).alias("label"))
         joined = labels.join(single, on=[c.USER_ID, c.ITEM_ID], how="left")
-        finite = F.coalesce(F.abs("predicted") < F.lit(math.inf), F.lit(False))  # NaN is larger than infinity in Spark
-        prediction = F.when(finite, F.col("predicted")).otherwise(self.facts.mean)
-        row = F.struct(c.ITEM_IDX, c.TS, "label", prediction.alias("prediction"))
-        rated = joined.groupBy(c.USER_ID).agg(F.sort_array(F.collect_list(row)).alias("rows"), F.count_if(~finite).alias("missing"))
-        rated = rated.select(c.USER_ID, F.col(f"rows.{c.ITEM_IDX}").alias("items"), F.col("rows.label").alias("labels"),
-                             F.col("rows.prediction").alias("predictions"), "missing")
-        users = self.users.join(rated, on=c.USER_ID, how="inner")
-        partial = self._measure(users, ("items", "labels", "predictions", "missing"), lambda table: blocks.rating_block(table, settings))
+        rows = joined.select(c.USER_ID, c.ITEM_IDX, c.TS, "label", self._finite().alias("prediction"), _missing().alias("missing"))
+        users = self._by_user(rows, ("missing",))
+        partial = self._measure(users, (*ROWS, "missing"), lambda table: row_blocks.rating_block(table, settings))
         repeated = predictions.agg(F.count(F.lit(1)) - F.countDistinct(c.USER_ID, c.ITEM_ID)).collect()[0][0]
-        return blocks.merge([partial, Partial({}, {"repeated_predictions": int(repeated)})])
+        return partials.merge([partial, Partial({}, {"repeated_predictions": int(repeated)})])
+
+    def click(self, predictions: DataFrame, settings: Settings) -> Partial:
+        single = predictions.groupBy(c.ROW_KEY).agg(F.min(c.VALUE).alias("predicted"))
+        key = F.concat_ws("|", c.USER_ID, c.ITEM_ID, c.TS).alias(c.ROW_KEY)
+        labels = self.rows.select(c.USER_ID, c.ITEM_IDX, c.TS, F.col(c.VALUE).alias("label"), key)
+        joined = labels.join(single, on=c.ROW_KEY, how="left")
+        p = F.greatest(F.lit(0.0), F.least(F.lit(1.0), self._finite()))
+        rows = joined.select(c.USER_ID, c.ITEM_IDX, c.TS, "label", p.alias("prediction"), _missing().alias("missing"),
+                             (~_missing() & (F.col("predicted") != p)).alias("outside"))
+        rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            curve = _curve(rows)
+            users = self._by_user(rows, ("missing", "outside"))
+            partial = self._measure(users, (*ROWS, "missing", "outside"), lambda table: row_blocks.click_block(table, settings, curve))
+        finally:
+            rows.unpersist()
+        repeated = predictions.agg(F.count(F.lit(1)) - F.countDistinct(c.ROW_KEY)).collect()[0][0]
+        return clicks([partial], settings, curve, int(repeated))
 
     def close(self) -> None:
         self.users.unpersist()
@@ -123,11 +141,41 @@ class Distributed:
         schema = f"{BLOCK} int, {c.SLICE} string, {c.METRIC} string, sums binary, counts binary"
         found = kept.groupBy(BLOCK).applyInArrow(one, schema).toArrow()
         of = found[BLOCK].to_numpy()
-        return blocks.merge(Partial.of(found.filter(pa.array(of == number)).select(PARTIAL.names)) for number in np.unique(of))
+        return partials.merge(Partial.of(found.filter(pa.array(of == number)).select(SCHEMA.names)) for number in np.unique(of))
+
+    def _finite(self) -> Column:
+        """`predicted` where it is a number, else the training mean."""
+        return F.when(_missing(), F.lit(self.facts.mean)).otherwise(F.col("predicted"))
+
+    def _by_user(self, rows: DataFrame, counted: tuple[str, ...]) -> DataFrame:
+        """The evaluated users with their rows (user_id, item_idx, ts, label, prediction, flags) as columns of `row_blocks`."""
+        row = F.struct(c.ITEM_IDX, c.TS, "label", "prediction")
+        counts = [F.count_if(name).alias(name) for name in counted]
+        lists = rows.groupBy(c.USER_ID).agg(F.sort_array(F.collect_list(row)).alias("row"), *counts)
+        fields = (c.ITEM_IDX, "label", "prediction")
+        named = [F.col(f"row.{field}").alias(name) for field, name in zip(fields, ROWS, strict=True)]
+        return self.users.join(lists.select(c.USER_ID, *named, *counted), on=c.USER_ID, how="inner")
 
     def _strangers(self, lists: DataFrame) -> int:
         """Queries that are no evaluated users."""
         return lists.join(self.users.select(c.USER_ID), on=c.USER_ID, how="left_anti").count()
+
+
+def _missing() -> Column:
+    return ~F.coalesce(F.abs("predicted") < F.lit(math.inf), F.lit(False))  # NaN is larger than infinity in Spark
+
+
+def _curve(rows: DataFrame) -> ctr.Curve:
+    """Of label and prediction: what `Curve.of_rows` makes, from counts."""
+    p = F.col("prediction")
+    for bits in ctr.BITS:
+        far = p * F.lit(float(2 ** (53 - bits) + 1))
+        rounded = p if bits == ctr.BITS[0] else far - (far - p)
+        counts = rows.groupBy(rounded.alias("p")).agg(F.count(F.lit(1)).alias("rows"), F.count_if(F.col("label") > 0).alias("clicks"))
+        if bits == ctr.BITS[-1] or counts.count() <= ctr.MOST_SCORES:
+            break
+    table = counts.toArrow().sort_by("p")
+    return ctr.Curve.of(table["p"].to_numpy(), table["rows"].to_numpy(), table["clicks"].to_numpy(), bits)
 
 
 def _exposure(users: DataFrame, ks: tuple[int, ...], num_items: int) -> NDArray[np.int64]:
@@ -135,7 +183,7 @@ def _exposure(users: DataFrame, ks: tuple[int, ...], num_items: int) -> NDArray[
     def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         total = np.zeros((len(ks), num_items + 1), np.int64)
         for batch in batches:
-            items = np.maximum(blocks.dense(pa.chunked_array([batch.column(0)]), max(ks)), 0)
+            items = np.maximum(dense(pa.chunked_array([batch.column(0)]), max(ks)), 0)
             total += exposure.count(exposure.without_repeats(items), ks, num_items)
         there = np.flatnonzero(total.any(axis=0))
         yield pa.RecordBatch.from_pydict({"item": there, **{f"at{column}": row[there] for column, row in enumerate(total)}})

@@ -72,6 +72,11 @@ def from_scores(indptr: Ints, is_target: NDArray[np.bool_], scores: Floats, num_
     return values | {"auc": _auc(groups, indptr, is_target)}
 
 
+def auc(indptr: Ints, is_target: NDArray[np.bool_], scores: Floats) -> Floats:
+    """(B,): `auc` alone."""
+    return _auc(tie_groups(indptr, is_target, scores), indptr, is_target)
+
+
 def _added(groups: Groups, value: Floats, size: int) -> Floats:
     """(B,): sums over the groups of each query."""
     return np.bincount(groups.query, weights=value, minlength=size).astype(np.float64)

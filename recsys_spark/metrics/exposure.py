@@ -79,5 +79,9 @@ def _gini(shown: NDArray[np.int64], known: NDArray[np.bool_], num_users: int) ->
 
 def values(items: Ints, parts: Sequence[Part], ks: Sequence[int], num_users: int) -> list[Floats]:
     """Values (B,) for each k whose mean over all users is the part's; items (B, K) without repeats."""
-    scale = np.sqrt(num_users * (num_users - 1.0))
-    return [part.value + scale * (part.loss[items[:, :k]].sum(axis=1) - part.mean) for part, k in zip(parts, ks, strict=True)]
+    return [spread(part.value, part.loss[items[:, :k]].sum(axis=1), part.mean, num_users) for part, k in zip(parts, ks, strict=True)]
+
+
+def spread(value: float, loss: Floats, mean: float, num_users: int) -> Floats:
+    """(B,) values whose mean over all users is `value`; loss (B,): x_u above, mean: of all users' losses."""
+    return value + np.sqrt(num_users * (num_users - 1.0)) * (loss - mean)

@@ -54,8 +54,8 @@ class Replicates:
 
     def values(self) -> Floats:
         """(R + 1, M): means (of `rmse`: the root). NaN where nothing was counted."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            made = self.sums / self.counts
+        made = np.full(self.sums.shape, np.nan)
+        np.divide(self.sums, self.counts, out=made, where=self.counts > 0)
         for column, name in enumerate(self.names):
             if name in rating.ROOTS:
                 made[:, column] = np.sqrt(made[:, column])

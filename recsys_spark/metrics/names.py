@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from recsys_spark.core.errors import ConfigError, nearest
-from recsys_spark.metrics import candidates, exposure, lists, ranking, rating
+from recsys_spark.metrics import candidates, ctr, exposure, lists, ranking, rating
 
-RANKING, SAMPLED, RATING = "ranking", "sampled_ranking", "rating"
+RANKING, SAMPLED, RATING, CLICK = "ranking", "sampled_ranking", "rating", "click"
 OF_TASK = {
     RANKING: (*ranking.METRICS, *lists.METRICS, *exposure.METRICS),
     SAMPLED: candidates.METRICS,
     RATING: rating.METRICS,
+    CLICK: ctr.METRICS,
 }
 EVERY = tuple(dict.fromkeys(name for names in OF_TASK.values() for name in names))
 ITEM_FIELDS = ("diversity",)  # metrics that need the items' fields

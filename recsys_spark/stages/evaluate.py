@@ -25,9 +25,10 @@ from recsys_spark.etl.evaluation_columnar import Columnar
 from recsys_spark.etl.evaluation_spark import Distributed
 from recsys_spark.lake.schemas import SCHEMAS
 from recsys_spark.metrics import names, paired, slices
-from recsys_spark.metrics.blocks import Partial, Settings
-from recsys_spark.metrics.names import RATING, SAMPLED
+from recsys_spark.metrics.blocks import Settings
+from recsys_spark.metrics.names import CLICK, RATING, SAMPLED
 from recsys_spark.metrics.paired import Key
+from recsys_spark.metrics.partials import Partial
 from recsys_spark.report.results import FIELDS
 from recsys_spark.stages import context, evaluated
 from recsys_spark.stages.context import Context, Outcome, Ref, Refs
@@ -119,6 +120,11 @@ def _measure(ctx: Context, job: Job, engine: Engine, one: Scored) -> Partial:
                         facts.low, facts.high)
     if one.task == RATING:
         return engine.rating(one.rows, settings)
+    if one.task == CLICK:
+        if not facts.binary:
+            raise DataError(f"split {evaluated.split(ctx, job)!r}, part {job.part}", found="values other than 0 and 1",
+                            expected="clicks, for " + one.step, remedy="evaluate a split of impressions, or score ratings")
+        return engine.click(one.rows, settings)
     entries = one.rows.where(F.col(c.QUERY_KIND) == "user")
     if one.task == SAMPLED:
         return engine.candidates(entries, settings)

@@ -13,7 +13,7 @@ from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, DataError, nearest
 from recsys_spark.etl.evaluation import Source
 from recsys_spark.metrics import names
-from recsys_spark.metrics.names import RANKING, RATING, SAMPLED
+from recsys_spark.metrics.names import CLICK, RANKING, RATING, SAMPLED
 from recsys_spark.report.results import BASELINE
 from recsys_spark.stages.context import Context
 
@@ -59,7 +59,7 @@ def _task(ctx: Context, job: Job, step: str) -> str:
         raise ConfigError(f"step {ctx.step}, part", found=job.part, expected=f"{made.config['part']}, which {step} scored",
                           remedy=f"set the same part in {ctx.step} and {step}")
     if c.RECOMMENDATIONS not in made.output_versions:
-        return RATING
+        return CLICK if made.summary.get("task") == CLICK else RATING
     if made.config.get("candidates"):
         return SAMPLED
     stored = made.config.get("k")
@@ -73,13 +73,15 @@ def scored(ctx: Context, job: Job) -> list[Scored]:
     """Raises DataError for a run without rows; ConfigError when the baseline is not among them, or a run's rows are of another split."""
     found = []
     for step, task in tasks(ctx, job).items():
-        run, table = ctx.inputs[step], c.PREDICTIONS if task == RATING else c.RECOMMENDATIONS
+        run, table = ctx.inputs[step], _table(task)
         rows = ctx.read(table, step).where(F.col(c.RUN_ID) == run.run_id)
-        first = rows.select(c.MODEL, *([c.SPLIT] if task == RATING else [])).first()
+        if table == c.PREDICTIONS:
+            rows = rows.where(F.col(c.TASK) == task)
+        first = rows.select(c.MODEL, *([c.SPLIT] if table == c.PREDICTIONS else [])).first()
         if first is None:
             raise DataError(f"run {run.run_id} in table {table}", found="no rows", expected="a list or a prediction for every user",
                             remedy=f"rerun step {step}")
-        if task == RATING and first[c.SPLIT] != split(ctx, job):
+        if table == c.PREDICTIONS and first[c.SPLIT] != split(ctx, job):
             raise ConfigError(f"run {run.run_id}", found=f"predictions for split {first[c.SPLIT]!r}", expected=f"split {split(ctx, job)!r}",
                               remedy=f"let {step} score {job.source}")
         found.append(Scored(step, run, task, table, rows, first[c.MODEL]))
@@ -92,12 +94,16 @@ def scored(ctx: Context, job: Job) -> list[Scored]:
     return found
 
 
+def _table(task: str) -> str:
+    return c.PREDICTIONS if task in (RATING, CLICK) else c.RECOMMENDATIONS
+
+
 def num_rows(ctx: Context, job: Job) -> int:
     """Rows that the columnar engine would have in memory at once: the split's events and the scored rows of the largest run."""
     found = ctx.inputs[job.source].summary.get("rows") or events(ctx, job).count()
     of_runs = []
     for step, task in tasks(ctx, job).items():
-        rows = ctx.read(c.PREDICTIONS if task == RATING else c.RECOMMENDATIONS, step).where(F.col(c.RUN_ID) == ctx.inputs[step].run_id)
+        rows = ctx.read(_table(task), step).where(F.col(c.RUN_ID) == ctx.inputs[step].run_id)
         of_runs.append(ctx.inputs[step].summary.get("rows") or rows.count())
     return int(found) + int(max(of_runs))
 

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.lake.tables import Lake
-from recsys_spark.metrics import blocks
+from recsys_spark.metrics import partials
 from recsys_spark.stages import evaluate
 from tests.spark.scored_world import World, run_of
 
@@ -111,7 +111,7 @@ def random_world(world: World, seed: int = 0) -> None:
 
 
 def test_the_engines_agree_to_the_last_digit_and_another_run_adds_no_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "USERS_PER_BLOCK", 16)  # several blocks
+    monkeypatch.setattr(partials, "USERS_PER_BLOCK", 16)  # several blocks
     random_world(world)
     found = [world.evaluate(ks=(5, 10), engine="columnar")[1]]
     world.spark.conf.set("spark.sql.shuffle.partitions", "5")

@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys_spark.metrics import blocks, candidates, exposure, lists, names, ranking, slices
-from recsys_spark.metrics.blocks import NAN, UNKNOWN, Partial, Settings
+from recsys_spark.metrics import blocks, candidates, exposure, lists, names, partials, ranking, row_blocks, slices
+from recsys_spark.metrics.blocks import NAN, UNKNOWN, Settings
 from recsys_spark.metrics.catalogue import Catalogue
+from recsys_spark.metrics.partials import Partial
+from recsys_spark.metrics.ragged import dense
 
 KS, ITEMS = (2, 5), 20
 EVENTS = np.array([0, *range(1, ITEMS), 0])  # item i has i training events, the last one none
@@ -74,7 +76,7 @@ def test_a_slice_of_items_is_measured_by_its_targets_alone() -> None:
 
 def test_values_of_all_lists_together_have_intervals_too() -> None:
     made = users(50)
-    items = blocks.dense(made["items"], 5)
+    items = dense(made["items"], 5)
     shown = exposure.parts(exposure.count(items, KS, ITEMS), CATALOGUE, 50)
     found = measured(made, shown=shown).slices["all"].intervals()
     for k in KS:
@@ -86,7 +88,7 @@ def test_values_of_all_lists_together_have_intervals_too() -> None:
 def test_blocks_merge_to_the_whole() -> None:
     made = users(60)
     whole = measured(made)
-    parts = blocks.merge(Partial.of(measured(made.take(part)).table()) for part in np.array_split(np.arange(60), 4))
+    parts = partials.merge(Partial.of(measured(made.take(part)).table()) for part in np.array_split(np.arange(60), 4))
     assert whole.odd == parts.odd and set(parts.slices) == set(whole.slices)
     for name, one in whole.slices.items():
         np.testing.assert_allclose(parts.slices[name].sums, one.sums, rtol=1e-11, atol=1e-10)
@@ -132,7 +134,7 @@ def test_candidates_are_a_set_and_a_repeated_one_counts_as_is_worse() -> None:
 def test_ratings_are_summed_over_rows_and_cold_pairs_apart() -> None:
     made = pa.table({"user_idx": [2, 1], "events": [0, 3], "user.sex": ["F", "M"], "items": [[1, 2, 20], [20]],
                      "labels": [[1.0, 2.0, 3.0], [5.0]], "predictions": [[1.0, 1.0, 1.0], [1.0]], "missing": [0, 2]})
-    partial = blocks.rating_block(made, dataclasses.replace(SETTINGS, metrics=("rmse", "mae"), low=2.0, high=5.0))
+    partial = row_blocks.rating_block(made, dataclasses.replace(SETTINGS, metrics=("rmse", "mae"), low=2.0, high=5.0))
     found = {label: one.intervals() for label, one in partial.slices.items()}
     assert found["all"]["mae"].value == 7 / 4 and found["all"]["rmse"].value == math.sqrt(21 / 4) and found["all"]["mae"].n == 4
     assert found["pairs:cold_user"]["mae"].value == 0.5 and found["pairs:cold_item"]["mae"].value == 4
@@ -142,5 +144,5 @@ def test_ratings_are_summed_over_rows_and_cold_pairs_apart() -> None:
 
 
 def test_users_are_dealt_over_blocks_by_their_number() -> None:
-    assert blocks.num_blocks(1) == 1 and blocks.num_blocks(8193) == 2 and blocks.num_blocks(10**8) == blocks.MAX_BLOCKS
-    assert blocks.block_of(np.array([1, 2, 3]), 20_000).tolist() == [1, 2, 0]
+    assert partials.num_blocks(1) == 1 and partials.num_blocks(8193) == 2 and partials.num_blocks(10**8) == partials.MAX_BLOCKS
+    assert partials.block_of(np.array([1, 2, 3]), 20_000).tolist() == [1, 2, 0]

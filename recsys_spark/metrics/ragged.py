@@ -1,0 +1,26 @@
+"""List columns as numpy arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+def csr(column: pa.ChunkedArray) -> tuple[NDArray, NDArray]:
+    """(values, indptr) of a list column."""
+    lists_of = column.combine_chunks()
+    lengths = lists_of.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    return lists_of.flatten().to_numpy(zero_copy_only=False), np.concatenate([[0], np.cumsum(lengths)])
+
+
+def dense(column: pa.ChunkedArray, width: int) -> NDArray:
+    """(B, width), cut or filled with 0."""
+    values, indptr = csr(column)
+    lengths = np.diff(indptr)
+    made = np.zeros((len(lengths), width), values.dtype)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    places = np.arange(len(values)) - np.repeat(indptr[:-1], lengths)
+    inside = places < width
+    made[rows[inside], places[inside]] = values[inside]
+    return made
