@@ -123,7 +123,7 @@ class Columnar:
     def _measure(self, columns: dict[str, pa.Array], measure: Callable[[pa.Table], Partial]) -> Partial:
         """columns: one entry an evaluated user, in order of user_idx."""
         base = {c.USER_IDX: pa.array(self.users), "events": pa.array(self.events)}
-        table = pa.table(base | {f"user.{name}": column for name, column in self.fields.items()} | columns)
+        table = pa.table(base | {blocks.field_column(number): column for number, column in enumerate(self.fields.values())} | columns)
         block = partials.block_of(self.users, len(self.users))
         parts = [np.flatnonzero(block == number) for number in range(partials.num_blocks(len(self.users)))]
         return partials.merge(self.pool.map(lambda part: measure(table.take(pa.array(part))), [part for part in parts if len(part)]))

@@ -39,7 +39,7 @@ class Distributed:
         items = source.items.join(counts, on=c.ITEM_IDX, how="left").join(asked, on=c.ITEM_IDX, how="left")
         if source.item_fields is not None:
             items = items.join(source.item_fields, on=c.ITEM_ID, how="left")
-        catalogue = _catalogue(items.select(c.ITEM_IDX, "events", "asked", *item_fields).toArrow(), item_fields)
+        catalogue = _catalogue(items.select(c.ITEM_IDX, "events", "asked", *map(_quoted, item_fields)).toArrow(), item_fields)
         numbers = source.known.where("trained").agg(F.avg(c.VALUE), F.min(c.VALUE), F.max(c.VALUE)).collect()[0]
         mean, low, high = numbers if numbers[0] is not None else (0.0, math.inf, -math.inf)
         base = source.rows.select(c.USER_IDX, c.USER_ID).distinct()
@@ -50,19 +50,21 @@ class Distributed:
         known = source.known.groupBy(c.USER_IDX).agg(F.count_if("counted").alias("events"), F.collect_list(c.ITEM_IDX).alias("known"))
         targets = source.rows.groupBy(c.USER_IDX).agg(F.sort_array(F.collect_set(c.ITEM_IDX)).alias("targets"))
         users = base.join(known, on=c.USER_IDX, how="left").join(targets, on=c.USER_IDX, how="inner")
-        self.fields = [] if source.user_fields is None else source.user_fields.columns[1:]
+        fields = [] if source.user_fields is None else source.user_fields.columns[1:]
+        self.fields = [blocks.field_column(number) for number in range(len(fields))]
         if source.user_fields is not None:
             users = users.join(source.user_fields, on=c.USER_ID, how="left")
         block = F.pmod(c.USER_IDX, F.lit(partials.num_blocks(max(1, num_users)))).alias(BLOCK)
+        named = [F.col(_quoted(name)).alias(column) for name, column in zip(fields, self.fields, strict=True)]
         self.users = users.select(
             c.USER_ID, c.USER_IDX, block, F.coalesce("events", F.lit(0)).alias("events"), "targets",
-            F.coalesce("known", F.array().cast(INTS)).alias("known"), *(F.col(name).alias(f"user.{name}") for name in self.fields),
+            F.coalesce("known", F.array().cast(INTS)).alias("known"), *named,
         ).persist(StorageLevel.MEMORY_AND_DISK)
         quartiles = F.percentile("events", F.array(F.lit(0.25), F.lit(0.5), F.lit(0.75)))
         bounds, new, old = self.users.agg(quartiles, F.count_if(F.col("events") == 0), F.count_if(F.col("events") > 0)).collect()[0]
         counts_of: dict[str, dict[str | None, int]] = {}
-        for name in self.fields:
-            counts_of[name] = dict(self.users.groupBy(F.col(f"`user.{name}`")).count().collect())
+        for name, column in zip(fields, self.fields, strict=True):
+            counts_of[name] = dict(self.users.groupBy(column).count().collect())
         self.facts = Facts(
             num_users=num_users, num_rows=num_rows, unseen_rows=int(unseen or 0),
             users=slices.Users(tuple(bounds or ()), tell_new=bool(new and old), fields=top_values(counts_of)),
@@ -137,7 +139,7 @@ class Distributed:
             made = measure(table).table()
             return made.add_column(0, BLOCK, pa.array([key[0].as_py()] * len(made), pa.int32()))
 
-        kept = users.select(BLOCK, c.USER_IDX, "events", *(F.col(f"`user.{name}`") for name in self.fields), *columns)
+        kept = users.select(BLOCK, c.USER_IDX, "events", *self.fields, *columns)
         schema = f"{BLOCK} int, {c.SLICE} string, {c.METRIC} string, sums binary, counts binary"
         found = kept.groupBy(BLOCK).applyInArrow(one, schema).toArrow()
         of = found[BLOCK].to_numpy()
@@ -159,6 +161,10 @@ class Distributed:
     def _strangers(self, lists: DataFrame) -> int:
         """Queries that are no evaluated users."""
         return lists.join(self.users.select(c.USER_ID), on=c.USER_ID, how="left_anti").count()
+
+
+def _quoted(name: str) -> str:
+    return f"`{name.replace('`', '``')}`"
 
 
 def _missing() -> Column:

@@ -42,7 +42,7 @@ class Settings:
 
 
 def ranking_block(users: pa.Table, settings: Settings, shown: Shown) -> Partial:
-    """Columns user_idx int, events int, one string column for each user field, targets list<int>, items list<int> (best first; codes
+    """Columns user_idx int, events int, field_0.. string: the user fields, targets list<int>, items list<int> (best first; codes
     above), known list<int>: items that the user knows (read for serendipity alone)."""
     users = users.sort_by(c.USER_IDX)
     ks, width, catalogue = settings.ks, max(settings.ks), settings.catalogue
@@ -76,7 +76,7 @@ def ranking_block(users: pa.Table, settings: Settings, shown: Shown) -> Partial:
         return chosen(ranking.from_lists(single[rows], starts, wanted, ks), settings)
 
     parts = [*_by_user(users, values, settings, whole), *_by_target(catalogue, indptr, targets, of_targets)]
-    return partial(users, parts, odd, settings)
+    return summed(users, parts, odd, settings)
 
 
 def candidate_block(users: pa.Table, settings: Settings) -> Partial:
@@ -106,7 +106,7 @@ def candidate_block(users: pa.Table, settings: Settings) -> Partial:
         return chosen(candidates.from_scores(ends, hit, scores[entries], np.diff(starts_of), settings.ks), settings)
 
     parts = [*_by_user(users, values, settings, {}), *_by_target(settings.catalogue, indptr, targets, of_targets)]
-    return partial(users, parts, odd, settings)
+    return summed(users, parts, odd, settings)
 
 
 def chosen(values: Mapping[str, Floats], settings: Settings) -> dict[str, Floats]:
@@ -137,20 +137,25 @@ def _is_target(items: NDArray, starts: NDArray, indptr: NDArray, targets: NDArra
     return np.isin(entry, wanted) & (items > NO_ITEM)
 
 
+def field_column(number: int) -> str:
+    """Of a block: where the values of a user field stand. Fields may have any name, columns not."""
+    return f"field_{number}"
+
+
 def families_of(users: pa.Table, settings: Settings) -> list[slices.Family]:
-    fields = {name: users[f"user.{name}"].to_pylist() for name in settings.users.fields}
+    fields = {name: users[field_column(number)].to_pylist() for number, name in enumerate(settings.users.fields)}
     return slices.families(settings.users, users["events"].to_numpy(), fields)
 
 
 def _by_user(users: pa.Table, values: Mapping[str, Floats], settings: Settings, whole: Mapping[str, Floats]) -> list[tuple[str, Part]]:
     """All users, with the values `whole` that are of all users alone, and every slice of them."""
-    parts = [(ALL, part({**values, **whole}))]
+    parts = [(ALL, _part({**values, **whole}))]
     if values:
         for family in families_of(users, settings):
             for code, label in enumerate(family.labels):
                 rows = np.flatnonzero(family.codes == code)
                 if len(rows):
-                    parts.append((label, part({name: value[rows] for name, value in values.items()}, rows)))
+                    parts.append((label, _part({name: value[rows] for name, value in values.items()}, rows)))
     return parts
 
 
@@ -166,16 +171,16 @@ def _by_target(
         if len(rows):
             values = measure(rows, np.concatenate([[0], np.cumsum(counts)]), targets[inside])
             if values:
-                parts.append((label, part(values, rows)))
+                parts.append((label, _part(values, rows)))
     return parts
 
 
-def part(values: Mapping[str, Floats], rows: NDArray[np.integer] | None = None) -> Part:
+def _part(values: Mapping[str, Floats], rows: NDArray[np.integer] | None = None) -> Part:
     """NaN: the user has no such value, its count is 0."""
     made = np.stack(list(values.values()), axis=1)
     return Part(tuple(values), np.nan_to_num(made), (~np.isnan(made)).astype(np.float64), rows)
 
 
-def partial(users: pa.Table, parts: Sequence[tuple[str, Part]], odd: Mapping[str, int], settings: Settings) -> Partial:
+def summed(users: pa.Table, parts: Sequence[tuple[str, Part]], odd: Mapping[str, int], settings: Settings) -> Partial:
     made = replicate([part for _, part in parts], users[c.USER_IDX].to_numpy(), seed=settings.seed, replicas=settings.replicas)
     return Partial({label: one for (label, _), one in zip(parts, made, strict=True)}, {name: int(count) for name, count in odd.items()})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recsys_spark.core import columns as c
 from recsys_spark.metrics import candidates, ctr, exposure, rating
-from recsys_spark.metrics.blocks import Settings, families_of, partial
+from recsys_spark.metrics.blocks import Settings, families_of, summed
 from recsys_spark.metrics.intervals import Part
 from recsys_spark.metrics.partials import Partial
 from recsys_spark.metrics.ragged import csr
@@ -37,7 +37,7 @@ def rating_block(users: pa.Table, settings: Settings) -> Partial:
         "predictions_outside_range": ((predictions < settings.low) | (predictions > settings.high)).sum(),
     }
     masks = [(ALL, np.ones(len(items), bool)), *_user_slices(users, settings, row_user), *_row_slices(users, settings, items, row_user)]
-    return partial(users, [(label, _of_rows(per_row, row_user, mask)) for label, mask in masks if mask.any()], odd, settings)
+    return summed(users, [(label, _of_rows(per_row, row_user, mask)) for label, mask in masks if mask.any()], odd, settings)
 
 
 def click_block(users: pa.Table, settings: Settings, curve: ctr.Curve) -> Partial:
@@ -67,7 +67,7 @@ def click_block(users: pa.Table, settings: Settings, curve: ctr.Curve) -> Partia
         "predictions_outside_range": users["outside"].to_numpy().sum(),
         "users_with_one_label": np.isnan(auc).sum(),
     }
-    return partial(users, parts, odd, settings)
+    return summed(users, parts, odd, settings)
 
 
 def _of_rows(per_row: Mapping[str, Floats], row_user: Ints, mask: NDArray[np.bool_]) -> Part:

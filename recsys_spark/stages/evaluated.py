@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from recsys_spark.stages.evaluate import Job
 
 
+FIELDS_OF = {c.USERS: "user_fields", c.ITEMS: "item_fields"}  # options that name fields of a table
+
+
 @dataclass(frozen=True)
 class Scored:
     """A scored run. rows: of `recommendations` or `predictions`, at the version that the run left."""
@@ -34,13 +37,18 @@ class Scored:
 
 
 def tasks(ctx: Context, job: Job) -> dict[str, str]:
-    """{step: its task}. Raises ConfigError for a step that scored nothing, another split or part, or lists that are too short for ks."""
+    """{step: its task}. Raises ConfigError for what cannot be measured: a step that scored nothing, another split, version or part, lists
+    that are too short for ks, metrics that no task has or that need fields, fields without a table."""
     found = {step: _task(ctx, job, step) for step in dict.fromkeys(job.of)}
     for task in found.values():
         names.of_task(task, job.metrics)
     if set(names.ITEM_FIELDS) & set(job.metrics) and not job.item_fields:
         raise ConfigError(f"step {ctx.step}, metrics", found="diversity without item_fields", expected="the fields in which it is measured",
                           remedy="add for example item_fields: [genres]")
+    for table, option in FIELDS_OF.items():
+        if getattr(job, option) and table not in ctx.inputs[job.source].output_versions:
+            raise ConfigError(f"step {ctx.step}, {option}", found=", ".join(getattr(job, option)),
+                              expected=f"none, for the data set has no table {table}")
     return found
 
 
@@ -114,17 +122,16 @@ def source(ctx: Context, job: Job) -> Source:
     counted = trained | F.col(c.PART).isin(c.VALID_FOLD_IN, c.TEST_FOLD_IN)
     known = events(ctx, job).where(F.col(c.PART).isin(*c.BEFORE[job.part])).select(
         c.USER_IDX, c.ITEM_IDX, c.VALUE, trained.alias("trained"), counted.alias("counted"))
-    return Source(rows, known, ctx.read(c.ITEM_INDEX, job.source), _fields(ctx, job, c.USERS, c.USER_ID, "user_fields"),
-                  _fields(ctx, job, c.ITEMS, c.ITEM_ID, "item_fields"))
+    return Source(rows, known, ctx.read(c.ITEM_INDEX, job.source), _fields(ctx, job, c.USERS, c.USER_ID),
+                  _fields(ctx, job, c.ITEMS, c.ITEM_ID))
 
 
-def _fields(ctx: Context, job: Job, table: str, key: str, option: str) -> DataFrame | None:
+def _fields(ctx: Context, job: Job, table: str, key: str) -> DataFrame | None:
     """(key, one column a field). Raises ConfigError for a field that no row has."""
+    option = FIELDS_OF[table]
     fields: tuple[str, ...] = getattr(job, option)
     if not fields:
         return None
-    if table not in ctx.inputs[job.source].output_versions:
-        raise ConfigError(f"step {ctx.step}, {option}", found=", ".join(fields), expected=f"none, for the data set has no table {table}")
     rows = ctx.read(table, job.source)
     there = {row[0] for row in rows.select(F.explode(F.map_keys("fields"))).distinct().collect()}
     for name in fields:

@@ -39,36 +39,45 @@ class World:
         index = self.lake.merge_new("item_index", self.spark.createDataFrame([(f"i{i}", i) for i in items], SCHEMAS["item_index"]))
         self.inputs["prepare"] = run_of("prepare", "prepare", {"splits": version, "item_index": index}, summary={"split": "s"})
 
-    def lists(self, model: str, lists: dict[int, list[int | tuple[int, float]]], **more: Any) -> None:
+    def fields(self, users: dict[int, dict[str, str]], items: dict[int, dict[str, str]]) -> None:
+        tables = {"users": [(f"u{user}", found) for user, found in users.items()],
+                  "items": [(f"i{item}", f"Title {item}", found) for item, found in items.items()]}
+        for name, rows in tables.items():
+            self.inputs["prepare"].output_versions[name] = self.lake.merge_new(name, self.spark.createDataFrame(rows, SCHEMAS[name]))
+
+    def lists(self, model: str, lists: dict[int, list[int | tuple[int, float]]], step: str = "", **more: Any) -> None:
         """{user: items, best first}; an item may come with its score."""
-        rows = []
+        step, rows = step or f"score_{model}", []
         for user, items in lists.items():
             for rank, entry in enumerate(items, 1):
                 item, score = entry if isinstance(entry, tuple) else (entry, 1.0 / rank)
-                rows.append((f"u{user}", "user", f"i{item}", score, rank, f"score_{model}-1", model, None))
+                rows.append((f"u{user}", "user", f"i{item}", score, rank, f"{step}-1", model, None))
         table = self.spark.createDataFrame(rows, SCHEMAS["recommendations"])
-        version = self.lake.replace("recommendations", table, {"run_id": f"score_{model}-1"})
-        self.inputs[f"score_{model}"] = run_of(f"score_{model}", "score", {"recommendations": version},
-                                              **{"upstream": {"prepare": "prepare-1"}, "config": {"k": 20}} | more)
+        version = self.lake.replace("recommendations", table, {"run_id": f"{step}-1"})
+        self.inputs[step] = run_of(step, "score", {"recommendations": version},
+                                   **{"upstream": {"prepare": "prepare-1"}, "config": {"k": 20}} | more)
 
-    def candidates(self, model: str, scores: dict[int, dict[int, float]]) -> None:
-        """{user: {candidate: score}}, as `score` with `candidates` leaves them."""
-        entries = {user: sorted(found.items(), key=lambda entry: -entry[1]) for user, found in scores.items()}
-        self.lists(model, entries, config={"k": max(map(len, entries.values())), "candidates": "drawn"})  # type: ignore[arg-type]
+    def candidates(self, model: str, scores: dict[int, list[tuple[int, float]]], step: str = "") -> None:
+        """{user: [(candidate, score)]}, as `score` leaves them when it ranks candidates alone."""
+        entries: dict[int, Any] = {user: sorted(found, key=lambda entry: -entry[1]) for user, found in scores.items()}
+        self.lists(model, entries, step, config={"k": max(map(len, entries.values())), "candidates": "drawn"})
 
-    def predictions(self, model: str, predicted: list[tuple[int, int, float]], split: str = "s") -> None:
-        rows = [(f"score_{model}-1", model, split, "rating", f"{n}", f"u{u}", f"i{i}", 0.0, value)
-                for n, (u, i, value) in enumerate(predicted)]
+    def predictions(self, model: str, predicted: list[tuple[int, int, float]], split: str = "s", task: str = "rating") -> None:
+        """(user, item, value)."""
+        rows = [(f"score_{model}-1", model, split, task, f"u{u}|i{i}|{100 * u + i}", f"u{u}", f"i{i}", 0.0, value)
+                for u, i, value in predicted]
         version = self.lake.replace("predictions", self.spark.createDataFrame(rows, SCHEMAS["predictions"]), {"run_id": f"score_{model}-1"})
-        self.inputs[f"score_{model}"] = run_of(f"score_{model}", "score", {"predictions": version}, upstream={"prepare": "prepare-1"})
+        self.inputs[f"score_{model}"] = run_of(f"score_{model}", "score", {"predictions": version}, upstream={"prepare": "prepare-1"},
+                                              summary={"task": task})
 
     def context(self, step: str = "eval") -> Context:
         return Context(self.spark, self.lake, Env(lake=self.lake.root, runs=str(self.folder)), "p", step, f"{step}-1", self.folder,
                        self.inputs, seed=5, now=0.0)
 
     def evaluate(self, **options: Any) -> tuple[Outcome, dict[tuple, Any]]:
-        """The outcome, and the rows of `metrics` by (model, metric, k, slice)."""
+        """The outcome, and the rows of `metrics` by (model, metric, k, slice); a sampled ranking's model has ` sampled` behind it."""
         of = tuple(name for name in self.inputs if name != "prepare")
         outcome = evaluate.run(self.context(), evaluate.Job(**{"source": "prepare", "of": of, "replicas": 100} | options))
         rows = self.lake.read("metrics", outcome.tables["metrics"]).collect()
-        return outcome, {(row.model, row.metric, row.k, row.slice): row for row in rows}
+        labels = {"sampled_ranking": " sampled"}
+        return outcome, {(row.model + labels.get(row.task, ""), row.metric, row.k, row.slice): row for row in rows}

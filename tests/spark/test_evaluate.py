@@ -74,7 +74,8 @@ def test_odd_lists_are_counted_and_never_flatter(world: World) -> None:
         4: [1, 2, 3],  # nothing to find for user 4 in the test part
         3: [77, 4],  # an item that the data do not hold
     })
-    outcome, rows = world.evaluate(ks=(3,))
+    outcome, rows = world.evaluate(ks=(3,), metrics=("mrr",))
+    assert {metric for _, metric, *_ in rows} == {"mrr"}  # chosen
     assert outcome.summary["found"]["score_popularity"] == {
         "users_without_list": 0, "lists_shorter_than_k": 2, "repeated_items": 1, "unknown_items": 1, "nan_scores": 1,
         "lists_without_target": 1,
@@ -102,25 +103,89 @@ def test_ratings_by_hand(world: World) -> None:
     assert one.low <= one.value <= one.high and (one.task, one.k) == ("rating", 0)
 
 
-def random_world(world: World, seed: int = 0) -> None:
-    draw = np.random.default_rng(seed)
-    world.split([(u, int(i)) for u in range(1, 81) for i in draw.permutation(30)[: draw.integers(1, 12)] + 1],
-                [(u, int(i)) for u in range(1, 81) for i in draw.permutation(30)[:3] + 1])
+def everything(world: World) -> None:
+    """Two rankings, candidates, ratings and clicks on one split, with fields, all of them with what is odd."""
+    draw = np.random.default_rng(0)
+    users, items = range(1, 81), 30
+
+    def some(most: int) -> list[int]:
+        return [int(i) + 1 for i in draw.permutation(items)[:most]]
+
+    train = [(u, i) for u in users if u % 9 for i in some(int(draw.integers(1, 12))) if i > 2]
+    test = sorted({(u, i) for u in users for i in some(3)} - set(train))
+    world.split(train, test, {pair: float(draw.random() < 0.4) for pair in (*train, *test)})
+    world.fields({u: {"sex": "FM"[u % 2], "age, in years": str(u % 30)} for u in users if u % 7},
+                 {i: {"genres.all": "|".join("abcd"[: i % 5])} for i in range(1, items + 1) if i % 11})
     for model in ("popularity", "als"):
-        world.lists(model, {u: [int(i) for i in draw.permutation(30)[:10] + 1] for u in range(1, 81)})
+        world.lists(model, {u: some(int(draw.integers(1, 11))) + [88] for u in users if u % 13})
+    held = dict(test)
+    world.candidates("popularity", {u: [(i, float(draw.integers(0, 3))) for i in [*some(9), held[u]]] + [(3, NAN)] for u in held}, "drawn")
+    rows = [(u, i, float(draw.normal(0.4, 0.4))) for u, i in test if (u + i) % 6]
+    world.predictions("global_bias", [*rows, rows[0], (1, 1, NAN), (99, 99, 1.0)])
+    world.predictions("ctr", [*rows, rows[0], (1, 1, NAN), (99, 99, 1.0)], task="click")
 
 
 def test_the_engines_agree_to_the_last_digit_and_another_run_adds_no_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partials, "USERS_PER_BLOCK", 16)  # several blocks
-    random_world(world)
-    found = [world.evaluate(ks=(5, 10), engine="columnar")[1]]
+    everything(world)
+    options = {"ks": (5, 10), "user_fields": ("sex", "age, in years"), "item_fields": ("genres.all",)}
+    one, rows = world.evaluate(**options, engine="columnar")
+    kept = (world.folder / "replicates.parquet").read_bytes()
     world.spark.conf.set("spark.sql.shuffle.partitions", "5")
     try:
-        found.append(world.evaluate(ks=(5, 10), engine="spark")[1])
+        other, again = world.evaluate(**options, engine="spark")
     finally:
         world.spark.conf.set("spark.sql.shuffle.partitions", "2")
-    assert found[0] == found[1] and len(found[0]) == 2 * 2 * (11 * 5 + 2 + 7 * 4)
-    assert world.lake.read("metrics").count() == len(found[0])  # the second replaced the first
+    assert rows == again and one.summary | {"engine": "spark"} == other.summary
+    assert kept == (world.folder / "replicates.parquet").read_bytes()
+    assert world.lake.read("metrics").count() == len(rows)  # the second replaced the first
+    slices = {label for *_, label in rows}
+    assert {"all", "activity:4", "users:new", "user.sex:F", "user.sex:none", "user.age, in years:other", "item_popularity:1", "items:new",
+            "item.genres.all:a", "item.genres.all:none", "pairs:warm", "pairs:cold_user", "pairs:cold_item", "decile:1"} <= slices
+    assert sum(label.startswith("user.age") for label in slices) == 21
+    metrics = {(model, metric) for model, metric, *_ in rows}
+    assert {("als", "diversity"), ("als", "gini"), ("popularity sampled", "auc"), ("ctr", "pr_auc"), ("global_bias", "rmse")} <= metrics
+    for step, odd in one.summary["found"].items():
+        assert sum(count > 0 for count in odd.values()) >= 3, (step, odd)
+    for row in rows.values():
+        assert row.value is None or row.low is None or row.low <= row.high
+
+
+def test_candidates_by_hand(world: World) -> None:
+    world.split(TRAIN, [(1, 2), (2, 3), (3, 4)])
+    world.candidates("popularity", {u: [(i, 1.0) for i in range(1, 5)] for u in range(1, 4)})  # constant: chance
+    world.candidates("als", {1: [(2, 3.0), (1, 2.0), (3, 1.0)], 2: [(1, 2.0), (3, 1.0)], 3: [(1, 1.0)], 4: [(1, 1.0)]})
+    outcome, rows = world.evaluate(ks=(1, 2))
+    assert {row.task for row in rows.values()} == {"sampled_ranking"}
+    for k in (1, 2):
+        assert rows[("popularity sampled", "hit_rate", k, "all")].value == pytest.approx(k / 4, abs=1e-12)
+    assert rows[("popularity sampled", "auc", 0, "all")].value == 0.5
+    assert rows[("als sampled", "mrr", 2, "all")].value == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert rows[("als sampled", "auc", 0, "all")].value == pytest.approx((1 + 0) / 2)  # user 3 has no pair
+    assert outcome.summary["found"]["score_als"] == {
+        "users_without_candidates": 0, "targets_not_among_candidates": 1, "repeated_items": 0, "unknown_items": 0, "nan_scores": 0,
+        "lists_without_target": 1,
+    }
+
+
+def test_clicks_by_hand(world: World) -> None:
+    clicks = {(1, 2): 1.0, (1, 3): 0.0, (2, 3): 0.0, (3, 4): 1.0}
+    world.split(TRAIN, list(clicks), clicks)
+    # A probability above one is one; a missing one is the click rate of the training part, here 1.
+    world.predictions("ctr", [(1, 2, 0.8), (1, 3, 1.5), (2, 3, 0.5), (2, 3, 0.9)], task="click")
+    outcome, rows = world.evaluate()
+    assert rows[("ctr", "auc", 0, "all")].value == pytest.approx((1 + 0 + 1 + 0.5) / 4)
+    assert rows[("ctr", "auc_per_user", 0, "all")].value == 0 and rows[("ctr", "auc_per_user", 0, "all")].n == 1
+    eps = np.finfo(float).eps
+    assert rows[("ctr", "log_loss", 0, "all")].value == pytest.approx(-(math.log(0.8) + math.log(eps) + math.log(0.5) + 0) / 4)
+    assert rows[("ctr", "calibration", 0, "all")].value == pytest.approx((0.8 + 1 + 0.5 + 1) / 2)
+    assert outcome.summary["found"]["score_ctr"] == {
+        "rows_without_prediction": 1, "predictions_outside_range": 1, "users_with_one_label": 2, "repeated_predictions": 1,
+    }
+    with pytest.raises(DataError, match=r"split 's', part test: found values other than 0 and 1; expected clicks, for score_ctr"):
+        world.split(TRAIN, [(1, 2)], {(1, 2): 3.0})
+        world.inputs["score_ctr"].output_versions.pop("splits", None)
+        world.evaluate()
 
 
 def test_what_cannot_be_compared_is_refused(world: World) -> None:
@@ -151,8 +216,10 @@ def test_what_cannot_be_compared_is_refused(world: World) -> None:
      r"found scored, which was scored for other; expected runs scored for prepare\. To mend: evaluate each"),
     ({"output_versions": {"recommendations": 1}, "config": {"part": "valid"}},
      r"step eval, part: found test; expected valid, which scored scored\. To mend: set the same part in eval and scored"),
+    ({"output_versions": {"recommendations": 1, "splits": 3}},
+     r"found scored, which was scored for version 3 of table splits; expected version None, which prepare left\. To mend: run scored"),
     ({"output_versions": {}}, r"step eval, of: found scored, which is a score step; expected steps of stage score"),
-], ids=["lists too short", "another split", "another part", "nothing scored"])
+], ids=["lists too short", "another split", "another part", "another version", "nothing scored"])
 def test_what_the_runs_show_is_refused_before_any_work(world: World, scored: dict, message: str) -> None:
     world.inputs = {"prepare": run_of("prepare", "prepare", {}), "scored": run_of("scored", "score", {}).model_copy(update=scored)}
     with pytest.raises(ConfigError, match=message):
@@ -174,3 +241,28 @@ def test_the_dry_run_counts_and_an_empty_part_is_refused(world: World) -> None:
 def test_impossible_cut_offs_die_with_the_configuration(ks: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="ks"):
         evaluate.Job(source="prepare", of=("a",), ks=ks)
+
+
+def test_an_unknown_metric_dies_with_the_configuration() -> None:
+    with pytest.raises(ValueError, match=r"no metric 'ndgc' \(did you mean 'ndcg'\?\); there are recall, "):
+        evaluate.Job(source="prepare", of=("a",), metrics=("recall", "ndgc"))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"metrics": ("rmse",)}, r"metrics: found rmse; expected at least one that ranking has: recall, .*To mend: choose one of them"),
+    ({"metrics": ("diversity",)}, r"step eval, metrics: found diversity without item_fields; .*To mend: add for example item_fields"),
+    ({"user_fields": ("sex",)}, r"step eval, user_fields: found sex; expected none, for the data set has no table users"),
+], ids=["of another task", "without fields", "without a table"])
+def test_what_cannot_be_measured_is_refused(world: World, options: dict, message: str) -> None:
+    scored = run_of("scored", "score", {"recommendations": 1})
+    world.inputs = {"prepare": run_of("prepare", "prepare", {}, summary={"split": "s", "rows": 1}), "scored": scored}
+    with pytest.raises(ConfigError, match=message):
+        world.evaluate(**options)
+
+
+def test_an_unknown_field_is_named_with_the_nearest(world: World) -> None:
+    world.split(TRAIN, [(1, 2)])
+    world.fields({1: {"gender": "F"}}, {1: {"genres": "a"}})
+    world.lists("popularity", {1: [2]})
+    with pytest.raises(ConfigError, match=r"step eval, item_fields: found 'genre'; expected one of genres \(did you mean 'genres'\?\)"):
+        world.evaluate(item_fields=("genre",))

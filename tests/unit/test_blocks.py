@@ -31,7 +31,7 @@ def users(count: int, seed: int = 0) -> pa.Table:
 
     return pa.table({
         "user_idx": pa.array(draw.permutation(count) + 1, pa.int32()), "events": draw.integers(0, 7, count),
-        "user.sex": draw.choice(["F", "M", "X"], count), "targets": sets(1, 4), "items": sets(0, 8), "known": sets(0, 6),
+        "field_0": draw.choice(["F", "M", "X"], count), "targets": sets(1, 4), "items": sets(0, 8), "known": sets(0, 6),
     })
 
 
@@ -57,8 +57,8 @@ def test_a_block_measures_what_the_metrics_say() -> None:
     for name, value in values.items():
         assert found[name].value == pytest.approx(np.nanmean(value), abs=1e-12), name
         assert found[name].n == (~np.isnan(value)).sum()
-    for label, rows in (("activity:2", np.isin(made["events"].to_numpy(), (3, 4))), ("user.sex:F", made["user.sex"].to_numpy() == "F"),
-                        ("user.sex:other", made["user.sex"].to_numpy() == "X"), ("users:new", made["events"].to_numpy() == 0)):
+    for label, rows in (("activity:2", np.isin(made["events"].to_numpy(), (3, 4))), ("user.sex:F", made["field_0"].to_numpy() == "F"),
+                        ("user.sex:other", made["field_0"].to_numpy() == "X"), ("users:new", made["events"].to_numpy() == 0)):
         assert partial.slices[label].intervals()["ndcg@5"].value == pytest.approx(values["ndcg@5"][rows].mean(), abs=1e-12)
     assert partial.odd["users_without_list"] == (items == 0).all(axis=1).sum() > 0
 
@@ -101,7 +101,7 @@ def test_the_order_of_arrival_changes_no_digit() -> None:
 
 
 def test_codes_keep_their_place_and_cannot_hit() -> None:
-    made = pa.table({"user_idx": [1], "events": [1], "user.sex": ["F"], "targets": [[3]], "items": [[NAN, UNKNOWN, 3, 3]], "known": [[1]]})
+    made = pa.table({"user_idx": [1], "events": [1], "field_0": ["F"], "targets": [[3]], "items": [[NAN, UNKNOWN, 3, 3]], "known": [[1]]})
     partial = measured(made)
     found = partial.slices["all"].intervals()
     assert found["mrr@5"].value == pytest.approx(1 / 3) and found["hit_rate@2"].value == 0
@@ -116,7 +116,7 @@ def test_only_chosen_metrics_are_measured() -> None:
 
 def test_candidates_are_a_set_and_a_repeated_one_counts_as_is_worse() -> None:
     made = pa.table({
-        "user_idx": [1, 2], "events": [1, 1], "user.sex": ["F", "M"], "targets": [[3], [4, 5]],
+        "user_idx": [1, 2], "events": [1, 1], "field_0": ["F", "M"], "targets": [[3], [4, 5]],
         "candidates": [[3, 3, 7, 7, UNKNOWN], [4, 6]], "scores": pa.array([[9.0, 1.0, 0.5, 2.0, 3.0], [1.0, 1.0]], pa.list_(pa.float32())),
     })
     settings = dataclasses.replace(SETTINGS, metrics=candidates.METRICS)
@@ -132,7 +132,7 @@ def test_candidates_are_a_set_and_a_repeated_one_counts_as_is_worse() -> None:
 
 
 def test_ratings_are_summed_over_rows_and_cold_pairs_apart() -> None:
-    made = pa.table({"user_idx": [2, 1], "events": [0, 3], "user.sex": ["F", "M"], "items": [[1, 2, 20], [20]],
+    made = pa.table({"user_idx": [2, 1], "events": [0, 3], "field_0": ["F", "M"], "items": [[1, 2, 20], [20]],
                      "labels": [[1.0, 2.0, 3.0], [5.0]], "predictions": [[1.0, 1.0, 1.0], [1.0]], "missing": [0, 2]})
     partial = row_blocks.rating_block(made, dataclasses.replace(SETTINGS, metrics=("rmse", "mae"), low=2.0, high=5.0))
     found = {label: one.intervals() for label, one in partial.slices.items()}

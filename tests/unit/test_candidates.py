@@ -111,3 +111,17 @@ def test_no_other_candidate_means_no_auc() -> None:
 def test_a_query_without_targets_is_refused() -> None:
     with pytest.raises(AssertionError, match="without targets"):
         candidates.from_scores(np.array([0, 1]), np.array([False]), np.array([1.0]), np.array([0]), (1,))
+
+
+def test_bounds_of_one_target_and_a_perfect_ranker() -> None:
+    """HR / log2(k + 1) <= NDCG <= HR holds in expectation over ties, too; whoever puts the targets first earns 1."""
+    draw = np.random.default_rng(3)
+    scores, indptr = draw.integers(0, 30, 300 * 50).astype(float), np.arange(301) * 50
+    is_target = np.zeros(300 * 50, bool)
+    is_target[indptr[:-1] + draw.integers(0, 50, 300)] = True
+    found = candidates.from_scores(indptr, is_target, scores, np.ones(300, int), (5, 10))
+    for k in (5, 10):
+        hit, ndcg = found[f"hit_rate@{k}"], found[f"ndcg@{k}"]
+        assert 0 < hit.mean() < 1 and (hit / np.log2(k + 1) <= ndcg + 1e-12).all() and (ndcg <= hit + 1e-12).all()
+    perfect = candidates.from_scores(indptr, is_target, is_target.astype(float), np.ones(300, int), (1, 10))
+    assert all((value == 1).all() for name, value in perfect.items() if name != "precision@10")
