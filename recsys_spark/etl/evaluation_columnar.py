@@ -19,7 +19,7 @@ from recsys_spark.metrics import blocks, ctr, exposure, partials, row_blocks, sl
 from recsys_spark.metrics.blocks import NAN, UNKNOWN, Settings
 from recsys_spark.metrics.catalogue import Catalogue
 from recsys_spark.metrics.partials import Partial
-from recsys_spark.metrics.ragged import dense
+from recsys_spark.metrics.ragged import dense, distinct
 
 Ints = NDArray[np.integer]
 
@@ -42,9 +42,9 @@ class Columnar:
         trained, counted = (known[name].to_numpy() for name in ("trained", "counted"))
         asked = np.bincount(item, minlength=size + 1)
         self.events = self._count(known_user[counted])
-        self.targets = self._lists(self.row_user, item, distinct=True)
+        self.targets = self._lists(self.row_user, item, once=True)
         place = self._place(known_user)
-        self.known = self._lists(place[place >= 0], known_item[place >= 0], distinct=False)
+        self.known = self._lists(place[place >= 0], known_item[place >= 0])
         self.fields = {name: _aligned(user_fields, name, c.USER_ID, self.user_ids) for name in _fields(user_fields)}
         of_items = {name: _by_number(item_fields, name, self.items, size) for name in _fields(item_fields)}
         values = known[c.VALUE].to_numpy()[trained]
@@ -168,10 +168,10 @@ class Columnar:
         ends = np.cumsum(np.bincount(place, minlength=len(self.users)))
         return pa.array(np.concatenate([[0], ends]).astype(np.int32))
 
-    def _lists(self, place: Ints, items: Ints, *, sort: bool = True, distinct: bool = False) -> pa.Array:
-        """One list an evaluated user. distinct: each item once."""
-        if distinct:
-            both = np.unique(place * (np.int64(1) << 32) + items)
+    def _lists(self, place: Ints, items: Ints, *, sort: bool = True, once: bool = False) -> pa.Array:
+        """One list an evaluated user. once: each item once, in order."""
+        if once:
+            both = distinct(place * (np.int64(1) << 32) + items)
             place, items = both >> 32, both & 0xFFFFFFFF
         elif sort:
             order = np.argsort(place, kind="stable")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from recsys_spark.metrics import ranking
 from recsys_spark.metrics.catalogue import Catalogue
+from recsys_spark.metrics.ragged import distinct
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.integer]
@@ -85,7 +86,7 @@ def expected_until(indptr: Ints, known: Ints, place: Ints, ks: Sequence[int]) ->
     """
     users = len(indptr) - 1
     user = np.repeat(np.arange(users), np.diff(indptr))
-    taken = np.unique(user * np.int64(len(place)) + place[known])  # by user, then by place
+    taken = distinct(user * np.int64(len(place)) + place[known])  # by user, then by place
     user, at = taken // len(place), taken % len(place)
     first = np.searchsorted(user, np.arange(users))
     unknown_before = at - 1 - (np.arange(len(at)) - first[user])  # better placed items that the user does not know

@@ -85,14 +85,8 @@ def scored(ctx: Context, job: Job) -> list[Scored]:
         rows = ctx.read(table, step).where(F.col(c.RUN_ID) == run.run_id)
         if table == c.PREDICTIONS:
             rows = rows.where(F.col(c.TASK) == task)
-        first = rows.select(c.MODEL, *([c.SPLIT] if table == c.PREDICTIONS else [])).first()
-        if first is None:
-            raise DataError(f"run {run.run_id} in table {table}", found="no rows", expected="a list or a prediction for every user",
-                            remedy=f"rerun step {step}")
-        if table == c.PREDICTIONS and first[c.SPLIT] != split(ctx, job):
-            raise ConfigError(f"run {run.run_id}", found=f"predictions for split {first[c.SPLIT]!r}", expected=f"split {split(ctx, job)!r}",
-                              remedy=f"let {step} score {job.source}")
-        found.append(Scored(step, run, task, table, rows, first[c.MODEL]))
+        model = str(run.summary["model"]) if run.summary.get("rows") and "model" in run.summary else _model(ctx, job, step, table, rows)
+        found.append(Scored(step, run, task, table, rows, model))
     for task in dict.fromkeys(one.task for one in found):
         models = [one.model for one in found if one.task == task]
         if task in BASELINE and BASELINE[task] not in models:
@@ -100,6 +94,19 @@ def scored(ctx: Context, job: Job) -> list[Scored]:
                               expected=f"{BASELINE[task]} beside them",
                               remedy=f"score {BASELINE[task]} too, and add that step to `of`")
     return found
+
+
+def _model(ctx: Context, job: Job, step: str, table: str, rows: DataFrame) -> str:
+    """Read from the rows, where the run's summary does not say."""
+    run, predicted = ctx.inputs[step], table == c.PREDICTIONS
+    first = rows.select(c.MODEL, *([c.SPLIT] if predicted else [])).first()
+    if first is None:
+        raise DataError(f"run {run.run_id} in table {table}", found="no rows", expected="a list or a prediction for every user",
+                        remedy=f"rerun step {step}")
+    if predicted and first[c.SPLIT] != split(ctx, job):
+        raise ConfigError(f"run {run.run_id}", found=f"predictions for split {first[c.SPLIT]!r}", expected=f"split {split(ctx, job)!r}",
+                          remedy=f"let {step} score {job.source}")
+    return str(first[c.MODEL])
 
 
 def _table(task: str) -> str:
