@@ -91,6 +91,26 @@ def rerun(run_id: str, config: Config = None, overrides: Overrides = None) -> No
 
 
 @app.command()
+def compare(
+    named: Annotated[list[str], typer.Argument(metavar="RUN RUN ... [CONFIG] [KEY=VALUE]...",
+                                               help="Run ids, unique starts of them, or steps (their last completed run).")],
+    reference: Annotated[str, typer.Option(metavar="RUN", help="What the others are held against. Default: the strongest baseline.")] = "",
+    metric: Annotated[str, typer.Option(help="For example ndcg@10. Default: the task's own.")] = "",
+    users: Annotated[int, typer.Option(min=0, max=100, help="Example users drawn at random.")] = 4,
+) -> None:
+    """Hold evaluated runs against one of them: differences with intervals and p-values, and a page that opens in a browser."""
+    from recsys_spark.report import terminal
+    from recsys_spark.stages import compare as compares
+
+    given = [name for name in named if "=" in name or name.endswith((".yaml", ".yml"))]
+    files = [name for name in given if "=" not in name]
+    pipeline, lake = _open(files[0] if files else None, [name for name in given if "=" in name])
+    wanted = compares.Wanted(tuple(name for name in named if name not in given), reference, metric, users)
+    page, path = compares.compare(lake, wanted, runs_dir=Path(pipeline.env.runs), seed=pipeline.seed, now=time.time())
+    terminal.comparison(Console(), page, path)
+
+
+@app.command()
 def models() -> None:
     """Every model and baseline, with its layout, task and paper."""
     from recsys_spark.stages import catalogue

@@ -82,9 +82,9 @@ def write(path: Path, replicates: Mapping[Key, Replicates]) -> None:
     partial.replace(path)
 
 
-def read(path: Path, task: str | None = None, slice: str | None = None) -> dict[Key, Replicates]:
-    """Those of one task and slice, or all. Raises DataError for a missing or broken file."""
-    wanted = [(name, "=", value) for name, value in ((c.TASK, task), (c.SLICE, slice)) if value is not None]
+def read(path: Path, task: str | None = None, slice: str | None = None, metric: str | None = None) -> dict[Key, Replicates]:
+    """Those of one task, slice and metric, or all. Raises DataError for a missing or broken file."""
+    wanted = [(name, "=", value) for name, value in ((c.TASK, task), (c.SLICE, slice), (c.METRIC, metric)) if value is not None]
     try:
         table = pq.read_table(path, filters=wanted or None)
     except (OSError, pa.ArrowInvalid) as problem:

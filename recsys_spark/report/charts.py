@@ -53,7 +53,7 @@ def bars(marks: Sequence[Mark], *, from_zero: bool = True, around_zero: bool = F
     for mark in marks:
         drawn = '<line class="track" x1="0" x2="100%" y1="14" y2="14"/>'
         if around_zero:
-            drawn += f'<line class="zero" x1="{at(0.0)}" x2="{at(0.0)}" y1="-3" y2="31"/>'
+            drawn += f'<line class="zero" x1="{at(0.0)}" x2="{at(0.0)}" y1="0" y2="28"/>'
         if from_zero:
             drawn += f'<rect class="bar" x="0" y="6" width="{at(mark.value)}" height="16" rx="2"/>'
         if mark.low is not None and mark.high is not None:

@@ -109,9 +109,14 @@ class Table:
         return next((row for row in self.rows if row.is_baseline), None)
 
     def columns(self, k: int) -> list[Metric]:
-        """Those at cut-off k that some run has; beside the primary metric also those without a cut-off."""
+        """Those at cut-off k that some run has; beside the primary metric also those without a cut-off.
+
+        Capped recall is left out where it is recall, that is, where no user has more than k events to find.
+        """
         shown = (k, 0) if k == self.primary[1] else (k,)
         there = {column for row in self.rows for column in row.values if column[1] in shown}
+        if all(_same(row.values.get(("recall_capped", k)), row.values.get(("recall", k))) for row in self.rows):
+            there.discard(("recall_capped", k))
         return sorted(there, key=lambda column: (ORDER.index(column[0]) if column[0] in ORDER else len(ORDER), column[0]))
 
 
@@ -139,6 +144,10 @@ def table(values: Sequence[Value], task: str, primary: Metric | None = None) -> 
             best[column] = max(there, key=lambda row: strength(row.values[column])).run_id
     ks = sorted({primary[1], *(value.k for value in chosen if value.k)}, key=lambda k: (k != primary[1], k))
     return Table(task, primary, tuple(rows), tuple(ks), best)
+
+
+def _same(one: Value | None, other: Value | None) -> bool:
+    return one is not None and other is not None and (one.value, one.low, one.high) == (other.value, other.low, other.high)
 
 
 def main_metric(values: Sequence[Value], task: str) -> Metric:

@@ -285,6 +285,13 @@ def test_metrics_nobody_told_us_of_are_shown_and_judged_by_none() -> None:
     assert results.title(("share_of_cold_items", 10)) == "Share of cold items@10"
 
 
+def test_capped_recall_is_shown_only_where_it_says_something_else() -> None:
+    capped = [value("als", "recall", 0.3), value("als", "recall_capped", 0.3), value("als", "recall", 0.3, k=1),
+              value("als", "recall_capped", 0.5, k=1), value("als", "ndcg", 0.2)]
+    made = results.table(capped, "ranking")
+    assert ("recall_capped", 10) not in made.columns(10) and ("recall_capped", 1) in made.columns(1)
+
+
 def test_the_main_cut_off_is_ten_where_it_was_measured() -> None:
     values = [dataclasses.replace(one, k=k) for one in ranking(als=0.2) for k in (1, 5, 10) if one.slice == "all"]
     assert results.table(values, "ranking").ks == (10, 1, 5) and results.table(values, "ranking").primary == ("ndcg", 10)

@@ -1,0 +1,157 @@
+"""Which recorded runs `recsys-spark compare` means, and whether they were measured alike. Plain records of runs in, no Spark.
+
+Two runs are measured alike when they were evaluated on the same run of the same split, the same part, with the same seed and number of
+replicas (then replica r counts each user as often in both), and, where they ranked candidates, the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from recsys_spark.core.contracts import Run
+from recsys_spark.core.errors import ConfigError, RecsysError, nearest
+from recsys_spark.report import results
+
+BASELINES = ("train_baseline", "train_als")  # stages whose models are held against others
+
+
+class Terms(NamedTuple):
+    """What two evaluations must have in common."""
+
+    split: str  # run of the prepare step
+    part: str
+    seed: int
+    replicas: int
+    candidates: str  # run of the candidates step; empty: the whole catalogue
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A scored run, and the evaluate run that measured it on the task."""
+
+    scored: Run
+    evaluated: Run
+    task: str
+
+    @property
+    def terms(self) -> Terms:
+        config, upstream = self.evaluated.config, self.evaluated.upstream
+        candidates = self.scored.config.get("candidates")
+        return Terms(
+            split=upstream.get(str(config.get("source")), ""), part=str(config.get("part")), seed=self.evaluated.seed,
+            replicas=int(config.get("replicas") or 0), candidates=self.scored.upstream.get(str(candidates), "") if candidates else "",
+        )
+
+
+def resolve(name: str, recorded: Sequence[Run]) -> Run:
+    """The run with this id, or the last completed run of the step with this name, or the only run whose id starts so.
+
+    Raises RecsysError for a name that is none of them, or begins several ids.
+    """
+    by_id = {run.run_id: run for run in recorded}
+    if name in by_id:
+        return by_id[name]
+    of_step = [run for run in recorded if run.step == name]
+    if of_step:
+        return max(of_step, key=lambda run: run.ended_at)
+    begun = sorted(run_id for run_id in by_id if run_id.startswith(name))
+    if len(begun) == 1:
+        return by_id[begun[0]]
+    if begun:
+        raise RecsysError(f"run {name!r}", found=f"{len(begun)} runs whose id starts so: {_few(begun)}", expected="the start of one id",
+                          remedy="write more of it; `recsys-spark runs` lists all")
+    names = [*by_id, *{run.step for run in recorded}]
+    raise RecsysError(f"run {name!r}", found="no completed run with that id or step", expected=f"a run id or a step{nearest(name, names)}",
+                      remedy="list them with `recsys-spark runs`")
+
+
+def scored(run: Run, recorded: Sequence[Run]) -> list[Run]:
+    """The scored runs that a named one stands for: itself, all that an evaluation measured, or the one that a trained model was scored in.
+
+    Raises RecsysError where that is none, or not clear.
+    """
+    by_id = {other.run_id: other for other in recorded}
+    if run.stage == "score":
+        return [run]
+    if run.stage == "evaluate":
+        return [by_id[run.upstream[step]] for step in run.config.get("of", ()) if run.upstream.get(step) in by_id]
+    of_model = [other for other in recorded if other.stage == "score" and other.upstream.get(str(other.config.get("model"))) == run.run_id]
+    if len(of_model) == 1:
+        return of_model
+    ids = [other.run_id for other in of_model]
+    raise RecsysError(f"run {run.run_id}", found=f"a {run.stage} step, scored in {_few(ids) if ids else 'no run'}",
+                      expected="a scored run, or the evaluation of some", remedy="name a run of stage score")
+
+
+def alike(chosen: Sequence[Run], recorded: Sequence[Run], preferred: Iterable[Run] = ()) -> dict[str, list[Measured]]:
+    """{task: its runs, each as it was measured under the same terms}, in the order of `chosen`. Of several common terms the newest count.
+
+    preferred: evaluate runs that were named; other evaluations of what they measured are left out. Raises RecsysError for a run that was
+    never measured, and ConfigError for runs that have no task or no terms in common.
+    """
+    named = {run.run_id for run in preferred}
+    evaluations = _evaluations(recorded)
+    by_task: dict[str, list[list[Measured]]] = {}
+    tasks_of: dict[str, set[str]] = {}
+    for run in chosen:
+        found = evaluations.get(run.run_id, [])
+        found = [one for one in found if one.evaluated.run_id in named] or found
+        if not found:
+            raise RecsysError(f"run {run.run_id}", found="never evaluated", expected="an evaluate run that measured it",
+                              remedy=f"add {run.step} to `of` of an evaluate step, and run that")
+        tasks_of[run.run_id] = {one.task for one in found}
+        for task in tasks_of[run.run_id]:
+            by_task.setdefault(task, []).append([one for one in found if one.task == task])
+    shared = {task: _same_terms(task, runs) for task, runs in by_task.items() if len(runs) > 1}
+    if not shared:
+        told = "; ".join(f"{run}: {' and '.join(sorted(tasks))}" for run, tasks in tasks_of.items())
+        raise ConfigError("runs to compare", found=told, expected="at least two that were measured on the same task")
+    return {task: shared[task] for task in results.TASKS if task in shared}
+
+
+def baselines(runs: Sequence[Measured], recorded: Sequence[Run]) -> list[str]:
+    """Ids of the scored runs whose model is a baseline."""
+    by_id = {run.run_id: run for run in recorded}
+    models = {one.scored.run_id: by_id.get(one.scored.upstream.get(str(one.scored.config.get("model")), "")) for one in runs}
+    return [run_id for run_id, model in models.items() if model is not None and model.stage in BASELINES]
+
+
+def _evaluations(recorded: Sequence[Run]) -> dict[str, list[Measured]]:
+    """{scored run: how it was measured}, the newest first."""
+    by_id = {run.run_id: run for run in recorded}
+    found: dict[str, list[Measured]] = {}
+    for run in sorted(recorded, key=lambda run: run.ended_at, reverse=True):
+        if run.stage != "evaluate":
+            continue
+        for run_id, task in dict.fromkeys((value.run_id, value.task) for value in results.from_summary(run.summary)):
+            if run_id in by_id:
+                found.setdefault(run_id, []).append(Measured(by_id[run_id], run, task))
+    return found
+
+
+def _same_terms(task: str, runs: Sequence[Sequence[Measured]]) -> list[Measured]:
+    """One of each, all under the terms that the first run (whose newest evaluation comes first) shares with all others."""
+    for one in runs[0]:
+        matching = [next((other for other in others if other.terms == one.terms), None) for others in runs]
+        same = [other for other in matching if other is not None]
+        if len(same) == len(runs):
+            return same
+    first = runs[0][0]
+    # The run to name is one that the first shares no terms with; where each shares some, the last of them.
+    apart = next((others for others in runs[1:] if not {one.terms for one in runs[0]} & {other.terms for other in others}), runs[-1])
+    other = apart[0]
+    differing = [field for field in Terms._fields if getattr(first.terms, field) != getattr(other.terms, field)] or list(Terms._fields)
+    told = [f"{one.scored.run_id} on {_terms(one, differing)} (by {one.evaluated.run_id})" for one in (first, other)]
+    raise ConfigError(f"runs to compare, {results.TASKS[task].lower()}", found=" and ".join(told),
+                      expected=f"the same {' and '.join(differing)} for all", remedy="evaluate these runs in one step")
+
+
+def _terms(one: Measured, fields: Sequence[str]) -> str:
+    there = {field: getattr(one.terms, field) for field in fields}
+    return ", ".join(f"{field} {'unknown' if value == '' else value}" for field, value in there.items())
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
