@@ -1,7 +1,7 @@
 """Valid shard sets without Spark: small planted worlds for the tests of the reader, the training loop and the models.
 
-`pointwise(folder)` and `profile(folder)` write a planted world, split leave-last-out; `write(...)` writes any tables, one a
-virtual shard. All return the ShardSet whose manifest they wrote.
+`pointwise(folder)`, `profile(folder)` and `pairs(folder)` write a planted world, split leave-last-out; `write(...)` writes any
+tables, one a virtual shard. All return the ShardSet whose manifest they wrote.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ POINTWISE = (Column(name=columns.USER_IDX, dtype="int32"), Column(name=columns.I
              Column(name=columns.LABEL, dtype="float32"))
 PROFILE = (Column(name=columns.USER_IDX, dtype="int32"), Column(name=columns.ITEM_IDX, dtype="int32", shape=(-1,)),
            Column(name=columns.VALUE, dtype="float32", shape=(-1,)))
+PAIRS = POINTWISE[:2]
 
 
 class Events(NamedTuple):
@@ -75,6 +76,15 @@ def profile(folder: str | Path, num_users: int = 60, num_items: int = 40, per_us
     return write(folder, "profile", PROFILE, {columns.TRAIN: deal(rows, virtual_shards, seed)}, virtual_shards=virtual_shards,
                  row_group=row_group, num_users=num_users, num_items=num_items, side={"seen": train, "targets": held},
                  labels=train.value)
+
+
+def pairs(folder: str | Path, num_users: int = 60, num_items: int = 40, per_user: int = 12, seed: int = 0, *,
+          virtual_shards: int = 64, row_group: int = 16) -> ShardSet:
+    """Part train of (user_idx, item_idx), side files seen and targets."""
+    train, held = leave_last_out(planted(num_users, num_items, per_user, seed))
+    rows = pa.table({columns.USER_IDX: train.user, columns.ITEM_IDX: train.item})
+    return write(folder, "pairs", PAIRS, {columns.TRAIN: deal(rows, virtual_shards, seed)}, virtual_shards=virtual_shards,
+                 row_group=row_group, num_users=num_users, num_items=num_items, side={"seen": train, "targets": held})
 
 
 def deal(rows: pa.Table, virtual_shards: int, seed: int = 0) -> list[pa.Table]:

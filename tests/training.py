@@ -15,7 +15,8 @@ from recsys_spark.core.contracts import ShardSet, Train, TrainJob, TrainResult, 
 from recsys_spark.train import checkpoint, entry, launch, workers
 from recsys_spark.train.loop import Loop
 
-CONFIGS: dict[str, dict[str, Any]] = {"mf_bias": {"dim": 4}, "neumf": {"dim": 4}, "multi_vae": {"hidden_dim": 8, "latent_dim": 4}}
+CONFIGS: dict[str, dict[str, Any]] = {"mf_bias": {"dim": 4}, "neumf": {"dim": 4}, "multi_vae": {"hidden_dim": 8, "latent_dim": 4},
+                                      "bpr_mf": {"dim": 4, "num_negatives": 2}}
 
 
 def job(run_dir: Path, shards: Path, made: ShardSet, model: str = "mf_bias", *, seed: int = 1, engine: str = "auto", num_workers: int = 1,

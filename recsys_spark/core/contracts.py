@@ -63,14 +63,14 @@ class ShardSet(Settings):
     """`manifest.json`. Indices run 1..num_users and 1..num_items; 0 is padding and out-of-vocabulary."""
 
     version: int = VERSION
-    layout: Literal["pointwise", "profile"]
+    layout: Literal["pointwise", "profile", "pairs"]
     columns: tuple[Column, ...]
     parts: dict[str, Part]
     virtual_shards: int = 64
     num_users: int
     num_items: int
     side: dict[str, Csr] = Field(default_factory=dict)  # "seen": training items by user; "targets": validation items by user
-    statistics: dict[str, float] = Field(default_factory=dict)  # of training rows: label_mean, label_min, label_max
+    statistics: dict[str, float] = Field(default_factory=dict)  # of training rows: label_mean, label_min, label_max, where there are labels
     split: str
     table_versions: dict[str, int] = Field(default_factory=dict)
     fingerprint: str = ""  # of all the above but the table versions, every file's digest among it; `core.shardset.sealed` fills it in

@@ -3,6 +3,7 @@
 pointwise   an event: user_idx, item_idx, label.
 profile     a user's events as one sparse vector: user_idx, item_idx (sorted), value. Users without events have no row.
             Of several events of one user with one item the latest counts (equal times: the greatest value).
+pairs       a user and an item that met, however often: user_idx, item_idx. No label.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Column
 
 Label = Literal["value", "one"]  # what the event says, or that it happened
-Name = Literal["pointwise", "profile"]
+Name = Literal["pointwise", "profile", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Rows:
 @dataclass(frozen=True)
 class Layout:
     columns: tuple[Column, ...]
-    label: str  # the column that statistics are taken of
+    label: str  # the column that statistics are taken of; empty: none
     row_group_rows: int  # at most; about 200 kB
     row_bytes: float  # measured, for estimates: a row without its lists
     entry_bytes: float  # of a list entry
@@ -58,6 +59,11 @@ def _profile(events: DataFrame, label: Label) -> Rows:
     return Rows(rows, events.select(c.USER_IDX).distinct(), (c.USER_IDX,))
 
 
+def _pairs(events: DataFrame, label: Label) -> Rows:
+    rows = events.select(c.USER_IDX, c.ITEM_IDX).distinct()
+    return Rows(rows, rows, (c.USER_IDX, c.ITEM_IDX))
+
+
 def _label(label: Label) -> Expression:
     return (F.lit(1.0) if label == "one" else F.col(c.VALUE)).cast("float")
 
@@ -70,4 +76,7 @@ LAYOUTS: dict[str, Layout] = {
         columns=(Column(name=c.USER_IDX, dtype="int32"), Column(name=c.ITEM_IDX, dtype="int32", shape=(-1,)),
                  Column(name=c.VALUE, dtype="float32", shape=(-1,))),
         label=c.VALUE, row_group_rows=1024, row_bytes=5.0, entry_bytes=5.0, parts=(c.TRAIN,), build=_profile),
+    "pairs": Layout(
+        columns=(Column(name=c.USER_IDX, dtype="int32"), Column(name=c.ITEM_IDX, dtype="int32")),
+        label="", row_group_rows=16384, row_bytes=8.1, entry_bytes=0.0, parts=(c.TRAIN,), build=_pairs),
 }

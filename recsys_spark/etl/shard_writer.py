@@ -42,7 +42,7 @@ class Target:
     folder: str  # a path or a URL, the same on every machine
     parts: tuple[str, ...]  # names by part number
     columns: tuple[Column, ...]
-    label: str
+    label: str  # empty: the layout has none
     row_group_rows: int
 
     def schema(self) -> pa.Schema:
@@ -173,7 +173,8 @@ class _File:
         group, rest = rows.slice(0, size).combine_chunks().cast(self.schema), rows.slice(size)
         self.writer.write_table(group, row_group_size=size)
         self.groups.append(size)
-        self._count(group.column(self.target.label))
+        if self.target.label:
+            self._count(group.column(self.target.label))
         self.waiting, self.waiting_rows = rest.to_batches(), rest.num_rows
 
     def _count(self, labels: pa.ChunkedArray) -> None:

@@ -116,6 +116,8 @@ def _collected(facts: list[dict[str, Any]], target: Target, rows: dict[str, int]
     # Summed file by file in a fixed order, so that a rerun gives the same last digit.
     train = sorted((fact for fact in facts if target.parts[fact["part"]] == c.TRAIN), key=lambda fact: fact["virtual_shard"])
     labels = sum(fact["labels"] for fact in train)
+    if not target.label:
+        return parts, {}
     return parts, {"label_mean": math.fsum(fact["label_sum"] for fact in train) / max(labels, 1),
                    "label_min": min(fact["label_min"] for fact in train), "label_max": max(fact["label_max"] for fact in train)}
 

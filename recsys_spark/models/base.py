@@ -85,7 +85,20 @@ class Profile(Batch):
         return len(self.user)
 
 
-BATCHES: dict[str, type[Batch]] = {"pointwise": Rows, "profile": Profile}
+@dataclass(frozen=True)
+class Pairs(Batch):
+    """Layout `pairs`: an anchor (the user) and an item it met, beside items it has not met, which are drawn anew at each step."""
+
+    user: Tensor  # int32 (B,)
+    item: Tensor  # int32 (B,): the positive
+    negative: Tensor  # int64 (B, N); N is 0 until they are drawn
+    row: Tensor
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+BATCHES: dict[str, type[Batch]] = {"pointwise": Rows, "profile": Profile, "pairs": Pairs}
 
 
 @dataclass(frozen=True)
@@ -94,6 +107,14 @@ class Query:
 
     user: Tensor  # int32 (B,); 0: unknown user
     history: Ragged  # int32 item indices
+
+
+class DotFactors(NamedTuple):
+    """What a query needs where scores are dot products: user u orders the items i by users[u] . items[i] + bias[i]."""
+
+    users: Tensor  # (U + 1, D), row 0: an unknown user
+    items: Tensor  # (I + 1, D)
+    bias: Tensor  # (I + 1,)
 
 
 class Term(NamedTuple):
@@ -146,6 +167,11 @@ class Model(nn.Module):
     def num_negatives(self) -> int:
         return getattr(self.config, "num_negatives", 0)
 
+    @property
+    def examples_per_row(self) -> int:
+        """What a shard's row counts for in examples/s: itself and its negatives; in layout `pairs` one pair for each negative."""
+        return max(1, self.num_negatives) if self.layout == "pairs" else 1 + self.num_negatives
+
     def forward(self, batch: Any, ctx: Context) -> dict[str, Tensor]:
         raise NotImplementedError
 
@@ -155,6 +181,10 @@ class Model(nn.Module):
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         """Higher is better. items None: the whole catalogue, (B, I + 1) with column 0 = padding; (C,) or (B, C): those, (B, C)."""
         raise NotImplementedError
+
+    def index(self) -> DotFactors | None:
+        """Factors that rank as `score` does, where a model has such: the scorer then meets a large catalogue a block at a time."""
+        return None
 
     def predict(self, batch: Any) -> dict[str, Tensor]:
         """{task: (B,)}: expected label of each row, e.g. {"rating": ...}; clamped to the label range where that is stated."""

@@ -95,17 +95,24 @@ class Scorer:
 
 
 class ModelScorer(Scorer):
-    """A trained model: scores the whole catalogue for a block of users at a time."""
+    """A trained model: scores the whole catalogue for a block of users at a time, or through its index where it has one."""
 
     def __init__(self, model: Model, name: str, k: int, seed: int, fallback: Tensor, device: str) -> None:
         super().__init__(k, seed, fallback)
         self.network, self.model, self.device = model.to(device).eval(), name, torch.device(device)
         self.num_items = model.sizes.num_items
+        self.factors = model.index()
+        self.dot = DotIndex(self.factors.items.detach().cpu(), self.factors.bias.detach().cpu(), name) if self.factors else None
+
+    def _rows(self, block: int) -> int:
+        return 1 << 20 if self.dot else block  # DotIndex makes its own blocks
 
     def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
         return (user == 0) | (user > self.network.sizes.num_users) | (history.offsets.diff() == 0)
 
     def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
+        if self.dot and self.factors:
+            return self.dot.top_k(self.factors.users[user.to(self.device)].cpu().float(), user, history, self.k, self.seed)
         here = Ragged(history.offsets.to(self.device), history.values.to(self.device))
         scores = self.network.score(Query(user.int().to(self.device), here))
         best = top_k(scores, user.to(self.device), here, self.k, self.seed, self.model)

@@ -31,7 +31,7 @@ class Job(context.Job):
     stage: Literal["export_shards"] = "export_shards"
     source: Ref  # a prepare step
     layout: layouts.Name = "pointwise"
-    label: layouts.Label = "value"  # one: that it happened, whatever its value
+    label: layouts.Label = "value"  # one: that it happened, whatever its value; pairs have no label
     positive_min: float | None = None  # events of a lower value make no row (they still count as seen)
     num_workers: int = Field(1, ge=1)  # the most ranks that will read the set; refused now if it cannot feed them
     row_group_rows: int | None = Field(None, ge=1)  # at most; None: the layout's own

@@ -124,7 +124,7 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     read = sum(file.bytes for file in shards.parts["train"].files) * window / max(rows, 1) / job.workers.num_workers
     steps = math.ceil(rows / train.batch_size)
     fits = 1 + (job.search.trials if job.search else 0)
-    return {"model": job.model, "fits": fits, "rows": rows, "examples_per_epoch": rows * (1 + model.num_negatives),
+    return {"model": job.model, "fits": fits, "rows": rows, "examples_per_epoch": rows * model.examples_per_row,
             "steps_per_epoch": steps, "steps": steps * train.epochs, "parameters": parameters, "num_workers": job.workers.num_workers,
             "worker_bytes": int(_PROCESS_BYTES + parameters * width * copies + read)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,19 @@ import torch
 from torch import Tensor
 
 from recsys_spark.core import columns
-from recsys_spark.models.base import Batch, Profile, Ragged, Rows
+from recsys_spark.models.base import Batch, Pairs, Profile, Ragged, Rows
 
 
 def collate(numbers: dict[str, Any], layout: str) -> Batch:
-    """A batch of B rows. A missing `weight` is 1."""
+    """A batch of B rows. A missing `weight` is 1; pairs come without negatives."""
     row = _tensor(numbers["row"])
     if layout == "pointwise":
         label = _tensor(numbers[columns.LABEL])
         weight = _tensor(numbers[columns.WEIGHT]) if columns.WEIGHT in numbers else torch.ones(len(label), dtype=label.dtype)
         return Rows(_tensor(numbers[columns.USER_IDX]), _tensor(numbers[columns.ITEM_IDX]), label, weight, row)
+    if layout == "pairs":
+        user = _tensor(numbers[columns.USER_IDX])
+        return Pairs(user, _tensor(numbers[columns.ITEM_IDX]), torch.empty(len(user), 0, dtype=torch.int64), row)
     assert layout == "profile", f"layout {layout}"
     items = numbers[columns.ITEM_IDX]
     ragged = Ragged(_tensor(items.offsets).long(), _tensor(items.values))
@@ -27,9 +31,8 @@ def collate(numbers: dict[str, Any], layout: str) -> Batch:
 
 def take(batch: Batch, index: Tensor) -> Batch:
     """The rows at `index`, int64 (b,)."""
-    if isinstance(batch, Rows):
-        return Rows(batch.user[index], batch.item[index], batch.label[index], batch.weight[index], batch.row[index])
-    assert isinstance(batch, Profile), f"a batch of {type(batch).__name__}"
+    if not isinstance(batch, Profile):
+        return replace(batch, **{f.name: getattr(batch, f.name)[index] for f in fields(batch)})  # type: ignore[type-var,arg-type]
     starts, lengths = batch.items.offsets[index], batch.items.offsets.diff()[index]
     offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     where = torch.repeat_interleave(starts - offsets[:-1], lengths) + torch.arange(int(offsets[-1]), device=offsets.device)

@@ -19,7 +19,7 @@ from torch import Tensor
 from recsys_spark.core import artifacts, log, seeds, shardset
 from recsys_spark.core.contracts import TrainJob, TrainResult
 from recsys_spark.models import registry
-from recsys_spark.models.base import Batch, Context, Model, Rows, Sizes
+from recsys_spark.models.base import Batch, Context, Model, Pairs, Rows, Sizes
 from recsys_spark.train import checkpoint, optim, validate
 from recsys_spark.train.checkpoint import State
 from recsys_spark.train.collate import collate
@@ -86,7 +86,7 @@ class Loop:
             for name, total, count in zip(self.step.names, done.sums, done.counts, strict=True):
                 before = state.sums.get(name, (0.0, 0.0))
                 state.sums[name] = (before[0] + total, before[1] + count)
-            examples = numbers["count_global"] * (1 + self.model.num_negatives)
+            examples = numbers["count_global"] * self.model.examples_per_row
             state.step, state.position, state.epoch_examples = state.step + 1, state.position + 1, state.epoch_examples + examples
             self.examples_here += examples
             self.workers.beat.tell(state.epoch, state.position, steps, state.step, self.examples_here)
@@ -103,7 +103,7 @@ class Loop:
     def _batch(self, numbers: dict[str, Any]) -> Batch:
         batch = collate(numbers, self.model.layout)
         if self.negatives:
-            assert isinstance(batch, Rows)
+            assert isinstance(batch, Rows | Pairs)
             batch = self.negatives(batch, self.state.epoch, self.state.position)
         return batch.to(self.device, self.dtype)
 

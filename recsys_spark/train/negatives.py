@@ -7,11 +7,13 @@ exactly uniform. A user who has seen every item gets uniform draws over all.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_spark.models.base import Rows
+from recsys_spark.models.base import Pairs, Rows
 from recsys_spark.nn import noise
 
 WIDTHS = (4, 16)  # draws in each round after the first, of which the first unseen counts
@@ -84,13 +86,18 @@ class Negatives:
             flat[cells] = left[noise.integers(key, row[cells // self.num] * self.num + cells % self.num, len(left))]
         return items
 
-    def __call__(self, positives: Rows, epoch: int, step: int) -> Rows:
-        """B * (1 + N) rows: each positive (label 1) and behind it its negatives (label 0, weight 1), numbered apart."""
+    def __call__(self, positives: Rows | Pairs, epoch: int, step: int) -> Rows | Pairs:
+        """Pairs with their negatives beside them; of Rows B * (1 + N) Rows (see `_rows`)."""
+        drawn = self.draw(positives.user, positives.row, epoch, step)
+        return replace(positives, negative=drawn) if isinstance(positives, Pairs) else self._rows(positives, drawn)
+
+    def _rows(self, positives: Rows, drawn: Tensor) -> Rows:
+        """Each positive (label 1) and behind it its negatives (label 0, weight 1), numbered apart."""
         wide = 1 + self.num
         users = positives.user[:, None].expand(-1, wide)
         items = torch.empty(len(positives), wide, dtype=positives.item.dtype)
         items[:, 0] = positives.item
-        items[:, 1:] = self.draw(positives.user, positives.row, epoch, step)
+        items[:, 1:] = drawn
         label = torch.zeros(items.shape, dtype=positives.label.dtype)
         label[:, 0] = 1.0
         weight = torch.ones(items.shape, dtype=positives.weight.dtype)

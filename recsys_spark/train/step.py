@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recsys_spark.core.errors import RecsysError
-from recsys_spark.models.base import Batch, Context, Model, Rows, Term
+from recsys_spark.models.base import Batch, Context, Model, Pairs, Rows, Term
 from recsys_spark.train.collate import take
 from recsys_spark.train.gradients import Gradients
 from recsys_spark.train.workers import Workers
@@ -112,4 +112,6 @@ def _row(batch: Batch, number: int) -> str:
     what = f"user_idx {int(batch.user[number])}"  # type: ignore[attr-defined]
     if isinstance(batch, Rows):
         what += f", item_idx {int(batch.item[number])}, label {float(batch.label[number]):g}"
+    if isinstance(batch, Pairs):
+        what += f", item_idx {int(batch.item[number])}, negatives {', '.join(map(str, batch.negative[number].tolist()))}"
     return f"row {row} ({what})"

@@ -23,20 +23,28 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 @pytest.fixture(scope="module")
-def alone(rows: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("pairs")
+    return folder, shardsets.pairs(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(rows: tuple[Path, Any], pairs: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Run folders of one rank, by model."""
-    folders = {model: tmp_path_factory.mktemp(model) for model in ("mf_bias", "neumf")}
+    folders = {model: tmp_path_factory.mktemp(model) for model in ("mf_bias", "neumf", "bpr_mf")}
     for model, folder in folders.items():
-        training.train_here(training.job(folder, *rows, model, optim={"lr": 0.01, "clip_norm": 0.5}))
+        training.train_here(training.job(folder, *(pairs if model == "bpr_mf" else rows), model, optim={"lr": 0.01, "clip_norm": 0.5}))
     return folders
 
 
 @pytest.mark.parametrize(("model", "engine", "num_workers"), [
     ("mf_bias", "horovod", 1), ("mf_bias", "horovod", 2), ("mf_bias", "torch", 2), ("mf_bias", "torch", 4), ("neumf", "horovod", 4),
+    ("bpr_mf", "torch", 2), ("bpr_mf", "horovod", 4),
 ])
-def test_the_same_numbers(model: str, engine: str, num_workers: int, rows: tuple[Path, Any], alone: dict[str, Path],
-                          tmp_path: Path) -> None:
-    job = training.job(tmp_path, *rows, model, engine=engine, num_workers=num_workers, optim={"lr": 0.01, "clip_norm": 0.5})
+def test_the_same_numbers(model: str, engine: str, num_workers: int, rows: tuple[Path, Any], pairs: tuple[Path, Any],
+                          alone: dict[str, Path], tmp_path: Path) -> None:
+    job = training.job(tmp_path, *(pairs if model == "bpr_mf" else rows), model, engine=engine, num_workers=num_workers,
+                       optim={"lr": 0.01, "clip_norm": 0.5})
     assert training.train_on_ranks(job) == [entry.DONE] * num_workers
     assert training.difference(training.weights(tmp_path), training.weights(alone[model])) < 1e-10
     for mine, theirs in zip(_lines(tmp_path), _lines(alone[model]), strict=True):

@@ -106,6 +106,13 @@ def test_scores_of_some_items_are_those_of_the_catalogue(model):
     close(model.score(query, each), whole.gather(1, each))
 
 
+def test_its_index_ranks_as_it_scores(model):
+    factors, query = model.index(), worlds.query()
+    if factors is None:
+        pytest.skip("its scores are no dot products")
+    close(factors.users[query.user] @ factors.items.T + factors.bias, model.score(query))
+
+
 def test_prediction_rises_with_the_score(model):
     if model.layout != "pointwise":
         pytest.skip("its rows hold no single item")

@@ -20,12 +20,19 @@ from recsys_spark.train import checkpoint, optim, step, validate, workers
 from recsys_spark.train.loop import Loop
 from recsys_spark.train.step import NotFinite
 from tests import shardsets, training
+from tests.models import worlds
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("rows")
     return folder, shardsets.pointwise(folder)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("pairs")
+    return folder, shardsets.pairs(folder)
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +101,9 @@ def test_every_optimiser_comes_back_from_its_state(name: str, rows: tuple[Path, 
     assert training.difference(training.weights(tmp_path / "run"), training.weights(tmp_path / "whole")) == 0.0
 
 
-@pytest.mark.parametrize("model", ["mf_bias", "neumf", "multi_vae"])
-def test_learns_and_writes_what_it_says(model: str, rows: tuple[Path, Any], profiles: tuple[Path, Any], tmp_path: Path) -> None:
-    source = profiles if model == "multi_vae" else rows
+@pytest.mark.parametrize(("model", "layout"), [("mf_bias", "rows"), ("neumf", "rows"), ("multi_vae", "profiles"), ("bpr_mf", "pairs")])
+def test_learns_and_writes_what_it_says(model: str, layout: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    source = request.getfixturevalue(layout)
     result = training.train_here(training.job(tmp_path, *source, model, epochs=4, patience=4, dtype="float32", batch_size=30))
     assert result is not None
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -194,6 +201,17 @@ def test_broken_label_is_named_and_the_last_checkpoint_stays(label: float, tmp_p
     assert "label nan" in message or "label inf" in message
     assert f"step-{stopped_at:08d} stays" in message and "train.optim.lr" in message
     assert all(bool(value.isfinite().all()) for value in training.weights(tmp_path / "run").values())
+
+
+def test_a_pair_to_blame_is_named_with_its_negatives() -> None:
+    model, batch = worlds.stirred("bpr_mf", {"dim": 2, "l2": 0.0}), worlds.batch("pairs")
+    with torch.no_grad():
+        model.user.weight[batch.user[5]], model.item.weight[batch.negative[5, 1]] = 1e200, 1e200  # their product is infinite
+    others = [row for row in range(12) if bool((batch.user[row] == batch.user[5]) & (batch.negative[row] == batch.negative[5, 1]).any())]
+    assert others == [5], "the seed is chosen so that no other row has both"
+    said = step.blame(model, batch, Context(training=True))
+    assert said == (f"row {int(batch.row[5])} (user_idx {int(batch.user[5])}, item_idx {int(batch.item[5])}, "
+                    f"negatives {', '.join(map(str, batch.negative[5].tolist()))})")
 
 
 def test_diverging_weights_are_not_saved(rows: tuple[Path, Any], tmp_path: Path) -> None:

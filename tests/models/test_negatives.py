@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_spark.models.base import Rows
+from recsys_spark.models.base import Pairs, Rows
 from recsys_spark.train.negatives import Negatives, Seen
 
 ITEMS = 20
@@ -83,6 +83,15 @@ def test_rows_of_a_batch(seen: Seen) -> None:
     assert made.weight.tolist() == [2, 1, 1, 2, 1, 1]
     assert made.row.tolist() == [21, 22, 23, 3 * 2**32 + 21, 3 * 2**32 + 22, 3 * 2**32 + 23], "each row has a number of its own"
     assert made.user.dtype == made.item.dtype == torch.int32
+
+
+def test_pairs_keep_their_rows_and_get_negatives_beside_them(seen: Seen) -> None:
+    rows = _positives([1, 2])
+    pairs = Pairs(rows.user, rows.item, torch.empty(2, 0, dtype=torch.int64), rows.row)
+    negatives = Negatives(seen, 2, seed=1)
+    made = negatives(pairs, 0, 0)
+    assert torch.equal(made.negative, negatives.draw(rows.user, rows.row, 0, 0)) and made.negative[1].tolist() == [13, 13]
+    assert (made.user.tolist(), made.item.tolist(), made.row.tolist()) == ([1, 2], [1, 1], rows.row.tolist())
 
 
 def test_empty_batch(seen: Seen) -> None:

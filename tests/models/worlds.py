@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys_spark.models import registry
-from recsys_spark.models.base import Batch, Context, Model, Profile, Query, Ragged, Rows, Sizes, Term
+from recsys_spark.models.base import Batch, Context, Model, Pairs, Profile, Query, Ragged, Rows, Sizes, Term
 from tests import shardsets
 from tests.shardsets import Events
 
@@ -44,13 +45,17 @@ def batch(layout: str, rows: int = 12, seed: int = 0, sizes: Sizes = SIZES) -> A
     if layout == "profile":
         lists = [sorted(rng.permutation(sizes.num_items)[: rng.integers(0, 9)] + 1) for _ in range(rows)]
         return profiles([list(map(int, items)) for items in lists], row).to("cpu", torch.float64)
+    if layout == "pairs":
+        user, item, negative = (torch.from_numpy(rng.integers(1, n + 1, shape)) for n, shape in (
+            (sizes.num_users, rows), (sizes.num_items, rows), (sizes.num_items, (rows, 3))))
+        return Pairs(user.int(), item.int(), negative, row)
     raise AssertionError(f"teach tests/models/worlds.py to make a batch of layout {layout!r}")
 
 
 def take(whole: Any, index: list[int]) -> Any:
     """The rows `index` of a batch, in that order."""
-    if isinstance(whole, Rows):
-        return Rows(*(getattr(whole, name)[index] for name in ("user", "item", "label", "weight", "row")))
+    if not isinstance(whole, Profile):
+        return replace(whole, **{field.name: getattr(whole, field.name)[index] for field in fields(whole)})
     lists = unragged(whole.items)
     values = [part.tolist() for part in whole.values.tensor_split(whole.items.offsets[1:-1])]
     return Profile(whole.user[index], ragged([lists[i] for i in index]),
@@ -115,7 +120,10 @@ def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps
             made: Any = profiles(items_of(met, chosen + 1), torch.from_numpy(chosen))
         else:
             made = rows_of(Events(*(column[chosen] for column in train)))
-            made = _with_negatives(made, model.num_negatives, met, rng) if model.num_negatives else made
+            if model.layout == "pairs":
+                made = Pairs(made.user, made.item, _unmet(made.user.numpy(), model.num_negatives, met, rng), made.row)
+            elif model.num_negatives:
+                made = _with_negatives(made, model.num_negatives, met, rng)
         optimiser.zero_grad()
         total(terms(model, made, Context(seed=1, step=step, training=True))).backward()
         optimiser.step()
@@ -130,13 +138,19 @@ def rows_of(events: Events) -> Rows:
 
 def _with_negatives(rows: Rows, number: int, met: np.ndarray, rng: np.random.Generator) -> Rows:
     """The rows with label 1, then `number` items each that the user has not met, with label 0."""
-    user = rows.user.numpy().repeat(number)
-    item = rng.integers(1, met.shape[1], len(user)).astype(np.int32)
+    user = rows.user.repeat_interleave(number)
+    item = _unmet(rows.user.numpy(), number, met, rng).int().view(-1)
+    label = torch.cat([torch.ones(len(rows)), torch.zeros(len(user))])
+    return Rows(torch.cat([rows.user, user]), torch.cat([rows.item, item]), label, torch.ones(len(label)), torch.arange(len(label)))
+
+
+def _unmet(user: np.ndarray, number: int, met: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """int64 (B, number): items that the users (B,) have not met."""
+    user = np.repeat(user[:, None], number, axis=1)
+    item = rng.integers(1, met.shape[1], user.shape)
     while (again := met[user, item]).any():
         item[again] = rng.integers(1, met.shape[1], again.sum())
-    label = torch.cat([torch.ones(len(rows)), torch.zeros(len(user))])
-    return Rows(torch.cat([rows.user, torch.from_numpy(user)]), torch.cat([rows.item, torch.from_numpy(item)]), label,
-                torch.ones(len(label)), torch.arange(len(label)))
+    return torch.from_numpy(item)
 
 
 def seen(train: Events, sizes: Sizes) -> np.ndarray:

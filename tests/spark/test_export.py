@@ -30,6 +30,7 @@ def steps(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Step
     made.run("prepare", prepare, source="ingest")
     made.run("pointwise", export_shards, source="prepare")
     made.run("profile", export_shards, source="prepare", layout="profile", positive_min=3.0)
+    made.run("pairs", export_shards, source="prepare", layout="pairs", positive_min=3.0)
     return made
 
 
@@ -89,6 +90,17 @@ def test_profile_holds_one_row_a_user_of_positive_events(steps: Steps) -> None:
     assert lists(place, shards, "targets") == grouped([row for row in split_rows(steps, "valid") if row[2] >= 3])
 
 
+def test_pairs_hold_each_positive_once_and_no_label(steps: Steps) -> None:
+    place = folder(steps, "pairs")
+    shards = shardset.load(place, digests=True)
+    table = read(place, shards, "train")
+    assert table.column_names == ["user_idx", "item_idx"] and list(shards.parts) == ["train"] and shards.statistics == {}
+    rows = zip(*(table.column(name).to_pylist() for name in table.column_names), strict=True)
+    assert sorted(rows) == [(user, item) for user, item, value in split_rows(steps, "train") if value >= 3]
+    assert lists(place, shards, "seen") == grouped(split_rows(steps, "train"))
+    assert lists(place, shards, "targets") == grouped([row for row in split_rows(steps, "valid") if row[2] >= 3])
+
+
 def test_a_rerun_gives_the_same_set_and_clears_what_a_kill_left(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     place = folder(steps, "killed")
     with monkeypatch.context() as killed:
@@ -122,11 +134,11 @@ def test_workers_that_do_not_divide_the_shards_are_refused() -> None:
 
 
 def test_the_plan_tells_the_rows_and_starts_nothing(steps: Steps) -> None:
-    for step, job in (("pointwise", {}), ("profile", {"layout": "profile"})):
+    for step, job in (("pointwise", {}), ("profile", {"layout": "profile"}), ("pairs", {"layout": "pairs"})):
         plan = export_shards.plan(steps.context(step), export_shards.Job(source="prepare", **job))
         made = shardset.load(folder(steps, step))
         assert plan["row_group_rows"] == max(made.parts["train"].files[0].row_groups)
-        assert plan["rows"] == sum(part.rows for part in made.parts.values()) or step == "profile"
+        assert plan["rows"] == sum(part.rows for part in made.parts.values()) or step != "pointwise"
     assert not (steps.root / "runs" / "planned").exists()
 
 

@@ -114,6 +114,13 @@ def test_a_profile_is_sorted_and_keeps_the_latest_event(spark: SparkSession) -> 
     assert sorted((row["user_idx"], row["item_idx"], row["value"]) for row in rows) == [(1, [5], [4.0]), (2, [4, 9], [2.0, 3.0])]
 
 
+def test_a_pair_counts_once_however_often_it_met(spark: SparkSession) -> None:
+    events = spark.createDataFrame([(2, 9, 1, 1.0), (2, 4, 5, 2.0), (2, 9, 7, 3.0), (1, 5, 1, 4.0)], EVENTS)
+    made = LAYOUTS["pairs"].build(events, "value")
+    for frame in (made.rows, made.keys):
+        assert sorted((row["user_idx"], row["item_idx"]) for row in frame.collect()) == [(1, 5), (2, 4), (2, 9)]
+
+
 @pytest.mark.parametrize("range_events", [1, 4, 1000])
 def test_side_files_hold_sorted_items_once_by_user(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                    range_events: int) -> None:
