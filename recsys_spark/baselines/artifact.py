@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from recsys_spark.core import artifacts
 from recsys_spark.core import columns as c
-from recsys_spark.core.contracts import Index
+from recsys_spark.core.contracts import Index, NormalEquations
 
 FILE, QUERIES = "index.json", "queries"
 VECTOR = "vector"
@@ -30,22 +30,28 @@ class Csr(NamedTuple):
 
 def write_dot(folder: Path, *, model: str, items: NDArray[np.float32], popularity: NDArray[np.float32], queries: DataFrame | None = None,
               constant: tuple[float, ...] = (), bias: NDArray[np.float32] | None = None,
-              limits: tuple[float, float] | None = None) -> Index:
+              limits: tuple[float, float] | None = None, fold_in: NormalEquations | None = None,
+              gram: NDArray[np.float64] | None = None) -> Index:
     """items (I + 1, D), row 0 zero; queries (user_idx int, vector array<float>), or one `constant` vector (D,) for all.
 
     popularity (I + 1,): the scores of a query without a vector. bias (I + 1,): added to every score. limits: what predictions are
-    clamped to. Queries are written by the executors, never collected.
+    clamped to. fold_in, gram (D, D): how a query without a vector gets one of its history. Queries are written by the executors, never
+    collected.
     """
+    assert (fold_in is None) == (gram is None), "folding in takes the equations and the Gram matrix"
     assert (queries is None) == bool(constant), "the vector of a query comes with it, or is constant"
     index = Index(kind="dot", model=model, num_items=len(items) - 1, dim=items.shape[1], items="items.npy", constant=constant,
                   bias="" if bias is None else "bias.npy",
                   queries=QUERIES if queries is not None else "", fallback_scores="fallback.npy",
-                  low=limits[0] if limits else None, high=limits[1] if limits else None)
+                  low=limits[0] if limits else None, high=limits[1] if limits else None,
+                  fold_in=fold_in, gram="" if gram is None else "gram.npy")
     with artifacts.new_folder(folder) as new:
         np.save(new / index.items, items.astype(np.float32))
         np.save(new / index.fallback_scores, popularity.astype(np.float32))
         if bias is not None:
             np.save(new / index.bias, bias.astype(np.float32))
+        if gram is not None:
+            np.save(new / index.gram, gram.astype(np.float64))
         if queries is not None:
             queries.select(c.USER_IDX, F.col(VECTOR)).write.parquet(str(new / QUERIES))
         artifacts.write_model(new / FILE, index)

@@ -22,18 +22,24 @@ from recsys_spark.core.errors import RecsysError
 M = TypeVar("M", bound=BaseModel)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step (write beside, fsync, rename)."""
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Write a temporary file beside `path`; it takes that name (replacing an older one) only if the block ends without error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
     try:
-        with open(beside, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
+        yield beside
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step (write beside, fsync, rename)."""
+    with new_file(path) as beside, open(beside, "w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def write_model(path: Path, model: BaseModel) -> None:

@@ -151,6 +151,20 @@ class TrainResult(Settings):
     checkpoint: str  # of the best epoch, relative to the run folder
 
 
+class NormalEquations(Settings):
+    """How an implicit factorization makes a row's vector x of its n items' vectors v, given the sum `gram` of v v' over all items:
+
+    (unobserved * gram + observed * sum v v' + reg * (n + offset)^exponent * 1) x = pull * sum v.
+    """
+
+    unobserved: float  # weight of "0 everywhere"
+    observed: float  # weight added where there is an event
+    pull: float  # weight of what an event says times its target
+    reg: float
+    exponent: float  # 0: the same for every row; 1: in proportion to how much the row takes part
+    offset: float  # added to n
+
+
 class Index(Settings):
     """`index.json` of an index artefact: what a query needs to be scored without its model.
 
@@ -168,6 +182,8 @@ class Index(Settings):
     bias: str = ""  # .npy float32 (num_items + 1,); empty: none
     constant: tuple[float, ...] = ()  # the vector of every query, when queries have none of their own
     queries: str = ""  # Parquet folder (user_idx int, vector array<float>; sparse: rows array<int>, weights array<float>); empty: none
+    fold_in: NormalEquations | None = None  # dot: what gives a vector to a query that has a history alone; none: it is cold
+    gram: str = ""  # .npy float64 (dim, dim), for fold_in
     num_rows: int = 0  # sparse: the matrix has num_rows + 1 rows, row 0 empty, and num_items + 1 columns
     matrix: str = ""  # sparse: one dense .npy float32 (num_rows + 1, num_items + 1); or else a CSR:
     indptr: str = ""  # .npy int64 (num_rows + 2,)
