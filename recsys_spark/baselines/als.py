@@ -23,6 +23,7 @@ from recsys_spark.baselines import artifact
 from recsys_spark.baselines.training import Training
 from recsys_spark.core import columns as c
 from recsys_spark.core.config import Settings
+from recsys_spark.core.contracts import NormalEquations
 
 
 class Config(Settings):
@@ -51,11 +52,21 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     """The index at `folder`: user and item factors; a prediction of the explicit form is clamped to the range of the training values."""
     factors = fit(training.events, config, num_items=training.num_items, seed=training.seed)
     mean = np.full(training.num_items + 1, factors.mean, dtype=np.float32)
+    doubled = factors.items.astype(np.float64)
     artifact.write_dot(
         folder, model="als", items=factors.items, queries=factors.users,
         bias=None if config.implicit else mean, limits=None if config.implicit else _range(training.events),
-        popularity=artifact.counts(training.events, training.num_items) if config.implicit else mean)
+        popularity=artifact.counts(training.events, training.num_items) if config.implicit else mean,
+        fold_in=equations(config) if config.implicit else None, gram=doubled.T @ doubled if config.implicit else None)
     return {"cold_items": training.num_items - int(np.abs(factors.items[1:]).any(axis=1).sum())}
+
+
+def equations(config: Config) -> NormalEquations:
+    """Of a user, in Spark's implicit form: (1 + alpha) * (1 - x.v)^2 where there is an event, (x.v)^2 elsewhere, reg times the events.
+
+    Spark solves the users last, so these equations give their vectors for the items' final ones.
+    """
+    return NormalEquations(unobserved=1.0, observed=config.alpha, pull=1.0 + config.alpha, reg=config.reg, exponent=1.0, offset=0.0)
 
 
 def fit(events: DataFrame, config: Config, *, num_items: int, seed: int) -> Factors:

@@ -25,6 +25,7 @@ from recsys_spark.core.contracts import NormalEquations
 from recsys_spark.core.errors import RecsysError
 
 BATCH = 4096  # vectors of an Arrow batch
+ENTRIES_PER_FILE = 64  # so many vectors are taken at once that a look at every file of the other side is cheap beside their products
 
 _MADE = "block int, fit double, penalty double, singular bigint"
 _MADE_SCHEMA = pa.schema([("block", pa.int32()), ("fit", pa.float64()), ("penalty", pa.float64()), ("singular", pa.int64())])
@@ -89,7 +90,8 @@ def _drawn(own: Side, equations: NormalEquations, dim: int, seed: int, scale: fl
 
 
 def _solved(own: Side, other: Factors, equations: NormalEquations, number: int) -> Solved:
-    return normal_equations.solve(*own.block(number), other.reader(), other.gram(), equations)
+    run = max(normal_equations.RUN, ENTRIES_PER_FILE * (len(other.bounds) - 1))
+    return normal_equations.solve(*own.block(number), other.reader(), other.gram(), equations, run)
 
 
 def _listed(own: Side, factors: Factors, row: str, vector: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -33,20 +33,20 @@ class Solved:
 
 
 def solve(indptr: NDArray[np.int64], indices: NDArray[np.int32], take: Callable[[NDArray[np.int32]], NDArray[np.float32]],
-          gram: NDArray[np.float64], equations: NormalEquations) -> Solved:
+          gram: NDArray[np.float64], equations: NormalEquations, run: int = RUN) -> Solved:
     """indptr (R + 1,), indices (entries,): CSR of R rows. take(indices (n,)) -> (n, D): vectors of the other side, whose v v' sum to gram.
 
-    A row's vector depends on that row alone, to the last digit. Holds `RUN` vectors and one D x D matrix beside the result.
+    A row's vector depends on that row alone, to the last digit. Holds `run` vectors and one D x D matrix beside the result.
     """
     dim = len(gram)
     vectors = np.zeros((len(indptr) - 1, dim), dtype=np.float32)
     common = np.asfortranarray(equations.unobserved * gram, dtype=np.float32)
     matrix, diagonal = np.empty_like(common, order="F"), np.arange(dim)
     ridges = ridge(equations, np.diff(indptr))
-    fit = penalty = 0.0
-    for first, last in _runs(indptr, RUN):
+    both = penalty = 0.0
+    for first, last in _runs(indptr, run):
         start = indptr[first]
-        near = take(indices[start : min(indptr[last], start + RUN)])
+        near = take(indices[start : min(indptr[last], start + run)])
         for row in range(first, last):
             begin, end = indptr[row], indptr[row + 1]
             if begin == end:
@@ -54,16 +54,16 @@ def solve(indptr: NDArray[np.int64], indices: NDArray[np.int32], take: Callable[
             own = near[begin - start : end - start]
             matrix[:] = common
             total = _add(matrix, own, equations.observed)
-            for further in range(start + RUN, end, RUN):  # of a row longer than a run
-                total += _add(matrix, take(indices[further : min(further + RUN, end)]), equations.observed)
+            for further in range(start + run, end, run):  # of a row longer than a run
+                total += _add(matrix, take(indices[further : min(further + run, end)]), equations.observed)
             matrix[diagonal, diagonal] += np.float32(ridges[row])
             _, found, singular = lapack.sposv(matrix, equations.pull * total, lower=1, overwrite_a=1, overwrite_b=0)
             if singular:
-                return Solved(vectors, fit, penalty, row)
+                return Solved(vectors, both - penalty, penalty, row)
             vectors[row] = found
-            fit += equations.pull * (float(end - begin) - float(total @ found))
+            both += equations.pull * (float(end - begin) - float(total @ found))  # the least value of the row's objective
             penalty += float(ridges[row]) * float(found @ found)
-    return Solved(vectors, fit, penalty)
+    return Solved(vectors, both - penalty, penalty)
 
 
 def ridge(equations: NormalEquations, entries: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -29,6 +29,11 @@ def array(folder: Path, name: str, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(_loaded(folder / name, np.float32, shape))
 
 
+def gram(folder: Path, index: Index) -> Tensor:
+    """What `fold_in` needs beside the items, float64 (dim, dim)."""
+    return torch.from_numpy(_loaded(folder / index.gram, np.float64, (index.dim, index.dim)))
+
+
 def matrix(folder: Path, index: Index) -> Csr | NDArray[np.float32]:
     """The matrix of kind `sparse`, mapped and not read. Raises CheckpointError when its files do not fit each other."""
     rows = index.num_rows + 1

@@ -1,8 +1,8 @@
 """Record batches of queries in, record batches of ranked items (or of predictions) out: the one scorer of models and baselines.
 
-A query is cold when there is nothing to score it by: no vector in the index, or for a trained model an unknown user (0) or an
-empty history. It gets the fallback (popularity) and is marked `cold`; no query is dropped. Where queries bring their `candidates`,
-each one's own are ranked, all of them: a history leaves none out.
+A query is cold when there is nothing to score it by: no vector in the index nor a history that gives it one (fold_in.py), or for a
+trained model an unknown user (0) or an empty history. It gets the fallback (popularity) and is marked `cold`; no query is dropped. Where
+queries bring their `candidates`, each one's own are ranked, all of them: a history leaves none out.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from recsys_spark.models.base import Model, Query, Ragged, Rows
 from recsys_spark.scoring import index as indices
 from recsys_spark.scoring import lists
 from recsys_spark.scoring.dot import DotIndex
+from recsys_spark.scoring.fold_in import FoldIn
 from recsys_spark.scoring.lists import ragged
 from recsys_spark.scoring.sparse import SparseIndex
 from recsys_spark.scoring.topk import TopK, select, top_k, top_k_of
 
-HISTORY, VECTOR, COLD, PREDICTION = "history", "vector", "cold", "prediction"
+HISTORY, VECTOR, COLD, FOLDED, PREDICTION = "history", "vector", "cold", "folded", "prediction"
 ROWS, WEIGHTS = "rows", "weights"  # of a query of an index of kind `sparse`
 CANDIDATES = "candidates"
 CELLS = 8 << 20  # scores held at once: 32 MB
@@ -143,6 +144,7 @@ class DotScorer(Scorer):
         self.items = indices.array(folder, facts.items, (columns, facts.dim))
         self.bias = indices.array(folder, facts.bias, (columns,)) if facts.bias else None
         self.dot = DotIndex(self.items, self.bias, facts.model)
+        self.fold_in = FoldIn(facts.fold_in, self.items, indices.gram(folder, facts), facts.model) if facts.fold_in else None
 
     def _rows(self, block: int) -> int:
         return 1 << 20  # DotIndex makes its own blocks
@@ -150,7 +152,10 @@ class DotScorer(Scorer):
     def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
         if self.facts.constant:
             return torch.zeros(len(user), dtype=torch.bool)
-        return torch.from_numpy(batch.column(VECTOR).is_null().to_numpy(zero_copy_only=False))
+        cold = ~_own(batch)
+        if self.fold_in is not None:
+            cold[cold.clone()] = ~self.fold_in.reaches(select(history, cold.nonzero()[:, 0]))
+        return cold
 
     def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
         return self.dot.top_k(self._vectors(batch, rows), user, history, self.k, self.seed)
@@ -170,10 +175,15 @@ class DotScorer(Scorer):
             raise CheckpointError(f"vectors of {self.model}", found=f"{len(flat)} numbers for {warm} queries",
                                   expected=f"{self.facts.dim} each", remedy="run the step that wrote the index again")
         made = torch.from_numpy(flat).view(warm, self.facts.dim)
-        if warm == len(rows):
+        if warm == len(rows) == len(column):
             return made
-        place = torch.from_numpy(np.cumsum(column.is_valid().to_numpy(zero_copy_only=False)) - 1)
-        return made[place[rows]]
+        own = _own(batch)
+        found = torch.zeros(len(column), self.facts.dim)
+        found[own] = made
+        if self.fold_in is not None:
+            missing = rows[~own[rows]]
+            found[missing] = self.fold_in.vectors(select(ragged(batch.column(HISTORY)), missing))
+        return found[rows]
 
     def predict(self, batch: pa.RecordBatch) -> pa.Array:
         item = torch.from_numpy(batch.column(c.ITEM_IDX).to_numpy().astype(np.int64))
@@ -259,12 +269,13 @@ _loaded: dict[Settings, Scorer] = {}  # of this worker process: Spark gives it m
 
 
 def rank_batches(settings: Settings, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """For mapInArrow: the `passed` columns, item_idx, score, cold."""
+    """For mapInArrow: the `passed` columns, item_idx, score, cold, folded (in, for want of a vector)."""
     scorer = _of_process(settings)
     with torch.inference_mode():
         for batch in batches:
             ranked = scorer.rank(batch)
-            yield _beside(batch, settings, {name: ranked.column(name) for name in (c.ITEM_IDX, c.SCORE, COLD)})
+            yield _beside(batch, settings, {name: ranked.column(name) for name in (c.ITEM_IDX, c.SCORE, COLD)}
+                          | {FOLDED: pa.array((~_own(batch)).numpy() & ~ranked.column(COLD).to_numpy(zero_copy_only=False))})
 
 
 def predict_batches(settings: Settings, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -286,6 +297,13 @@ def _of_process(settings: Settings) -> Scorer:
 def _beside(batch: pa.RecordBatch, settings: Settings, made: dict[str, pa.Array]) -> pa.RecordBatch:
     arrays = {name: batch.column(name) for name in settings.passed} | made
     return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+
+
+def _own(batch: pa.RecordBatch) -> Tensor:
+    """Queries that need no folding in, (B,) bool: all, or those with a vector of their own."""
+    if VECTOR not in batch.schema.names:
+        return torch.ones(batch.num_rows, dtype=torch.bool)
+    return torch.from_numpy(batch.column(VECTOR).is_valid().to_numpy(zero_copy_only=False))
 
 
 def _fallback(path: str | Path | None, num_items: int) -> Tensor | None:

@@ -1,7 +1,7 @@
 """A trained model or baseline -> `recommendations` of the users of a split, or `predictions` of the rows of a part.
 
-A user without history, or without a vector in the index, is cold: gets the most popular items (or the index's own
-fallback), and is counted. What the lists are made from: scored.py.
+A user without history, or without a vector in an index that cannot fold in, is cold: gets the most popular items (or the index's own
+fallback), and is counted; so is one whose vector was made from the history. What the lists are made from: scored.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.models import registry
 from recsys_spark.scoring import scorer
-from recsys_spark.scoring.scorer import COLD, PREDICTION
+from recsys_spark.scoring.scorer import COLD, FOLDED, PREDICTION
 from recsys_spark.stages import context
 from recsys_spark.stages.context import Context, OptionalRef, Outcome, Ref
 from recsys_spark.stages.scored import Scoring, arrow_batches
@@ -78,12 +78,14 @@ def _recommend(ctx: Context, job: Job, model: Run, scoring: Scoring) -> tuple[di
     try:
         version = ctx.lake.replace(c.RECOMMENDATIONS, _listed(ctx, job, ranked, model), {c.RUN_ID: ctx.run_id})
         length = F.size(c.ITEM_IDX)  # counted from what the write has computed
-        counts = ranked.agg(F.count("*"), F.sum(F.col(COLD).cast("int")), F.sum((length < job.k).cast("int")), F.sum(length), F.max(length))
-        users, cold, short, rows, longest = (int(value or 0) for value in counts.collect()[0])
+        counts = ranked.agg(F.count("*"), F.sum(F.col(COLD).cast("int")), F.sum(F.col(FOLDED).cast("int")),
+                            F.sum((length < job.k).cast("int")), F.sum(length), F.max(length))
+        users, cold, folded, short, rows, longest = (int(value or 0) for value in counts.collect()[0])
     finally:
         ranked.unpersist()
     lists = {"k": job.k, "short_lists": short} if job.candidates is None else {"candidates": longest}
-    return {c.RECOMMENDATIONS: version}, {"queries": users, "rows": rows, **lists, "cold": cold, "fallback": "popularity"}
+    facts = {"queries": users, "rows": rows, **lists, "cold": cold, "folded_in": folded, "fallback": "popularity"}
+    return {c.RECOMMENDATIONS: version}, facts
 
 
 def _listed(ctx: Context, job: Job, ranked: DataFrame, model: Run) -> DataFrame:

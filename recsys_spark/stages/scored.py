@@ -22,7 +22,7 @@ from recsys_spark.baselines import artifact
 from recsys_spark.core import columns as c
 from recsys_spark.core import seeds
 from recsys_spark.scoring import index, scorer
-from recsys_spark.scoring.scorer import CANDIDATES, COLD, HISTORY, PREDICTION
+from recsys_spark.scoring.scorer import CANDIDATES, COLD, FOLDED, HISTORY, PREDICTION
 from recsys_spark.stages.context import Context
 
 BATCH_ROWS = 4096  # of an Arrow batch: with histories of some hundred items a few MB
@@ -50,9 +50,9 @@ class Scoring:
         return events if self.only is None else events.join(F.broadcast(self.only), on=c.USER_IDX, how="left_semi")
 
     def lists(self) -> DataFrame:
-        """(user_idx, user_id, item_idx array<int>, score array<float>, cold): at most k items of each query, or its candidates."""
+        """(user_idx, user_id, item_idx array<int>, score array<float>, cold, folded): at most k items of each query, or its candidates."""
         settings = self._settings(seeds.derive(self.ctx.seed, "score"), (c.USER_IDX, c.USER_ID))
-        shape = f"{c.USER_IDX} int, {c.USER_ID} string, {c.ITEM_IDX} array<int>, {c.SCORE} array<float>, {COLD} boolean"
+        shape = f"{c.USER_IDX} int, {c.USER_ID} string, {c.ITEM_IDX} array<int>, {c.SCORE} array<float>, {COLD} boolean, {FOLDED} boolean"
         return self._queries().mapInArrow(partial(scorer.rank_batches, settings), shape)
 
     def predictions(self) -> DataFrame:

@@ -145,7 +145,7 @@ def test_a_worker_hands_columns_through_and_keeps_its_model(tmp_path: Path, monk
     batch = batch_of([7, 8], [[3], None], [[2, 1], None], user_id=pa.array(["a", "b"]), item_idx=pa.array([2, 2], pa.int32()))
     try:
         found = list(rank_batches(Settings(str(folder), 1, 1, passed=("user_id",)), iter([batch, batch])))
-        assert [one.schema.names for one in found] == [["user_id", "item_idx", "score", "cold"]] * 2
+        assert [one.schema.names for one in found] == [["user_id", "item_idx", "score", "cold", "folded"]] * 2
         (folder / "items.npy").unlink()  # the model is read once in a process
         again = list(rank_batches(Settings(str(folder), 1, 1, passed=("user_id",)), iter([batch])))
         assert again[0].equals(found[0]) and found[0].column("item_idx").to_pylist() == [[1], [2]]
