@@ -44,7 +44,7 @@ class Side:
 
     def block(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """(indptr of the block's rows, indices), mapped. Indices of a row are sorted, each once."""
-        return tuple(np.load(path, mmap_mode="r", allow_pickle=False) for path in _paths(self.folder, number))  # type: ignore[return-value]
+        return tuple(np.load(path, mmap_mode="r", allow_pickle=False) for path in _paths(self.folder, number))
 
 
 def write(events: DataFrame, folder: Path, *, num_users: int, num_items: int, blocks: int = 0) -> tuple[Side, Side]:
