@@ -46,6 +46,11 @@ class Side:
         """(indptr of the block's rows, indices), mapped. Indices of a row are sorted, each once."""
         return tuple(np.load(path, mmap_mode="r", allow_pickle=False) for path in _paths(self.folder, number))
 
+    def lengths(self) -> Iterator[NDArray[np.int64]]:
+        """Entries of every row, block after block."""
+        for number in range(self.blocks):
+            yield np.diff(self.block(number)[0])
+
 
 def write(events: DataFrame, folder: Path, *, num_users: int, num_items: int, blocks: int = 0) -> tuple[Side, Side]:
     """events (user_idx, item_idx), repeats allowed -> the users' and the items' side. blocks: of each side; 0: by the number of events,

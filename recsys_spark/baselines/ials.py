@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from recsys_spark.baselines import artifact, csr_blocks, half_steps
@@ -38,7 +39,7 @@ logger = log.get(__name__)
 class Config(Settings):
     dim: int = Field(64, ge=1)
     unobserved: float = Field(0.1, gt=0)  # alpha_0, equation 4
-    reg: float = Field(0.003, ge=0)  # lambda, equation 5
+    reg: float = Field(0.003, ge=0)  # lambda* with the reference nu* = 1: lambda of equation 5 where the exponent is 1
     exponent: float = Field(1.0, ge=0)  # nu: 0 regularises every row alike, 1 as much as it takes part in the loss
     iterations: int = Field(16, ge=1)
     init_std: float = Field(0.1, gt=0)  # sigma*, equation 6
@@ -50,6 +51,7 @@ class Fitted:
     users: Factors
     items: Factors
     sides: tuple[Side, Side]  # users, items
+    of_users: NormalEquations
     objective: tuple[float, ...]  # equation 2 after every half step
 
 
@@ -61,8 +63,8 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
         fitted = fit(training, config, work)
         queries = half_steps.vectors(training.events.sparkSession, fitted.sides[0], fitted.users, row=c.USER_IDX, vector=artifact.VECTOR)
         artifact.write_dot(folder, model="ials", items=fitted.items.whole(), queries=queries,
-                           popularity=artifact.counts(training.events, training.num_items),
-                           fold_in=_equations(config, fitted.sides[1]), gram=fitted.items.gram())
+                           popularity=np.concatenate(list(fitted.sides[1].lengths())).astype(np.float32),
+                           fold_in=fitted.of_users, gram=fitted.items.gram())
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return {"objective": fitted.objective[-1], "cold_items": training.num_items - fitted.sides[1].active}
@@ -72,7 +74,7 @@ def fit(training: Training, config: Config, work: Path) -> Fitted:
     """Vectors as files under `work`."""
     began, spark = time.monotonic(), training.events.sparkSession
     users, items = csr_blocks.write(training.events, work, num_users=training.num_users, num_items=training.num_items, blocks=config.blocks)
-    of_users, of_items = _equations(config, items), _equations(config, users)
+    of_users, of_items = _equations(config, users, items)
     logger.info(log.fields(model="ials", blocks=f"{users.blocks}+{items.blocks}", seconds=round(time.monotonic() - began, 1)))
     user = half_steps.begin(spark, users, of_users, work / "users-0", dim=config.dim, seed=seeds.derive(training.seed, "ials"),
                             scale=config.init_std / math.sqrt(config.dim))  # equation 6
@@ -88,10 +90,14 @@ def fit(training: Training, config: Config, work: Path) -> Fitted:
             shutil.rmtree(item.factors.folder)
         logger.info(log.fields(model="ials", iteration=f"{iteration}/{config.iterations}", objective=objective[-1],
                                seconds=round(time.monotonic() - began, 2)))
-    return Fitted(user.factors, item.factors, (users, items), tuple(objective))
+    return Fitted(user.factors, item.factors, (users, items), of_users, tuple(objective))
 
 
-def _equations(config: Config, other: Side) -> NormalEquations:
-    """Of a row whose entries are rows of `other`: the derivative of equation 2 in its vector is zero."""
-    return NormalEquations(unobserved=config.unobserved, observed=1.0, pull=1.0, reg=config.reg, exponent=config.exponent,
-                           offset=config.unobserved * other.active)
+def _equations(config: Config, users: Side, items: Side) -> tuple[NormalEquations, NormalEquations]:
+    """Of users' rows and of items' rows: where the derivative of equation 2 in their vectors is zero."""
+    shares = [(entries + config.unobserved * other.active)[entries > 0]  # how much each row takes part in the loss: #_u and #_i
+              for side, other in ((users, items), (items, users)) for entries in side.lengths()]
+    scale = sum(part.sum() for part in shares) / sum((part**config.exponent).sum() for part in shares)  # appendix A, lambda from lambda*
+    made = (NormalEquations(unobserved=config.unobserved, observed=1.0, pull=1.0, reg=config.reg * float(scale), exponent=config.exponent,
+                            offset=config.unobserved * other.active) for other in (items, users))
+    return next(made), next(made)

@@ -47,8 +47,12 @@ def brute_force(dense: np.ndarray, config: ials.Config, users: np.ndarray) -> tu
     items, objective = np.zeros((ITEMS + 1, config.dim)), []
     active = (dense.any(axis=1).sum(), dense.any(axis=0).sum())  # users, items
 
+    parts = np.concatenate([events[events > 0] + config.unobserved * others
+                            for events, others in ((dense.sum(axis=1), active[1]), (dense.sum(axis=0), active[0]))])
+    reg = config.reg * parts.sum() / (parts**config.exponent).sum()
+
     def ridges(events: np.ndarray, others: int) -> np.ndarray:
-        return config.reg * (events + config.unobserved * others) ** config.exponent
+        return reg * (events + config.unobserved * others) ** config.exponent
 
     def half(own: np.ndarray, other: np.ndarray, others: int) -> np.ndarray:
         made = np.zeros((len(own), config.dim))
@@ -116,6 +120,7 @@ def test_a_training_user_folded_in_is_the_solvers_user(spark: SparkSession, even
     own, made = vectors(spark, tmp_path / "index"), folding(tmp_path / "index").vectors(histories(dense)).numpy()
     assert sorted(own) == np.flatnonzero(dense.any(axis=1)).tolist()
     np.testing.assert_allclose(made[sorted(own)], [own[user] for user in sorted(own)], rtol=0, atol=1e-5)
+    assert np.load(tmp_path / "index" / "fallback.npy").tolist() == dense.sum(axis=0).tolist()
     assert not np.load(tmp_path / "index" / "items.npy")[[0, ITEMS]].any() and not made[USERS].any()
 
 

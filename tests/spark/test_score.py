@@ -86,19 +86,23 @@ def test_the_valid_part_leaves_only_training_items_out(steps: Chain) -> None:
     assert listed == {(user, item) for user in users for item in items if part.get((user, item)) != c.TRAIN}
 
 
-def test_cold_users_are_counted_and_get_the_most_popular(steps: Chain) -> None:
-    """ALS fitted on the training part of a random split: users with no event there have no vector."""
+def test_users_without_a_vector_are_folded_in_or_cold_and_counted(steps: Chain) -> None:
+    """ALS fitted on the training part of a random split: users with no event there have no vector, but perhaps a validation event."""
     steps.run("als_random", train_als, source="random", config={"rank": 2, "iterations": 1, "blocks": 2}, fit="train")
-    run = steps.run("score_cold", score, model="als_random", source="random", part="test", k=3)
     part = parts(steps, "random")
-    cold = {user for user, _ in part} - {user for (user, _), where in part.items() if where == c.TRAIN}
-    assert cold and run.summary["cold"] == len(cold) and run.summary["fallback"] == "popularity"
+    trained = {item for (_, item), where in part.items() if where == c.TRAIN}
+    without = {user for user, _ in part} - {user for (user, _), where in part.items() if where == c.TRAIN}
+    run = steps.run("score_cold", score, model="als_random", source="random", part="valid", k=3)
+    assert without and run.summary["cold"] == len(without) and run.summary["folded_in"] == 0 and run.summary["fallback"] == "popularity"
     counts = Counter(item for (_, item), where in part.items() if where == c.TRAIN)
-    for user in cold:
+    for user in without:
         mine = [row for row in steps.rows(c.RECOMMENDATIONS, "score_cold") if row.query_id == user]
         scores = [row.score for row in sorted(mine, key=lambda row: row.rank)]
-        open_items = [item for item in {item for _, item in part} if part.get((user, item), c.TEST) == c.TEST]
-        assert scores == sorted((float(counts[item]) for item in open_items), reverse=True)[:3]
+        assert scores == sorted((float(counts[item]) for item in {item for _, item in part}), reverse=True)[:3]
+
+    later = steps.run("score_folded", score, model="als_random", source="random", part="test", k=3)
+    folded = {user for (user, item), where in part.items() if user in without and where == c.VALID and item in trained}
+    assert folded and (later.summary["folded_in"], later.summary["cold"]) == (len(folded), len(without - folded))
 
 
 def test_deep_models_score_from_their_checkpoint(steps: Chain) -> None:
