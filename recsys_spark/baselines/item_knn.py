@@ -1,0 +1,40 @@
+"""Items whose users are the same: a user's score of an item is the sum of its similarities to the items of the user's history.
+
+Papers: B. Sarwar et al. Item-Based Collaborative Filtering Recommendation Algorithms. WWW 2001, doi:10.1145/371920.372071;
+    M. Deshpande, G. Karypis. Item-Based Top-N Recommendation Algorithms. ACM TOIS 22(1), 2004, doi:10.1145/963770.963776.
+Differs: similarity.py's choice of weights and similarities; a history item counts 1 whatever its value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from recsys_spark.baselines import artifact, matrix, nearest, weighting
+from recsys_spark.baselines.matrix import Rows
+from recsys_spark.baselines.similarity import Similarity
+from recsys_spark.baselines.training import Training
+
+TASK = "ranking"
+
+
+class Config(Similarity):
+    neighbours_of: Literal["scored", "history"] = "scored"  # whose nearest items count: the scored item's, or those of each in the history
+
+
+def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
+    """The index at `folder`: items x items, few a row. Queries are histories."""
+    with matrix.scratch(folder) as work:
+        users, items = matrix.interactions(training, work, values=config.values)
+        weighted = weighting.weighted(items, users, config)
+        done = weighted.product.work()
+        found = nearest.rows(training.events.sparkSession, weighted, config, done)
+        kept = matrix.write({"nearest": Rows(nearest.entries(found, turned=config.neighbours_of == "scored"), training.num_items)}, work)
+        popularity = matrix.mapped(items).lengths
+        facts = {"pairs": int(popularity.sum()), "multiplications": int(done.sum()), "entries": len(matrix.mapped(kept["nearest"]).data),
+                 "cold_items": int((popularity[1:] == 0).sum())}
+        artifact.write_sparse(folder, model="item_knn", num_rows=training.num_items, matrix=kept["nearest"],
+                              popularity=popularity.astype(np.float32))
+    return facts

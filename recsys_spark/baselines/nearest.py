@@ -1,0 +1,62 @@
+"""The nearest rows of every row of a matrix, by blocked products on Spark (products.py). Only the best of a row are ever kept.
+
+Of equally near rows the lower number stays, so the result does not depend on blocks or tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from recsys_spark.baselines import products, similarity
+from recsys_spark.baselines.artifact import ROWS, WEIGHTS
+from recsys_spark.baselines.matrix import COLUMN, ENTRY, ROW
+from recsys_spark.baselines.similarity import Similarity
+from recsys_spark.baselines.weighting import Weighted
+
+
+def rows(spark: SparkSession, weighted: Weighted, config: Similarity, work: NDArray[np.int64], tasks: int = 0) -> DataFrame:
+    """(row int, rows array<int>, weights array<float>): at most `neighbours` others of each row, in their order, similarity above 0."""
+
+    task = partial(_lists, weighted, config)
+    return products.run(spark, task, f"{ROW} int, {ROWS} array<int>, {WEIGHTS} array<float>", work, tasks)
+
+
+def _lists(weighted: Weighted, config: Similarity, first: int, last: int) -> Iterator[pa.RecordBatch]:
+    norms = np.load(weighted.norms, mmap_mode="r")
+    for start, block in weighted.product.blocks(first, last):
+        own = np.repeat(norms[start : start + block.shape[0]], np.diff(block.indptr))
+        block.data = similarity.of_products(config, block.data, own, norms[block.indices])
+        yield _best(start, block.indptr, block.indices, block.data, config.neighbours)
+
+
+def entries(found: DataFrame, *, turned: bool) -> DataFrame:
+    """Lists of `rows` as entries (row, column, entry) of a matrix: of row r, or `turned`, of its neighbours."""
+    one = found.select(ROW, F.explode(F.arrays_zip(ROWS, WEIGHTS)).alias("pair"))
+    names = (COLUMN, ROW) if turned else (ROW, COLUMN)
+    other, weight = (F.col("pair").getField(name) for name in (ROWS, WEIGHTS))
+    return one.select(F.col(ROW).alias(names[0]), other.alias(names[1]), weight.alias(ENTRY))
+
+
+def _best(first: int, indptr: NDArray[np.int32], columns: NDArray[np.int32], values: NDArray[np.float64], most: int) -> pa.RecordBatch:
+    """One list a row that has any: its `most` largest values above 0, less its own column."""
+    kept = []
+    for row in range(len(indptr) - 1):
+        place = np.arange(indptr[row], indptr[row + 1])
+        place = place[(values[place] > 0) & (columns[place] != first + row)]
+        if len(place) > most:
+            least = np.partition(values[place], len(place) - most)[len(place) - most]
+            above, equal = place[values[place] > least], place[values[place] == least]
+            place = np.concatenate([above, equal[np.argsort(columns[equal])[: most - len(above)]]])
+        kept.append(place[np.argsort(columns[place])])
+    lengths = np.array([len(place) for place in kept], dtype=np.int32)
+    there, offsets = np.flatnonzero(lengths), np.concatenate([[0], np.cumsum(lengths[lengths > 0])]).astype(np.int32)
+    place = np.concatenate(kept) if kept else np.zeros(0, dtype=np.int64)
+    lists = (pa.ListArray.from_arrays(offsets, pa.array(array[place])) for array in (columns, values.astype(np.float32)))
+    return pa.RecordBatch.from_arrays([pa.array((first + there).astype(np.int32)), *lists], names=[ROW, ROWS, WEIGHTS])
