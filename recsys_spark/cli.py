@@ -93,7 +93,7 @@ def rerun(run_id: str, config: Config = None, overrides: Overrides = None) -> No
 @app.command()
 def compare(
     named: Annotated[list[str], typer.Argument(metavar="RUN RUN ... [CONFIG] [KEY=VALUE]...",
-                                               help="Run ids, unique starts of them, or steps (their last completed run).")],
+                                               help="Run ids, unique starts of them, or steps (their last measured run).")],
     reference: Annotated[str, typer.Option(metavar="RUN", help="What the others are held against. Default: the strongest baseline.")] = "",
     metric: Annotated[str, typer.Option(help="For example ndcg@10. Default: the task's own.")] = "",
     users: Annotated[int, typer.Option(min=0, max=100, help="Example users drawn at random.")] = 4,

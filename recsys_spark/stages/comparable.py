@@ -48,6 +48,7 @@ class Measured:
 def resolve(name: str, recorded: Sequence[Run]) -> Run:
     """The run with this id, or the last completed run of the step with this name, or the only run whose id starts so.
 
+    Of a step's runs those count that lead to something measured, where there are any: a repetition that nobody scored does not hide them.
     Raises RecsysError for a name that is none of them, or begins several ids.
     """
     by_id = {run.run_id: run for run in recorded}
@@ -55,7 +56,8 @@ def resolve(name: str, recorded: Sequence[Run]) -> Run:
         return by_id[name]
     of_step = [run for run in recorded if run.step == name]
     if of_step:
-        return max(of_step, key=lambda run: run.ended_at)
+        usable = [run for run in of_step if _leads_to_measured(run, recorded)]
+        return max(usable or of_step, key=lambda run: run.ended_at)
     begun = sorted(run_id for run_id in by_id if run_id.startswith(name))
     if len(begun) == 1:
         return by_id[begun[0]]
@@ -68,7 +70,8 @@ def resolve(name: str, recorded: Sequence[Run]) -> Run:
 
 
 def scored(run: Run, recorded: Sequence[Run]) -> list[Run]:
-    """The scored runs that a named one stands for: itself, all that an evaluation measured, or the one that a trained model was scored in.
+    """The scored runs that a named one stands for: itself, all that an evaluation measured, or those in which a trained model was
+    scored, one for each task.
 
     Raises RecsysError where that is none, or not clear.
     """
@@ -77,8 +80,10 @@ def scored(run: Run, recorded: Sequence[Run]) -> list[Run]:
         return [run]
     if run.stage == "evaluate":
         return [by_id[run.upstream[step]] for step in run.config.get("of", ()) if run.upstream.get(step) in by_id]
-    of_model = [other for other in recorded if other.stage == "score" and other.upstream.get(str(other.config.get("model"))) == run.run_id]
-    if len(of_model) == 1:
+    of_model = _of_model(run, recorded)
+    evaluations = _evaluations(recorded)
+    tasks = [frozenset(one.task for one in evaluations.get(other.run_id, ())) for other in of_model]
+    if len(of_model) == 1 or (of_model and all(len(task) == 1 for task in tasks) and len(set(tasks)) == len(tasks)):
         return of_model
     ids = [other.run_id for other in of_model]
     raise RecsysError(f"run {run.run_id}", found=f"a {run.stage} step, scored in {_few(ids) if ids else 'no run'}",
@@ -116,6 +121,17 @@ def baselines(runs: Sequence[Measured], recorded: Sequence[Run]) -> list[str]:
     by_id = {run.run_id: run for run in recorded}
     models = {one.scored.run_id: by_id.get(one.scored.upstream.get(str(one.scored.config.get("model")), "")) for one in runs}
     return [run_id for run_id, model in models.items() if model is not None and model.stage in BASELINES]
+
+
+def _of_model(run: Run, recorded: Sequence[Run]) -> list[Run]:
+    return [other for other in recorded if other.stage == "score" and other.upstream.get(str(other.config.get("model"))) == run.run_id]
+
+
+def _leads_to_measured(run: Run, recorded: Sequence[Run]) -> bool:
+    if run.stage == "evaluate":
+        return True
+    evaluations = _evaluations(recorded)
+    return any(other.run_id in evaluations for other in ([run] if run.stage == "score" else _of_model(run, recorded)))
 
 
 def _evaluations(recorded: Sequence[Run]) -> dict[str, list[Measured]]:

@@ -50,6 +50,20 @@ def test_a_run_is_named_by_id_by_step_or_by_the_start_of_its_id() -> None:
     assert comparable.resolve("score_als-abc", [*recorded, rerun]) is older  # an id is itself, whatever else starts so
 
 
+def test_a_repetition_that_nobody_measured_does_not_hide_a_steps_measured_run() -> None:
+    again = run_of("als-1-rerun1", "train_als", 9.0, step="als")
+    scored_again = run_of("score_als-1-rerun1", "score", 9.0, step="score_als")
+    recorded = [*RECORDED, again, scored_again]
+    assert comparable.resolve("als", recorded) is MODELS[0] and comparable.resolve("score_als", recorded) is ALS
+    assert comparable.resolve("als-1-rerun1", recorded) is again  # by its id it is itself
+
+
+def test_a_model_that_was_scored_for_two_tasks_stands_for_both() -> None:
+    drawn = scored("als", 2, candidates="drawn")
+    recorded = [*RECORDED, drawn, evaluated("k99-1", drawn, task="sampled_ranking")]
+    assert comparable.scored(MODELS[0], recorded) == [ALS, drawn]
+
+
 def test_an_unknown_run_and_an_unclear_start_are_named() -> None:
     with pytest.raises(RecsysError, match=r"run 'score_asl': found no completed run.*did you mean 'score_als.*`recsys-spark runs`"):
         comparable.resolve("score_asl", RECORDED)
