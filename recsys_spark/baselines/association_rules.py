@@ -40,7 +40,7 @@ SHAPE = f"{ROW} int, {COLUMN} int, {ENTRY} float"
 
 
 class Config(Settings):
-    miner: Literal["fp_growth", "pairs"] = "fp_growth"
+    miner: Literal["fp_growth", "pairs"] = "pairs"
     min_support: float = Field(0.01, gt=0, le=1)  # share of the baskets that hold both items
     min_confidence: float = Field(0.0, ge=0, le=1)
     measure: Literal["confidence", "lift"] = "confidence"  # what a rule adds to a score

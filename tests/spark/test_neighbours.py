@@ -161,7 +161,7 @@ def brute_force(baskets: list[set[int]], config: association_rules.Config) -> di
 
 
 @pytest.mark.parametrize("config", [
-    association_rules.Config(min_support=0.12, min_confidence=0.4),
+    association_rules.Config(min_support=0.12, min_confidence=0.4, miner="fp_growth"),
     association_rules.Config(min_support=0.05, measure="lift", session_gap_s=150, miner="pairs"),
 ], ids=lambda config: f"{config.miner}-{config.measure}")
 def test_rules_are_those_of_a_brute_force_count(spark: SparkSession, tmp_path: Path, config: association_rules.Config) -> None:
