@@ -71,7 +71,8 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     return facts
 
 
-def rules(pair: NDArray[np.float64], left: NDArray[np.int64], right: NDArray[np.int64], baskets: int, config: Config) -> NDArray[np.float64]:
+def rules(pair: NDArray[np.float64], left: NDArray[np.int64], right: NDArray[np.int64], baskets: int,
+          config: Config) -> NDArray[np.float64]:
     """Baskets that hold both items, the left one, the right one, and all, (n,) each -> what the rule left -> right adds; 0: no rule."""
     confidence = pair / left
     kept = (pair >= math.ceil(config.min_support * baskets)) & (confidence >= config.min_confidence)
