@@ -9,6 +9,7 @@ TS, VALUE = "ts", "value"  # seconds since 1970 (long), rating or weight (double
 SPLIT, PART = "split", "part"
 TRAIN, VALID, TEST = "train", "valid", "test"  # values of `part`
 VALID_FOLD_IN, TEST_FOLD_IN = "valid_fold_in", "test_fold_in"  # and where users are held out whole: what is known of them
+PARTS = (TRAIN, VALID, TEST, VALID_FOLD_IN, TEST_FOLD_IN)
 BEFORE = {VALID: (TRAIN, VALID_FOLD_IN), TEST: (TRAIN, VALID, TEST_FOLD_IN)}  # a query's history when that part is scored
 FITTED_ON = {"train": (TRAIN,), "train+valid": (TRAIN, VALID, VALID_FOLD_IN)}  # the events of a `fit`
 

@@ -57,9 +57,10 @@ def locate(dataset: Dataset, data: str | None, root: Path = Path("data")) -> Pat
 def files(dataset: Dataset, folder: Path) -> list[Raw]:
     """The set's files in this folder, by kind and name without endings: `a.dat`, `a-2.dat`, `b.dat`.
 
-    Raises DataError when a required one is missing.
+    Raises DataError when a required one is missing, or one is of two kinds.
     """
     found: list[Raw] = []
+    of_kind: dict[str, File] = {}  # by name alone, for so a row's file is known later
     for file in dataset.files:
         paths = {*folder.glob(file.pattern), *folder.glob(file.pattern + ".gz")}
         if file.required and not paths:
@@ -67,8 +68,15 @@ def files(dataset: Dataset, folder: Path) -> list[Raw]:
             raise DataError(f"data folder {folder}", found=f"no {file.pattern} ({there})",
                             expected=f"the files of {dataset.name}: {_wanted(dataset)}",
                             remedy=f"point `data=` or RECSYS_DATA at the unpacked set, or run `recsys-spark download {dataset.name}`")
+        for name in sorted(path.name for path in paths):
+            if of_kind.setdefault(name, file) is not file:
+                raise DataError(f"{folder}, {name}", found=f"a file of {of_kind[name].pattern} and one of {file.pattern}",
+                                expected="different names in different kinds of files", remedy="change the patterns or the names")
         raws = [Raw(path, str(path.relative_to(folder)), file) for path in paths]
         found += sorted(raws, key=lambda raw: (raw.path.name.split(".")[0], raw.path.name))
+    if not any(raw.file.table == "interactions" for raw in found):
+        raise DataError(f"data folder {folder}", found="no file with events", expected=", ".join(file.pattern for file in dataset.files),
+                        remedy="point `data=` at the folder that holds them")
     return found
 
 

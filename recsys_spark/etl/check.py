@@ -77,7 +77,8 @@ def events(scans: list[Scan], users: Checked | None, items: Checked | None, data
     for known, id_column, reason in ((users, c.USER_ID, clean.NO_USER), (items, c.ITEM_ID, clean.NO_ITEM)):
         if known is not None:
             rows = clean.mark_unknown(rows, known.good, id_column, reason)
-    content = F.struct(c.VALUE, c.TS)
+    parted = any(c.PART in scan.file.fields for scan in scans)  # then a pair in two parts is a contradiction, whatever else is equal
+    content = F.struct(c.VALUE, c.TS, *([F.coalesce(F.col("context").getItem(c.PART), F.lit(""))] if parted else []))
     told = Observation()
     names = [[raw.path.name for raw in scan.raws] for scan in scans]
     of_kind = [F.count_if(F.col(c.SOURCE_FILE).isin(kind)).alias(f"kind{n}") for n, kind in enumerate(names)]

@@ -1,4 +1,4 @@
-"""Which events take part at all. One pass each, in this order: value, then items, then users.
+"""Which events take part at all. One pass each, in this order: time (where the rule of the split sets an end), value, items, users.
 
 So every kept user has `min_user_events`; an item may fall below `min_item_events` again when users leave (no k-core is sought).
 """
@@ -21,8 +21,11 @@ class Filters(Settings):
     min_user_events: int = Field(0, ge=0)
 
 
-def passes(events: DataFrame, filters: Filters) -> Iterator[tuple[str, DataFrame]]:
+def passes(events: DataFrame, filters: Filters, until: int | None = None) -> Iterator[tuple[str, DataFrame]]:
     """(name of the filter, events left after it), one after another; filters that are off are left out."""
+    if until is not None:  # first, so that nothing later is counted
+        events = events.where(F.col(c.TS) < until)
+        yield "later", events
     if filters.min_value is not None:
         events = events.where(F.col(c.VALUE) >= filters.min_value)
         yield "min_value", events
@@ -34,11 +37,11 @@ def passes(events: DataFrame, filters: Filters) -> Iterator[tuple[str, DataFrame
             yield name, events
 
 
-def apply(events: DataFrame, filters: Filters) -> tuple[DataFrame, dict[str, int]]:
+def apply(events: DataFrame, filters: Filters, until: int | None = None) -> tuple[DataFrame, dict[str, int]]:
     """The events that are kept, and {filter: events it dropped}. Counts only when a filter is on."""
     dropped: dict[str, int] = {}
     left = -1
-    for name, kept in passes(events, filters):
+    for name, kept in passes(events, filters, until):
         left = events.count() if left < 0 else left
         now = kept.count()
         dropped[name], left, events = left - now, now, kept

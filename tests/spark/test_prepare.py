@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pyspark.sql import SparkSession
 
 from recsys_spark.core import columns as c
-from recsys_spark.core.errors import DataError
+from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.etl.filters import Filters
 from recsys_spark.lake.tables import Lake
 from recsys_spark.stages import prepare
@@ -80,18 +80,61 @@ def test_nothing_left_is_refused_before_anything_is_written(steps: Steps) -> Non
 
 
 @pytest.mark.parametrize("values, message", [
-    ({"rule": "by_moon"}, "leave_last_out"),
-    ({"rule": "random", "fractions": (0.9, 0.2, 0.1)}, "adding up to 1"),
+    ({"rule": "rolling_"}, r"rule of a split: found 'rolling_'; expected one of leave_last_out, .*\(did you mean 'rolling'\?\)"),
+    ({"rule": "random", "fractions": (0.9, 0.2, 0.1)}, "rule random, fractions: found .*adding up to 1"),
     ({"rule": "random", "fractions": (1.0, 0.0, 0.0)}, "test above 0"),
-    ({"fractions": (0.8, 0.1, 0.1)}, "leave_last_out takes two events of each user"),
+    ({"fractions": (0.8, 0.1, 0.1)}, "rule leave_last_out, unknown key fractions: found .*; expected one of hold"),
+    ({"hold": 0}, "rule leave_last_out, hold: found 0; expected .*greater than or equal to 1"),
+    ({"rule": "strong", "test_user": 3}, r"rule strong, unknown key test_user: found 3; .*\(did you mean 'test_users'\?\)"),
+    ({"rule": "strong", "test_users": 1.5}, "rule strong, test_users: found 1.5; expected .*a whole number, or a share below 1"),
+    ({"rule": "strong", "fold_in": 1}, "rule strong, fold_in: found 1; expected .*less than 1"),
+    ({"rule": "click_time"}, "rule click_time, missing key threshold"),
+    ({"rule": "rolling", "boundaries": ["2000-01-01", "2000-03-01", "2000-02-01"]}, "boundaries that increase, not 2000-01-01, 2000-03-01"),
+    ({"rule": "rolling", "boundaries": [1, 2, 3], "window": 2}, "window 1 to 1 of 3 boundaries"),
+    ({"rule": "published", "valid": "first_one"}, "rule published, valid.*: found 'first_one'; expected .*one_random"),
+    ({"rule": "published", "filters": {"min_value": 4}}, "no filters: a published split is used as it is"),
+    ({"filtrs": {"min_value": 4}}, "filtrs"),
     ({"split": "a b"}, "pattern"),
     ({"filters": {"min_user_events": -1}}, "greater than or equal to 0"),
 ])
 def test_impossible_jobs_are_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises((ValidationError, ConfigError), match=message):
         prepare.Job.model_validate({"source": "ingest", **values})
 
 
-def test_a_stored_job_reads_back(tmp_path: Path) -> None:
-    for job in (prepare.Job(source="ingest"), prepare.Job(source="ingest", rule="random", fractions=(0.5, 0.25, 0.25))):
+def test_a_stored_job_reads_back_with_the_defaults_of_its_rule() -> None:
+    rolling = {"rule": "rolling", "boundaries": ["2000-01-01", "2000-02-01", 951_868_800], "window": 1}
+    for values in ({}, {"rule": "random", "fractions": (0.5, 0.25, 0.25)}, rolling, {"rule": "published", "valid": {"share": 0.1}}):
+        job = prepare.Job.model_validate({"source": "ingest", **values})
         assert prepare.Job.model_validate_json(job.model_dump_json()) == job
+    assert prepare.Job(source="ingest").arguments == {"hold": 1}
+    until = prepare.Job.model_validate({"source": "ingest", **rolling}).assigns.until
+    assert until == 951_868_800  # 2000-03-01
+
+
+def test_users_held_out_whole_and_a_window_that_ends(steps: Steps) -> None:
+    run = steps.run("strong", prepare, source="ingest", rule="strong", test_users=5, valid_users=4)
+    written = rows(steps.lake, "strong")
+    assert {user for *_, user, _, _, _, part in written if part in ("test", "test_fold_in")}.isdisjoint(
+        user for *_, user, _, _, _, part in written if part == "train")
+    assert run.summary["users_held_out"] and run.summary["rows"] == len(EVENTS) == sum(
+        run.summary[part] for part in ("train", "valid", "test", "valid_fold_in", "test_fold_in"))
+    facts = {name: run.summary[name] for name in ("rule", "arguments", "seed", "source_version")}
+    assert facts == {"rule": "strong", "arguments": {"test_users": 5.0, "valid_users": 4.0, "fold_in": 0.8}, "seed": 1, "source_version": 1}
+
+    run = steps.run("rolling", prepare, source="ingest", rule="rolling", boundaries=(10, 20, 30))
+    assert run.summary["dropped"] == {"later": sum(ts >= 30 for _, _, ts, _ in EVENTS)} and not run.summary["users_held_out"]
+    assert run.summary["train"] == sum(ts < 10 for _, _, ts, _ in EVENTS)
+
+
+def test_a_later_future_changes_neither_training_rows_nor_vocabularies(steps: Steps) -> None:
+    """So nothing that is fitted on them can change: counts, normalisers, models."""
+    latest = max(ts for _, _, ts, _ in EVENTS)
+    moved = Steps(steps.spark, steps.root / "moved")
+    moved.ingest([(user, item, ts + 500 * (ts == latest), value) for user, item, ts, value in EVENTS])
+    for made in (steps, moved):
+        made.run("time", prepare, source="ingest", rule="global_time", filters=Filters(min_item_events=2))
+    one, other = ([row for row in rows(made.lake, "global_time") if row[-1] == "train"] for made in (steps, moved))
+    assert one == other and len(one) > 100
+    for table in (c.USER_INDEX, c.ITEM_INDEX):
+        assert numbers(steps.lake, table) == numbers(moved.lake, table)

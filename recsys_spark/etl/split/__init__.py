@@ -1,0 +1,35 @@
+"""Every event gets its part, by one named rule and by the events' own values alone: never by partition or order of rows, never by a model.
+
+| protocol | rule | what is held out | file |
+|---|---|---|---|
+| K-FULL, K-99 | `leave_last_out` | each user's last events, `hold` for test and `hold` for valid | by_user.py |
+| K-FULL | `last_share` | the last shares of each user's events | by_user.py |
+| | `stratified` | shares of each user's (or item's) events at random | by_user.py |
+| R-RND | `random` | shares of all events at random | all_events.py |
+| R-TIME | `global_time` | all events from one instant on | all_events.py |
+| CTR-TIME | `click_time` | the same, where the label is whether the value reaches a threshold | all_events.py |
+| S-TIME | `session_time` | whole sessions, by their ends | all_events.py |
+| | `rolling` | one of a list of windows over time; what is later takes no part | all_events.py |
+| K-STRONG | `strong` | users; a share of their events is known, the rest is to be found | held_out.py |
+| C-USER | `cold_users` | users; their first `known` events are known | held_out.py |
+| C-ITEM | `cold_items` | items, with all their events | held_out.py |
+| | `published` | what the publisher held out | published.py |
+
+Parts are disjoint, and every event has one; only `rolling` leaves events out. Time ties are broken by `rule.newest_first`.
+"""
+
+from __future__ import annotations
+
+from recsys_spark.etl.split.all_events import ClickTime, GlobalTime, Random, Rolling, SessionTime
+from recsys_spark.etl.split.by_user import LastShare, LeaveLastOut, Stratified
+from recsys_spark.etl.split.held_out import ColdItems, ColdUsers, Strong
+from recsys_spark.etl.split.published import Published
+from recsys_spark.etl.split.rule import Rule
+
+RULES: dict[str, type[Rule]] = {
+    "leave_last_out": LeaveLastOut, "last_share": LastShare, "stratified": Stratified,
+    "random": Random, "global_time": GlobalTime, "click_time": ClickTime, "session_time": SessionTime, "rolling": Rolling,
+    "strong": Strong, "cold_users": ColdUsers, "cold_items": ColdItems, "published": Published,
+}
+
+__all__ = ["RULES", "Rule"]
