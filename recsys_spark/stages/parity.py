@@ -93,8 +93,9 @@ class Found:
 def load(path: Path) -> Listed:
     """Raises ConfigError for a list that cannot be used, its pipelines included: every name is checked before anything runs."""
     listed = config.validate(Listed, config.load(path), source=str(path))
+    pipelines_of = {file: steps.load(path.parent / file)[1] for file in dict.fromkeys(row.pipeline for row in listed.rows)}
     for number, row in enumerate(listed.rows):
-        _, known = steps.load(path.parent / row.pipeline)
+        known = pipelines_of[row.pipeline]
         for field in ("evaluation", "of"):
             name = getattr(row, field)
             if name not in known:

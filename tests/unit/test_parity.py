@@ -39,9 +39,8 @@ def test_a_rule_that_is_none_is_refused(rule: dict[str, Any]) -> None:
     ({"pipeline": "pipelines/none.yaml"}, r"none\.yaml: found no such file"),
 ])
 def test_every_name_is_checked_before_anything_runs(tmp_path: Path, change: dict[str, str], said: str) -> None:
-    (tmp_path / "pipelines").symlink_to(ROOT / "conf" / "pipelines")
-    (tmp_path / "env").symlink_to(ROOT / "conf" / "env")
-    (tmp_path / "models").symlink_to(ROOT / "conf" / "models")
+    for name in ("pipelines", "env", "models", "data"):
+        (tmp_path / name).symlink_to(ROOT / "conf" / name)
     row = "\n".join(f"    {name}: {value}" for name, value in {**ROW, **change}.items())
     (tmp_path / "parity.yaml").write_text(f"rows:\n  -\n{row}\n")
     with pytest.raises(ConfigError, match=said):
