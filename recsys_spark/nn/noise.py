@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,4 +65,24 @@ def normal(key: int, row: Tensor, *shape: int) -> Tensor:
 def integers(key: int, row: Tensor, high: int, *shape: int) -> Tensor:
     """int64 (B, *shape) uniform in [0, high), high < 2**31 (Lemire's multiply-shift; bias below high / 2**32)."""
     assert 0 < high < 2**31, f"high is {high}"
-    return (_shift_right(bits(key, row, *shape), 32) * high) >> 32
+    if row.device.type != "cpu":
+        return (_shift_right(bits(key, row, *shape), 32) * high) >> 32
+    # The same numbers by numpy, which shifts unsigned ones as they are and works in place: a third of the time.
+    start = row.long().numpy().view(np.uint64) + np.uint64(key)
+    start *= np.uint64(_GAMMA % 2**64)
+    columns = np.arange(1, math.prod(shape) + 1, dtype=np.uint64) * np.uint64(_GAMMA % 2**64)
+    cells = _mix_in_place(_mix_in_place(start)[:, None] + columns)  # (B, width)
+    cells >>= np.uint64(32)
+    cells *= np.uint64(high)
+    cells >>= np.uint64(32)
+    return torch.from_numpy(cells.view(np.int64)).view(len(row), *shape)
+
+
+def _mix_in_place(y: np.ndarray) -> np.ndarray:
+    """`mix` of uint64 numbers."""
+    y ^= y >> np.uint64(30)
+    y *= np.uint64(_MIX1 % 2**64)
+    y ^= y >> np.uint64(27)
+    y *= np.uint64(_MIX2 % 2**64)
+    y ^= y >> np.uint64(31)
+    return y

@@ -13,7 +13,14 @@ class Table(nn.Embedding):
 
     def forward(self, index: Tensor) -> Tensor:
         """int (...) -> (..., D)"""
-        return _Lookup.apply(self.weight, index) if index.device.type == "cpu" else super().forward(index)
+        return _Lookup.apply(self.weight, index.long(), False)[0] if index.device.type == "cpu" else super().forward(index)
+
+    def with_square(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows, and the squared norm of all of them together: a regulariser that costs no pass of its own in backward."""
+        if index.device.type == "cpu":
+            return _Lookup.apply(self.weight, index.long(), True)
+        rows = super().forward(index)
+        return rows, rows.square().sum()
 
 
 def table(rows: int, dim: int, std: float) -> Table:
@@ -27,22 +34,28 @@ def table(rows: int, dim: int, std: float) -> Table:
 
 class _Lookup(torch.autograd.Function):
     """`embedding` with `index_add_` for its gradient: on a CPU torch's own loops over the rows one by one, this one sorts the
-    indices and adds a row's gradients in the order in which they come, on any number of threads."""
+    indices and adds a row's gradients in the order in which they come, on any number of threads. (int32 would take the slow way.)"""
 
     @staticmethod
-    def forward(weight: Tensor, index: Tensor) -> Tensor:
-        return weight.index_select(0, index.reshape(-1)).view(*index.shape, weight.shape[1])
+    def forward(weight: Tensor, index: Tensor, square: bool) -> tuple[Tensor, Tensor]:
+        rows = weight.index_select(0, index.reshape(-1)).view(*index.shape, weight.shape[1])
+        return rows, torch.dot(rows.view(-1), rows.view(-1)) if square else rows.new_zeros(())
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        weight, index = inputs
-        ctx.save_for_backward(index)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
+        weight, index, _ = inputs
+        ctx.save_for_backward(index, output[0])
         ctx.shape = weight.shape
+        ctx.set_materialize_grads(False)  # None where the rows or their square play no part
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        made = gradient.new_zeros(ctx.shape)
-        made.index_add_(0, index.reshape(-1).long(), gradient.reshape(-1, ctx.shape[1]))  # int32 would take the slow way
+    def backward(ctx: Any, of_rows: Tensor | None, of_square: Tensor | None) -> tuple[Tensor | None, None, None]:
+        index, rows = ctx.saved_tensors
+        if of_square is not None:
+            of_rows = 2.0 * of_square * rows if of_rows is None else torch.addcmul(of_rows, rows, of_square, value=2.0)
+        if of_rows is None:
+            return None, None, None
+        made = of_rows.new_zeros(ctx.shape)
+        made.index_add_(0, index.reshape(-1), of_rows.reshape(-1, ctx.shape[1]))
         made[0] = 0.0
-        return made, None
+        return made, None, None

@@ -82,3 +82,12 @@ def test_integers(high):
 def test_integers_refuse_a_range_too_wide():
     with pytest.raises(AssertionError, match="high is 2147483648"):
         noise.integers(1, ROWS, 2**31)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("high", [1, 3417, 2**31 - 1])
+def test_integers_scale_the_upper_half_of_the_bits(shape, high):
+    rows = ROWS * 2**33 - 7  # numbers as of far virtual shards, and one below zero
+    upper = (noise.bits(2**62 + 5, rows, *shape) >> 32) & 0xFFFFFFFF
+    drawn = noise.integers(2**62 + 5, rows, high, *shape)
+    assert drawn.dtype == torch.int64 and torch.equal(drawn, (upper * high) >> 32)

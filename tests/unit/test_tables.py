@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from recsys_spark.nn.tables import table
@@ -15,3 +16,38 @@ def test_row_0_is_zero_and_stays_zero():
     assert abs(made.weight[1:].std().item() - 0.1) < 0.003
     made(torch.tensor([0, 3])).sum().backward()
     assert not made.weight.grad[0].any() and made.weight.grad[3].all()
+
+
+@pytest.mark.parametrize("shape", [(50,), (50, 1), (20, 3), (0,), (0, 2)])
+def test_rows_squares_and_gradients_are_those_of_torch(shape):
+    """Against torch's own embedding, for the rows alone, the square alone and both; indices repeat, 0 among them."""
+    torch.manual_seed(2)
+    made = table(9, 4, 1.0).double()
+    index, factor = torch.randint(0, 10, shape), torch.randn(*shape, 4, dtype=torch.float64)
+    for of_rows, of_square in ((1.0, 0.0), (0.0, 1.0), (0.7, 0.3)):
+        made.weight.grad = None
+        rows, square = made.with_square(index)
+        assert torch.equal(rows, made.weight[index]) and torch.equal(made(index.int()), rows)
+        loss = sum(weight * part for weight, part in ((of_rows, (rows * factor).sum()), (of_square, square)) if weight)
+        loss.backward()
+        weight = made.weight.detach().clone().requires_grad_()
+        rows = torch.nn.functional.embedding(index, weight, 0)
+        (of_rows * (rows * factor).sum() + of_square * rows.square().sum()).backward()
+        torch.testing.assert_close(made.weight.grad, weight.grad, rtol=1e-12, atol=1e-12)
+        assert square.item() == pytest.approx(rows.square().sum().item(), rel=1e-12)
+
+
+def test_sums_are_the_same_whatever_the_number_of_threads():
+    threads, gradients = torch.get_num_threads(), []
+    torch.manual_seed(3)
+    made, index = table(50, 16, 1.0), torch.randint(1, 51, (20_000,))
+    factor = torch.randn(20_000, 16) * torch.logspace(-4, 4, 20_000)[:, None]  # another order of adding would show
+    try:
+        for number in (1, 2, 3, 1):
+            torch.set_num_threads(number)
+            made.weight.grad = None
+            (made(index) * factor).sum().backward()
+            gradients.append(made.weight.grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradients[0], other) for other in gradients[1:])

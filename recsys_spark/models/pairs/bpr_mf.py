@@ -46,29 +46,33 @@ class BprMf(Model):
             self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, batch: Pairs, ctx: Context) -> dict[str, Tensor]:
-        p = self.user(batch.user)  # (B, D)
-        q, q_not = self.item(batch.item[:, None]), self.item(batch.negative)  # (B, 1, D), (B, N, D)
-        b, b_not = (self.item_bias(items).squeeze(-1) for items in (batch.item[:, None], batch.negative))
-        known = torch.zeros((), dtype=p.dtype, device=p.device)
-        b_u = self.user_bias(batch.user) if self.config.loss == "bce" else known  # (B, 1)
-        own = b_u + self.bias if self.config.loss == "bce" else known
-        return {"positive": own + b + _products(p, q), "negative": own + b_not + _products(p, q_not),  # x_ui (B, 1), x_uj (B, N)
-                "p": p, "q": q, "q_not": q_not, "b_u": b_u, "b": b, "b_not": b_not}
+        """x_ui "positive" (B, 1), x_uj "negative" (B, N), and the squared norms of all factors and biases drawn, scalars."""
+        item = batch.item[:, None]
+        p, p_square = self.user.with_square(batch.user)  # (B, D)
+        (q, q_square), (q_not, not_square) = self.item.with_square(item), self.item.with_square(batch.negative)  # (B, 1, D), (B, N, D)
+        (b, b_square), (b_not, b_not_square) = self.item_bias.with_square(item), self.item_bias.with_square(batch.negative)
+        positive, negative = b.squeeze(-1) + _products(p, q), b_not.squeeze(-1) + _products(p, q_not)
+        own_square = p.new_zeros(())
+        if self.config.loss == "bce":
+            own, own_square = self.user_bias.with_square(batch.user)  # (B, 1)
+            positive, negative = positive + own + self.bias, negative + own + self.bias
+        return {"positive": positive, "negative": negative, "l2_user": p_square, "l2_positive": q_square, "l2_negative": not_square,
+                "l2_bias_user": own_square, "l2_bias_positive": b_square, "l2_bias_negative": b_not_square}
 
     def loss(self, batch: Pairs, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
         positive, negative = output["positive"], output["negative"]
         if self.config.loss == "bpr":
             likelihood = F.logsigmoid(positive - negative).sum()  # BPR-OPT: over the triples (u, i, j)
-            of_user = of_positive = negative.shape[1]  # how often each is part of an example
+            of_user = of_positive = negative.shape[1]  # of how many examples each is a part
             examples = negative.numel()
         else:
             likelihood = F.logsigmoid(positive).sum() + F.logsigmoid(-negative).sum()
             of_user, of_positive, examples = 1 + negative.shape[1], 1, positive.numel() + negative.numel()
         count = positive.new_tensor(examples)
         terms = {self.config.loss: Term(-likelihood, count)}
-        for name, (user, item, other) in {"l2": ("p", "q", "q_not"), "l2_bias": ("b_u", "b", "b_not")}.items():
-            if coefficient := getattr(self.config, name):
-                squares = of_user * _square(output[user]) + of_positive * _square(output[item]) + _square(output[other])
+        for name, coefficient in (("l2", self.config.l2), ("l2_bias", self.config.l2_bias)):
+            if coefficient:
+                squares = of_user * output[f"{name}_user"] + of_positive * output[f"{name}_positive"] + output[f"{name}_negative"]
                 terms[name] = Term(squares, count, coefficient)
         return terms
 
@@ -88,7 +92,3 @@ def _products(p: Tensor, q: Tensor) -> Tensor:
     """(B, D), (B, C, D) -> (B, C)"""
     return (p[:, None] * q).sum(-1)
 
-
-def _square(rows: Tensor) -> Tensor:
-    """Squared norm of all of them."""
-    return rows.square().sum()
