@@ -59,16 +59,18 @@ def write_dot(folder: Path, *, model: str, items: NDArray[np.float32], popularit
 
 
 def write_sparse(folder: Path, *, model: str, num_rows: int, matrix: Path | Csr, popularity: NDArray[np.float32],
-                 queries: DataFrame | None = None) -> Index:
+                 queries: DataFrame | None = None, history: bool = False) -> Index:
     """matrix: one dense .npy float32 (num_rows + 1, I + 1), or a CSR of as many rows; its files are moved into the artefact.
 
     popularity (I + 1,): the scores of a query that reaches no row. queries (user_idx int, rows array<int>, weights array<float>): the
-    query's own rows, written by the executors; without them a query is its history, and the rows are items.
+    query's own rows, written by the executors; without them a query is its history, and the rows are items. history: the rows are items,
+    and a query that is not among `queries` is its history.
     """
+    assert not history or num_rows == len(popularity) - 1, "a history can only choose rows that are items"
     dense = isinstance(matrix, Path)
     names = {"matrix": "matrix.npy"} if dense else {name: f"{name}.npy" for name in Csr._fields}
     index = Index(kind="sparse", model=model, num_items=len(popularity) - 1, num_rows=num_rows, **names,
-                  queries=QUERIES if queries is not None else "", fallback_scores="fallback.npy")
+                  queries=QUERIES if queries is not None else "", history=history and queries is not None, fallback_scores="fallback.npy")
     with artifacts.new_folder(folder) as new:
         np.save(new / index.fallback_scores, popularity.astype(np.float32))
         if queries is not None:

@@ -36,7 +36,8 @@ class Config(content.Config, profiles.Config):
 
 
 def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
-    """The index at `folder`: items x items, few a row. Queries are histories, weighted where the configuration says so.
+    """The index at `folder`: items x items, few a row. Queries are histories, weighted where the configuration says so
+    (that of a user who came after the fit weighs 1 an item).
 
     Raises DataError as content.read does.
     """
@@ -52,5 +53,5 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
         facts = said.facts() | {"multiplications": int(done.sum()), "entries": len(matrix.mapped(kept["nearest"]).data)}
         artifact.write_sparse(folder, model="content_knn", num_rows=training.num_items, matrix=kept["nearest"],
                               popularity=artifact.counts(training.events, training.num_items),
-                              queries=profiles.build(training.events, config) if config.weighted else None)
+                              queries=profiles.build(training.events, config) if config.weighted else None, history=True)
     return facts

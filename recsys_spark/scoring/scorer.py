@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from scipy.sparse import vstack
 from torch import Tensor
 
 from recsys_spark.core import columns as c
@@ -65,9 +66,9 @@ class Scorer:
     def _catalogue(self, batch: pa.RecordBatch, user: Tensor, history: Ragged, cold: Tensor) -> TopK:
         items, scores = torch.zeros(len(user), self.k, dtype=torch.int32), torch.zeros(len(user), self.k)
         block = max(1, CELLS // (self.num_items + 1))
-        for rows in (~cold).nonzero()[:, 0].split(self._rows(block)):
+        for rows in _blocks(~cold, self._rows(block)):
             items[rows], scores[rows] = self._best(batch, rows, user[rows].long(), select(history, rows))
-        for rows in cold.nonzero()[:, 0].split(block):
+        for rows in _blocks(cold, block):
             dense = self.fallback.expand(len(rows), -1).clone()
             items[rows], scores[rows] = top_k(dense, user[rows].long(), select(history, rows), self.k, self.seed, "the fallback")
         return TopK(items, scores)
@@ -75,7 +76,7 @@ class Scorer:
     def _offered(self, batch: pa.RecordBatch, user: Tensor, history: Ragged, cold: Tensor, items: Tensor) -> TopK:
         """items: int64 (B, C), each query's candidates, 0 where it has fewer."""
         scores = self.fallback[items]  # (B, C)
-        for rows in (~cold).nonzero()[:, 0].split(max(1, CELLS // (WIDTH * items.shape[1]))):
+        for rows in _blocks(~cold, max(1, CELLS // (WIDTH * items.shape[1]))):
             scores[rows] = self._score(batch, rows, user[rows].long(), select(history, rows), items[rows])
         scores[items == 0] = -torch.inf
         return top_k_of(scores, items, user.long(), items.shape[1], self.seed, self.model)
@@ -201,7 +202,7 @@ class SparseScorer(Scorer):
 
     def __init__(self, folder: Path, k: int, seed: int, fallback: Tensor | None) -> None:
         facts = indices.facts(folder)
-        self.model, self.num_items, self.own_rows = facts.model, facts.num_items, bool(facts.queries)
+        self.model, self.num_items, self.own_rows, self.history = facts.model, facts.num_items, bool(facts.queries), facts.history
         own = indices.array(folder, facts.fallback_scores, (facts.num_items + 1,)) if facts.fallback_scores else fallback
         super().__init__(k, seed, torch.zeros(facts.num_items + 1) if own is None else own)
         self.index = SparseIndex(indices.matrix(folder, facts), facts.num_items, facts.model)
@@ -210,7 +211,10 @@ class SparseScorer(Scorer):
         return 1 << 20  # SparseIndex makes its own blocks
 
     def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
-        return ~self.index.reaches(ragged(batch.column(ROWS)) if self.own_rows else history)
+        cold = ~self.index.reaches(ragged(batch.column(ROWS)) if self.own_rows else history)
+        if self.history:
+            cold[cold.clone()] = ~self.index.reaches(select(history, cold.nonzero()[:, 0]))
+        return cold
 
     def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
         return self.index.top_k(self._pairs(batch, rows, history), user, history, self.k, self.seed)
@@ -225,7 +229,13 @@ class SparseScorer(Scorer):
         if not self.own_rows:
             return self.index.pairs(history)
         weights = batch.column(WEIGHTS).flatten().to_numpy(zero_copy_only=False)
-        return self.index.pairs(ragged(batch.column(ROWS)), weights)[rows.numpy()]
+        brought = ragged(batch.column(ROWS))
+        own = self.index.pairs(brought, weights)[rows.numpy()]
+        if not self.history or not len(missing := (~self.index.reaches(brought)[rows]).nonzero()[:, 0]):
+            return own
+        order = np.arange(len(rows))
+        order[missing.numpy()] = len(rows) + np.arange(len(missing))
+        return vstack([own, self.index.pairs(select(history, missing))], format="csr")[order]
 
 
 def load(path: str | Path, *, k: int, seed: int, device: str = "cpu", fallback: str | Path | None = None) -> Scorer:
@@ -297,6 +307,12 @@ def _of_process(settings: Settings) -> Scorer:
 def _beside(batch: pa.RecordBatch, settings: Settings, made: dict[str, pa.Array]) -> pa.RecordBatch:
     arrays = {name: batch.column(name) for name in settings.passed} | made
     return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+
+
+def _blocks(wanted: Tensor, most: int) -> tuple[Tensor, ...]:
+    """The numbers of the wanted rows (B,) bool, at most so many at a time; nothing where there is none (torch would make one empty part)."""
+    rows = wanted.nonzero()[:, 0]
+    return rows.split(most) if len(rows) else ()
 
 
 def _own(batch: pa.RecordBatch) -> Tensor:

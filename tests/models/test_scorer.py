@@ -53,6 +53,11 @@ def test_vectors_rank_and_cold_queries_get_the_most_popular(tmp_path: Path) -> N
     assert found.schema.field("item_idx").type == pa.list_(pa.int32()) and found.schema.field("score").type == pa.list_(pa.float32())
 
 
+def test_a_batch_of_cold_queries_alone(tmp_path: Path) -> None:
+    found = load(dot_folder(tmp_path), k=2, seed=1).rank(batch_of([1, 2], [[2], []], [None, None]))
+    assert found.column("item_idx").to_pylist() == [[4, 1], [2, 4]] and found.column("cold").to_pylist() == [True, True]
+
+
 def test_a_list_ends_with_the_catalogue(tmp_path: Path) -> None:
     found = load(dot_folder(tmp_path), k=10, seed=1).rank(batch_of([1, 2], [[1, 2, 3, 4], [1, 2]], [[1, 1], [1, 2]]))
     assert found.column("item_idx").to_pylist() == [[], [3, 4]] and found.column("score").to_pylist() == [[], [3.0, -1.0]]

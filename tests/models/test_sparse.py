@@ -81,6 +81,17 @@ def drawn(rows: int, columns: int, each: int, draw: np.random.Generator, signed:
     return made
 
 
+def test_a_history_stands_for_pairs_that_are_missing(tmp_path: Path) -> None:
+    """Queries: own pairs; none; pairs that reach nothing (3); neither pairs nor history. In order, wherever the missing ones stand."""
+    made = load(folder_of(tmp_path, SMALL, queries="queries", history=True), k=2, seed=1)
+    batch = batch_of([1, 2, 3, 4, 5], [[1], [1], [2], [3], [1]], rows=[[2], None, [3], None, [1, 2]],
+                     weights=[[2.0], None, [1.0], None, [1.0, 4.0]])
+    found = made.rank(batch)
+    assert found.column("item_idx").to_pylist() == [[3, 4], [2, 3], [1, 3], [2, 4], [3, 2]]  # 2 and 4 tie at 0 for the first
+    assert found.column("score").to_pylist() == [[1.0, 0.0], [0.5, 0.25], [1.0, 0.5], [9.0, 5.0], [2.25, 0.5]]
+    assert found.column("cold").to_pylist() == [False, False, False, True, False]
+
+
 @pytest.mark.parametrize("way", ["ranked whole", "reached alone", "read by rows", "dense"])
 @pytest.mark.parametrize("signed", [False, True])
 def test_every_way_ranks_as_all_scores_do(monkeypatch: pytest.MonkeyPatch, way: str, signed: bool) -> None:
