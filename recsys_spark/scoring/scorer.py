@@ -310,7 +310,7 @@ def _beside(batch: pa.RecordBatch, settings: Settings, made: dict[str, pa.Array]
 
 
 def _blocks(wanted: Tensor, most: int) -> tuple[Tensor, ...]:
-    """The numbers of the wanted rows (B,) bool, at most so many at a time; nothing where there is none (torch would make one empty part)."""
+    """The numbers of the wanted rows, (B,) bool, at most so many at a time; of no row nothing, where torch makes one empty part."""
     rows = wanted.nonzero()[:, 0]
     return rows.split(most) if len(rows) else ()
 
