@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from pyspark.sql import SparkSession
 
 from recsys_spark.core.errors import ConfigError, DataError
@@ -170,6 +171,42 @@ def test_a_csv_of_ones_own_with_header_quotes_and_more_fields(lake: Lake, tmp_pa
     assert lake.read("users").isEmpty() and lake.read("items").isEmpty()
     assert [row[:3] for row in quarantined(lake)] == [
         ("bad.csv", 2, "wrong_encoding"), ("shop.csv", 4, "wrong_number_of_fields"), ("shop.csv", 5, "not_a_number")]
+
+
+PUBLISHED = {"separator": "\t", "one_per_pair": True, "columns": ["user_id", "item_id", "value"], "kinds": [
+    {"files": "train.tsv", "part": "train"},
+    {"files": "test.csv", "part": "test", "separator": ",", "header": True, "columns": ["user_id", "item_id", "value", "ts", "note"]},
+    {"files": "more.tsv", "part": "valid", "required": False}]}
+
+
+def test_files_of_several_kinds_carry_their_part(lake: Lake, tmp_path: Path) -> None:
+    """A line number stands for the time where a kind has none; a pair that is in two parts is a contradiction, also at the same time."""
+    folder = write(tmp_path / "raw", train_tsv="a\tx\t5\na\ty\t4\nb\tx\t3\n", test_csv="u,i,r,t,n\na,z,5,900,late\nb,x,3,3,\n")
+    good, bad = judge(lake, job(folder, dataset="mine", delimited=PUBLISHED))
+    kept = {(row.user_id, row.item_id, row.ts, row.value, row.context["part"], row.context.get("note")) for row in good["interactions"]}
+    first = {("a", "x", 1, 5.0, "train", None), ("a", "y", 2, 4.0, "train", None), ("a", "z", 900, 5.0, "test", "late")}
+    assert kept - first in ({("b", "x", 3, 3.0, "train", None)}, {("b", "x", 3, 3.0, "test", None)})
+    assert [row[2] for row in bad] == ["conflicting_duplicate"]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"files": "*.tsv"}, "files or kinds, not both"),
+    ({"columns": ["user_id"]}, r"columns of train\.tsv must name item_id; they are user_id"),
+    ({"kinds": [{"files": "train.tsv", "part": "holdout"}]}, "'train', 'valid', 'test'"),
+])
+def test_kinds_that_do_not_fit_are_refused(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        job(tmp_path, dataset="mine", delimited=PUBLISHED | change)
+
+
+def test_files_that_are_missing_or_of_two_kinds_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path, train_tsv="a\tx\t5\n", test_csv="u,i,r,t,n\n")
+    twice = PUBLISHED | {"kinds": [*PUBLISHED["kinds"], {"files": "t*.tsv", "part": "valid"}]}
+    with pytest.raises(DataError, match=r"train\.tsv: found a file of train\.tsv and one of t\*\.tsv; .*change the patterns or the names"):
+        folders.files(job(folder, dataset="mine", delimited=twice).described(), folder)
+    optional = PUBLISHED | {"kinds": [{"files": "none.tsv", "part": "train", "required": False}]}
+    with pytest.raises(DataError, match=r"found no file with events; expected none\.tsv\. To mend: point `data=`"):
+        folders.files(job(folder, dataset="mine", delimited=optional).described(), folder)
 
 
 def test_a_header_that_is_none(tmp_path: Path) -> None:
