@@ -57,7 +57,8 @@ def test_drawn_candidates_are_the_target_and_items_the_user_never_touched(steps:
     facts = steps.done["drawn"].summary
     assert facts["queries"] == facts["targets"] == 14 and facts["rows"] == sum(map(len, of_user.values()))
     again = steps.run("drawn_again", candidates, source="last_out", draws=4)
-    one, other = ({(row.query_id, row.item_id, row.position) for row in steps.rows(c.CANDIDATES, step)} for step in ("drawn", "drawn_again"))
+    both = [steps.rows(c.CANDIDATES, step) for step in ("drawn", "drawn_again")]
+    one, other = ({(row.query_id, row.item_id, row.position) for row in rows} for rows in both)
     assert one == other and again.summary == facts
 
 
