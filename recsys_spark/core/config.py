@@ -49,6 +49,8 @@ def validate(kind: type[T], values: dict[str, Any], *, source: str, key: str = "
     """`kind(**values)`, or a ConfigError that names the source, the dotted key, the value and the nearest valid name."""
     try:
         return kind.model_validate(values)
+    except ConfigError as inner:  # of a part that another class describes: told from here, with its place in this file
+        raise _placed(inner, source, key) from None
     except ValidationError as problem:
         # An unknown key first: it is often the wrong spelling of one that is then missing.
         first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
@@ -56,11 +58,29 @@ def validate(kind: type[T], values: dict[str, Any], *, source: str, key: str = "
         if first["type"] == "extra_forbidden":
             valid = sorted(_fields_at(kind, first["loc"][:-1]))
             close = nearest(str(first["loc"][-1]), valid)
-            raise ConfigError(f"{source}, unknown key {dotted}", found=repr(first["input"]),
-                              expected=f"one of {', '.join(valid)}{close}") from None
+            raise KeyProblem(source, "unknown key ", dotted, found=repr(first["input"]),
+                             expected=f"one of {', '.join(valid)}{close}") from None
         if first["type"] == "missing":
-            raise ConfigError(f"{source}, missing key {dotted}", remedy=f"add {dotted} to the file or pass {dotted}=...") from None
-        raise ConfigError(f"{source}, {dotted}", found=repr(first["input"]), expected=first["msg"]) from None
+            raise KeyProblem(source, "missing key ", dotted, remedy=f"add {dotted} to the file or pass {dotted}=...") from None
+        raise KeyProblem(source, "", dotted, found=repr(first["input"]), expected=first["msg"]) from None
+
+
+class KeyProblem(ConfigError):
+    """A ConfigError that knows its dotted key, so that whoever validates around it can say where that stands in the file."""
+
+    def __init__(self, source: str, what: str, dotted: str, *, found: Any = None, expected: Any = None, remedy: str = "") -> None:
+        super().__init__(f"{source}, {what}{dotted}", found=found, expected=expected, remedy=remedy)
+        self.what, self.dotted = what, dotted
+
+    def __reduce__(self) -> tuple:
+        return ConfigError(self.thing, found=self.found, expected=self.expected, remedy=self.remedy).__reduce__()
+
+
+def _placed(inner: ConfigError, source: str, key: str) -> ConfigError:
+    facts = {"found": inner.found, "expected": inner.expected, "remedy": inner.remedy}
+    if isinstance(inner, KeyProblem):
+        return KeyProblem(source, inner.what, ".".join(filter(None, [key, inner.dotted])), **facts)
+    return ConfigError(": ".join(filter(None, [source, key, inner.thing])), **facts)
 
 
 def _fields_at(kind: type[BaseModel], loc: tuple[int | str, ...]) -> Iterable[str]:

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
 from recsys_spark.core import config, log
-from recsys_spark.core.errors import ConfigError, DataError, nearest
+from recsys_spark.core.errors import DataError, nearest
 from recsys_spark.etl import filters, index
 from recsys_spark.etl.filters import Filters
 from recsys_spark.etl.split import RULES, Rule
@@ -45,7 +45,7 @@ class Job(context.Job):
     @classmethod
     def _is_known(cls, value: str) -> str:
         if value not in RULES:
-            raise ConfigError("rule of a split", found=repr(value), expected=f"one of {', '.join(RULES)}{nearest(value, RULES)}")
+            raise config.KeyProblem("split", "", "rule", found=repr(value), expected=f"one of {', '.join(RULES)}{nearest(value, RULES)}")
         return value
 
     @field_validator("arguments")

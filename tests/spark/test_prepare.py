@@ -80,7 +80,7 @@ def test_nothing_left_is_refused_before_anything_is_written(steps: Steps) -> Non
 
 
 @pytest.mark.parametrize("values, message", [
-    ({"rule": "rolling_"}, r"rule of a split: found 'rolling_'; expected one of leave_last_out, .*\(did you mean 'rolling'\?\)"),
+    ({"rule": "rolling_"}, r"split, rule: found 'rolling_'; expected one of leave_last_out, .*\(did you mean 'rolling'\?\)"),
     ({"rule": "random", "fractions": (0.9, 0.2, 0.1)}, "rule random, fractions: found .*adding up to 1"),
     ({"rule": "random", "fractions": (1.0, 0.0, 0.0)}, "test above 0"),
     ({"fractions": (0.8, 0.1, 0.1)}, "rule leave_last_out, unknown key fractions: found .*; expected one of hold"),
