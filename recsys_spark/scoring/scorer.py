@@ -7,8 +7,6 @@ queries bring their `candidates`, each one's own are ranked, all of them: a hist
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +151,7 @@ class DotScorer(Scorer):
     def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
         if self.facts.constant:
             return torch.zeros(len(user), dtype=torch.bool)
-        cold = ~_own(batch)
+        cold = ~own_vector(batch)
         if self.fold_in is not None:
             cold[cold.clone()] = ~self.fold_in.reaches(select(history, cold.nonzero()[:, 0]))
         return cold
@@ -178,7 +176,7 @@ class DotScorer(Scorer):
         made = torch.from_numpy(flat).view(warm, self.facts.dim)
         if warm == len(rows) == len(column):
             return made
-        own = _own(batch)
+        own = own_vector(batch)
         found = torch.zeros(len(column), self.facts.dim)
         found[own] = made
         if self.fold_in is not None:
@@ -256,66 +254,13 @@ def load(path: str | Path, *, k: int, seed: int, device: str = "cpu", fallback: 
                           remedy="run the training step again")
 
 
-def written(path: str | Path) -> int:
-    """Modification time (ns) of the file that makes the folder whole."""
-    folder = Path(path)
-    return next((file.stat().st_mtime_ns for file in (folder / indices.FILE, folder / store.FACTS) if file.exists()), 0)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a worker process needs to build its scorer: small, picklable, and the key under which the process keeps it."""
-
-    path: str
-    k: int
-    seed: int
-    fallback: str | None = None
-    passed: tuple[str, ...] = ()  # input columns handed through to the output
-    threads: int = 1
-    written: int = 0  # when (ns), so that a worker never keeps a model that another has replaced at the same path
-
-
-_loaded: dict[Settings, Scorer] = {}  # of this worker process: Spark gives it many partitions, and the model is read once
-
-
-def rank_batches(settings: Settings, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """For mapInArrow: the `passed` columns, item_idx, score, cold, folded (in, for want of a vector)."""
-    scorer = _of_process(settings)
-    with torch.inference_mode():
-        for batch in batches:
-            ranked = scorer.rank(batch)
-            yield _beside(batch, settings, {name: ranked.column(name) for name in (c.ITEM_IDX, c.SCORE, COLD)}
-                          | {FOLDED: pa.array((~_own(batch)).numpy() & ~ranked.column(COLD).to_numpy(zero_copy_only=False))})
-
-
-def predict_batches(settings: Settings, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """For mapInArrow: the `passed` columns and the prediction."""
-    scorer = _of_process(settings)
-    with torch.inference_mode():
-        for batch in batches:
-            yield _beside(batch, settings, {PREDICTION: scorer.predict(batch)})
-
-
-def _of_process(settings: Settings) -> Scorer:
-    if settings not in _loaded:
-        _loaded.clear()  # one model at a time
-        torch.set_num_threads(settings.threads)
-        _loaded[settings] = load(settings.path, k=settings.k, seed=settings.seed, fallback=settings.fallback)
-    return _loaded[settings]
-
-
-def _beside(batch: pa.RecordBatch, settings: Settings, made: dict[str, pa.Array]) -> pa.RecordBatch:
-    arrays = {name: batch.column(name) for name in settings.passed} | made
-    return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
-
-
 def _blocks(wanted: Tensor, most: int) -> tuple[Tensor, ...]:
     """The numbers of the wanted rows, (B,) bool, at most so many at a time; of no row nothing, where torch makes one empty part."""
     rows = wanted.nonzero()[:, 0]
     return rows.split(most) if len(rows) else ()
 
 
-def _own(batch: pa.RecordBatch) -> Tensor:
+def own_vector(batch: pa.RecordBatch) -> Tensor:
     """Queries that need no folding in, (B,) bool: all, or those with a vector of their own."""
     if VECTOR not in batch.schema.names:
         return torch.ones(batch.num_rows, dtype=torch.bool)

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from recsys_spark.baselines import artifact
 from recsys_spark.core import columns as c
 from recsys_spark.core import seeds
-from recsys_spark.scoring import index, scorer
+from recsys_spark.scoring import index, worker
 from recsys_spark.scoring.scorer import CANDIDATES, COLD, FOLDED, HISTORY, PREDICTION
 from recsys_spark.stages.context import Context
 
@@ -53,7 +53,7 @@ class Scoring:
         """(user_idx, user_id, item_idx array<int>, score array<float>, cold, folded): at most k items of each query, or its candidates."""
         settings = self._settings(seeds.derive(self.ctx.seed, "score"), (c.USER_IDX, c.USER_ID))
         shape = f"{c.USER_IDX} int, {c.USER_ID} string, {c.ITEM_IDX} array<int>, {c.SCORE} array<float>, {COLD} boolean, {FOLDED} boolean"
-        return self._queries().mapInArrow(partial(scorer.rank_batches, settings), shape)
+        return self._queries().mapInArrow(partial(worker.rank_batches, settings), shape)
 
     def predictions(self) -> DataFrame:
         """(row_key, user_id, item_id, label, prediction): every row of the part."""
@@ -65,7 +65,7 @@ class Scoring:
         passed = (c.ROW_KEY, c.USER_ID, c.ITEM_ID, c.LABEL)
         shape = f"{c.ROW_KEY} string, {c.USER_ID} string, {c.ITEM_ID} string, {c.LABEL} double, {PREDICTION} double"
         settings = self._settings(self.ctx.seed, passed)
-        return rows.repartition(self._tasks(), c.USER_IDX).mapInArrow(partial(scorer.predict_batches, settings), shape)
+        return rows.repartition(self._tasks(), c.USER_IDX).mapInArrow(partial(worker.predict_batches, settings), shape)
 
     def vectors(self) -> DataFrame | None:
         """(user_idx, vector), or (user_idx, rows, weights), of an index whose queries bring their own."""
@@ -96,9 +96,9 @@ class Scoring:
         numbered = rows.join(self.ctx.read(c.ITEM_INDEX, self.source), on=c.ITEM_ID, how="inner")
         return numbered.groupBy(F.col(c.QUERY_ID).alias(c.USER_ID)).agg(F.sort_array(F.collect_set(c.ITEM_IDX)).alias(CANDIDATES))
 
-    def _settings(self, seed: int, passed: tuple[str, ...]) -> scorer.Settings:
-        return scorer.Settings(str(self.folder), self.k, seed, self._fallback(), passed=passed,
-                                written=scorer.written(self.folder))
+    def _settings(self, seed: int, passed: tuple[str, ...]) -> worker.Settings:
+        return worker.Settings(str(self.folder), self.k, seed, self._fallback(), passed=passed,
+                                written=worker.written(self.folder))
 
     def _fallback(self) -> str | None:
         """Counts of the events before the scored part, for a model without a fallback of its own; none of users held out for it."""

@@ -15,9 +15,10 @@ from recsys_spark.core import artifacts
 from recsys_spark.core.contracts import Index, NormalEquations
 from recsys_spark.core.errors import CheckpointError, RecsysError
 from recsys_spark.models.base import Ragged
-from recsys_spark.scoring import fold_in, scorer
+from recsys_spark.scoring import fold_in, worker
 from recsys_spark.scoring.fold_in import FoldIn
-from recsys_spark.scoring.scorer import Settings, load, rank_batches
+from recsys_spark.scoring.scorer import load
+from recsys_spark.scoring.worker import Settings, rank_batches
 
 IALS = NormalEquations(unobserved=0.2, observed=1.0, pull=1.0, reg=0.05, exponent=0.7, offset=3.0)
 SPARK = NormalEquations(unobserved=1.0, observed=4.0, pull=5.0, reg=0.1, exponent=1.0, offset=0.0)
@@ -85,7 +86,7 @@ def index_folder(folder: Path, **facts: Any) -> Path:
 
 
 def test_the_scorer_folds_in_whoever_has_a_history_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer, "_loaded", {})
+    monkeypatch.setattr(worker, "_loaded", {})
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     vectors = world()
     lists, own = [[4, 7], [4, 7], None, [9], [3]], [None, [1.0, 0, 0, 0, 0, 0], None, None, [0, 1.0, 0, 0, 0, 0]]
@@ -103,7 +104,7 @@ def test_the_scorer_folds_in_whoever_has_a_history_alone(tmp_path: Path, monkeyp
         assert found.column("score")[row].as_py() == pytest.approx(best.values.tolist(), abs=1e-6)
     assert found.column("item_idx").to_pylist()[2:4] == [[50, 49, 48]] * 2
 
-    monkeypatch.setattr(scorer, "_loaded", {})
+    monkeypatch.setattr(worker, "_loaded", {})
     (without,) = rank_batches(Settings(str(index_folder(tmp_path, fold_in=None, gram="")), k=3, seed=1), iter([batch]))
     assert without.column("cold").to_pylist() == [True, False, True, True, False] and not any(without.column("folded").to_pylist())
 

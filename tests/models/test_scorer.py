@@ -16,8 +16,9 @@ from recsys_spark.core.contracts import Index
 from recsys_spark.core.errors import CheckpointError, RecsysError
 from recsys_spark.models import registry, store
 from recsys_spark.models.base import Query, Ragged, Sizes
-from recsys_spark.scoring import scorer
-from recsys_spark.scoring.scorer import Settings, load, predict_batches, rank_batches
+from recsys_spark.scoring import scorer, worker
+from recsys_spark.scoring.scorer import load
+from recsys_spark.scoring.worker import Settings, predict_batches, rank_batches
 
 FACTORS = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [-1, 0]], dtype=np.float32)  # items 1..4
 POPULARITY = np.array([0, 3, 9, 1, 5], dtype=np.float32)
@@ -144,7 +145,7 @@ def test_rows_of_the_answer_do_not_depend_on_the_block(tmp_path: Path, monkeypat
 
 
 def test_a_worker_hands_columns_through_and_keeps_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer, "_loaded", {})
+    monkeypatch.setattr(worker, "_loaded", {})
     threads = torch.get_num_threads()
     folder = dot_folder(tmp_path)
     batch = batch_of([7, 8], [[3], None], [[2, 1], None], user_id=pa.array(["a", "b"]), item_idx=pa.array([2, 2], pa.int32()))
