@@ -1,6 +1,6 @@
 """Rules "who has item j also takes item i", mined from baskets: a user's score of an item is the sum of what its history's rules say of it.
 
-Papers: R. Agrawal, R. Srikant. Fast Algorithms for Mining Association Rules. VLDB 1994; fp_growth: J. Han, J. Pei, Y. Yin. Mining Frequent
+Paper: R. Agrawal, R. Srikant. Fast Algorithms for Mining Association Rules. VLDB 1994; fp_growth: J. Han, J. Pei, Y. Yin. Mining Frequent
     Patterns without Candidate Generation. SIGMOD 2000, doi:10.1145/342009.335372, in Spark's parallel form (H. Li et al. PFP. RecSys 2008,
     doi:10.1145/1454008.1454027).
 Differs: rules have one item on either side, so that scoring them is a product of matrices.

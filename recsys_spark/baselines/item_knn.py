@@ -1,6 +1,6 @@
 """Items whose users are the same: a user's score of an item is the sum of its similarities to the items of the user's history.
 
-Papers: B. Sarwar et al. Item-Based Collaborative Filtering Recommendation Algorithms. WWW 2001, doi:10.1145/371920.372071;
+Paper: B. Sarwar et al. Item-Based Collaborative Filtering Recommendation Algorithms. WWW 2001, doi:10.1145/371920.372071;
     M. Deshpande, G. Karypis. Item-Based Top-N Recommendation Algorithms. ACM TOIS 22(1), 2004, doi:10.1145/963770.963776.
 Differs: similarity.py's choice of weights and similarities; a history item counts 1 whatever its value.
 """

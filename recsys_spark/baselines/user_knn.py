@@ -1,6 +1,6 @@
 """Users whose items are the same: a user's score of an item is the sum of the similarities of the nearest users who have it.
 
-Papers: P. Resnick et al. GroupLens: An Open Architecture for Collaborative Filtering of Netnews. CSCW 1994, doi:10.1145/192844.192905;
+Paper: P. Resnick et al. GroupLens: An Open Architecture for Collaborative Filtering of Netnews. CSCW 1994, doi:10.1145/192844.192905;
     for lists of items as in M. Ferrari Dacrema et al. (similarity.py).
 Differs: similarity.py's choice of weights and similarities; for rankings only, so values are not centred. A user who came after the
     fit has no neighbours and gets the fallback.

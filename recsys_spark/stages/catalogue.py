@@ -41,7 +41,9 @@ def _paper(docstring: str) -> str:
 
 
 def _task(module: ast.Module) -> str:
-    """The value of `task = "..."` at class level or of `TASK = "..."` at module level."""
+    """The value of `task = "..."` at class level or of `TASK = "..."` at module level; a function `task` decides by the settings."""
+    if any(isinstance(node, ast.FunctionDef) and node.name == "task" for node in module.body):
+        return "either"
     for node in ast.walk(module):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         for target in targets:

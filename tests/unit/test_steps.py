@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from recsys_spark.core.errors import ConfigError
-from recsys_spark.stages import steps
+from recsys_spark.models import registry
+from recsys_spark.stages import steps, train_baseline
 from recsys_spark.stages.catalogue import entries
 
 HEAD = "name: t\nenv: {lake: l, runs: r}\nsteps:\n"
@@ -69,4 +70,5 @@ def test_every_model_and_baseline_names_its_paper() -> None:
     found = {entry.name: entry for entry in entries()}
     assert {"mf_bias", "neumf", "multi_vae", "als", "popularity", "global_bias"} <= set(found)
     assert found["neumf"].kind == "pointwise" and found["neumf"].task == "ranking" and "2017" in found["neumf"].paper
-    assert found["als"].kind == "baseline"
+    assert found["als"].kind == "baseline" and found["als"].task == "either"
+    assert set(found) == {*registry.names(), *train_baseline.names()}, "whatever can be trained is listed"
