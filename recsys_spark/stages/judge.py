@@ -16,7 +16,6 @@ from recsys_spark.scoring.scorer import PREDICTION
 from recsys_spark.stages.context import Context
 from recsys_spark.stages.scored import Scoring, arrow_batches
 
-LOWER_IS_BETTER = rating.METRICS
 DEFAULT = {"ranking": "ndcg@10", "rating": "rmse"}
 
 

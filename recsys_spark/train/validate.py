@@ -16,7 +16,7 @@ from torch import Tensor
 from recsys_spark.core import columns, contracts
 from recsys_spark.core.contracts import ShardSet, TrainJob
 from recsys_spark.core.errors import ConfigError, ShardError, nearest
-from recsys_spark.metrics import ranking
+from recsys_spark.metrics import ranking, rating
 from recsys_spark.models.base import Model, Query
 from recsys_spark.scoring import topk
 from recsys_spark.train.collate import collate
@@ -25,7 +25,6 @@ from recsys_spark.train.workers import Workers
 
 KS = (10, 20)
 SHOWN = ("ndcg@10", "recall@10", "ndcg@20", "recall@20")
-LOWER_IS_BETTER = ("rmse", "mae")
 _CELLS = 8 << 20  # scores held at once: 32 MB in float32
 _BATCH = 65536  # rows of the valid part predicted at once, over all ranks
 Validator = Callable[[Model], dict[str, float]]
@@ -37,7 +36,7 @@ def monitor(job: TrainJob, model: type[Model] | Model) -> tuple[str, float]:
     metric = job.train.monitor or ("rmse" if model.task == "rating" else "ndcg@10")
     if metric not in names:
         raise ConfigError("train.monitor", found=repr(metric), expected=f"one of {', '.join(names)}{nearest(metric, names)}")
-    return metric, -1.0 if metric in LOWER_IS_BETTER else 1.0
+    return metric, -1.0 if metric in rating.METRICS else 1.0
 
 
 def make(job: TrainJob, shards: ShardSet, model: Model, workers: Workers) -> Validator:
