@@ -25,7 +25,7 @@ QUERY_ID, QUERY_KIND, SCORE, RANK = "query_id", "query_kind", "score", "rank"
 RUN_ID, MODEL, SCORED_AT = "run_id", "model", "scored_at"
 TASK, ROW_KEY = "task", "row_key"
 SOURCE, POSITION = "source", "position"  # of a candidate
-TARGET, SAMPLED, PUBLISHED = "target", "sampled", "published"  # values of `source`
+TARGET, SAMPLED, PUBLISHED, NEW_ITEMS = "target", "sampled", "published", "new_items"  # values of `source`
 METRIC, K, SLICE, SEED, LOW, HIGH, N = "metric", "k", "slice", "seed", "low", "high", "n"
 
 # Tables under the lake root.

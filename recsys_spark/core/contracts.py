@@ -69,7 +69,8 @@ class ShardSet(Settings):
     virtual_shards: int = 64
     num_users: int
     num_items: int
-    side: dict[str, Csr] = Field(default_factory=dict)  # "seen": training items by user; "targets": validation items by user
+    # "seen": items by user before valid (train, valid_fold_in); "targets": validation items by user
+    side: dict[str, Csr] = Field(default_factory=dict)
     statistics: dict[str, float] = Field(default_factory=dict)  # of training rows: label_mean, label_min, label_max, where there are labels
     split: str
     table_versions: dict[str, int] = Field(default_factory=dict)

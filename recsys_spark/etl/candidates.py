@@ -4,6 +4,7 @@ A query is a user with an event in the scored part; its items of that part are i
 sampled    `count` items, uniform among those of the split that the user touched in no part at all, without repeats: draw d of a user
            is the item at the place hash(seed, user_id, d) of all items ordered by hash(item_id), and what was touched or drawn before is
            passed over. So they depend on the seed, the user and the split alone.
+new_items  every item of the scored part that no part before it knows: the catalogue of C-ITEM.
 published  what a file says: NCF's format, `(user,item)<tab>negative<tab>negative ...` a line, in the ids of the raw data.
 A target that stands among its own negatives is one candidate, and counts as the target.
 """
@@ -16,7 +17,7 @@ from typing import Iterator
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
@@ -73,6 +74,19 @@ def _mixed(key: int, count: int) -> NDArray[np.uint64]:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def new_items(events: DataFrame, part: str) -> DataFrame:
+    """(query_id, item_id, source, position from 1, in the order of their numbers): for every query all new items but its targets.
+
+    Their number times that of the queries makes the rows: new items are few beside the catalogue, or the split is not of C-ITEM.
+    """
+    known = events.where(F.col(c.PART).isin(*c.BEFORE[part]))
+    new = events.where(F.col(c.PART) == part).select(c.ITEM_IDX, c.ITEM_ID).distinct().join(known, on=c.ITEM_IDX, how="left_anti")
+    numbered = new.select(c.ITEM_ID, F.row_number().over(Window.orderBy(c.ITEM_IDX)).alias(c.POSITION))
+    own = targets(events, part).select(c.QUERY_ID, c.ITEM_ID)
+    offered = own.select(c.QUERY_ID).distinct().crossJoin(F.broadcast(numbered)).join(own, on=[c.QUERY_ID, c.ITEM_ID], how="left_anti")
+    return offered.select(c.QUERY_ID, c.ITEM_ID, F.lit(c.NEW_ITEMS).alias(c.SOURCE), c.POSITION)
 
 
 def lines_of(events: DataFrame, path: str) -> DataFrame:

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from recsys_spark.core.errors import ConfigError, nearest
 from recsys_spark.metrics import candidates, ctr, exposure, lists, ranking, rating
 
-RANKING, SAMPLED, RATING, CLICK = "ranking", "sampled_ranking", "rating", "click"
+RANKING, SAMPLED, NEW_ITEMS, RATING, CLICK = "ranking", "sampled_ranking", "new_item_ranking", "rating", "click"
 OF_TASK = {
     RANKING: (*ranking.METRICS, *lists.METRICS, *exposure.METRICS),
     SAMPLED: candidates.METRICS,
+    NEW_ITEMS: candidates.METRICS,
     RATING: rating.METRICS,
     CLICK: ctr.METRICS,
 }

@@ -10,11 +10,14 @@ from recsys_spark.core.contracts import Run
 from recsys_spark.metrics.slices import ALL as ALL
 
 SAMPLED = "sampled_ranking"  # among drawn candidates: never shown without that word, nor without the full ranking where there is one
-TASKS = {"ranking": "Ranking", SAMPLED: "Sampled ranking", "rating": "Ratings", "click": "Clicks"}  # in the order of a page
-SAYS = {"ranking": "ranks best", SAMPLED: "ranks the candidates best", "rating": "predicts ratings best", "click": "predicts clicks best"}
-PRIMARY = {"ranking": "ndcg", SAMPLED: "ndcg", "rating": "rmse", "click": "rce"}  # decides the order of a table
+NEW_ITEMS = "new_item_ranking"  # among the items that training does not know, all of them
+TASKS = {  # in the order of a page
+    "ranking": "Ranking", NEW_ITEMS: "Ranking of new items", SAMPLED: "Sampled ranking", "rating": "Ratings", "click": "Clicks"}
+SAYS = {"ranking": "ranks best", NEW_ITEMS: "ranks new items best", SAMPLED: "ranks the candidates best",
+        "rating": "predicts ratings best", "click": "predicts clicks best"}
+PRIMARY = {"ranking": "ndcg", NEW_ITEMS: "ndcg", SAMPLED: "ndcg", "rating": "rmse", "click": "rce"}  # decides the order of a table
 PRIMARY_K = 10  # where it was measured; else the smallest
-BASELINE = {"ranking": "popularity", SAMPLED: "popularity", "rating": "global_bias"}
+BASELINE = {"ranking": "popularity", NEW_ITEMS: "popularity", SAMPLED: "popularity", "rating": "global_bias"}
 ORDER = (  # of columns; a metric that is not here comes last
     "ndcg", "recall", "recall_capped", "hit_rate", "mrr", "map", "precision", "serendipity",
     "rce", "log_loss", "auc", "pr_auc", "auc_per_user", "auc_per_impression", "rmse", "mae",

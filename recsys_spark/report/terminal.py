@@ -19,8 +19,8 @@ from recsys_spark.report.results import Metric, Row, Value
 
 PAGE = "report.html"
 BRIEF = {  # the page has the rest
-    "ranking": ("ndcg", "recall", "mrr", "coverage"), shown.SAMPLED: ("ndcg", "hit_rate", "mrr", "auc"), "rating": ("rmse", "mae"),
-    "click": ("rce", "log_loss", "auc", "calibration"),
+    "ranking": ("ndcg", "recall", "mrr", "coverage"), shown.NEW_ITEMS: ("ndcg", "recall", "mrr", "auc"),
+    shown.SAMPLED: ("ndcg", "hit_rate", "mrr", "auc"), "rating": ("rmse", "mae"), "click": ("rce", "log_loss", "auc", "calibration"),
 }
 
 

@@ -1,7 +1,7 @@
-"""Candidates for every user of a scored part -> the table `candidates`: drawn at random, or as a file has them (etl/candidates.py).
+"""Candidates for every user of a scored part -> the table `candidates`: drawn, as a file has them, or all new items (etl/candidates.py).
 
-Drawn once and stored, so that every model ranks the same sets. What is measured on them is a sampled metric, and says little about a full
-ranking: docs/protocols.md.
+Made once and stored, so that every model ranks the same sets. What is measured on drawn ones is a sampled metric, and says little about a
+full ranking: docs/protocols.md.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ class Job(context.Job):
     source: Ref  # a prepare step
     part: Literal["valid", "test"] = "test"
     draws: int = Field(DRAWS, ge=1, le=10_000)  # negatives of each query
+    among: Literal["sampled", "new_items"] = "sampled"  # new_items: all items of the part that no earlier part knows
     published: str | None = None  # a file that has them, of NCF's format; with .gz added it is found too
 
     @model_validator(mode="after")
     def _one_source(self) -> Job:
         if self.published is not None and self.draws != DRAWS:
             raise ValueError("draws or published, not both: a published file says how many there are")
+        if self.among == c.NEW_ITEMS and (self.published is not None or self.draws != DRAWS):
+            raise ValueError("among: new_items takes all of them: neither draws nor published")
         return self
 
 
@@ -60,7 +63,9 @@ def run(ctx: Context, job: Job) -> Outcome:
             raise DataError(f"split {split!r}, part {job.part}", found="no events", expected="at least one",
                             remedy=f"choose another part, or change {job.source}")
         odd: dict[str, int] = {}
-        if job.published is None:
+        if job.among == c.NEW_ITEMS:
+            negatives = candidates.new_items(events, job.part)
+        elif job.published is None:
             negatives = candidates.sampled(events, job.part, job.draws, ctx.seed)
         else:
             path = str(_file(job.published))
@@ -74,7 +79,7 @@ def run(ctx: Context, job: Job) -> Outcome:
         wanted.unpersist()
     written = ctx.lake.read(c.CANDIDATES, version).where(F.col(c.RUN_ID) == ctx.run_id)
     sizes = written.groupBy(c.QUERY_ID).count().agg(F.sum("count"), F.min("count"), F.max("count")).collect()[0]
-    summary = {"split": split, "part": job.part, "seed": ctx.seed, "source": c.SAMPLED if job.published is None else c.PUBLISHED,
+    summary = {"split": split, "part": job.part, "seed": ctx.seed, "source": job.among if job.published is None else c.PUBLISHED,
                "queries": int(queries), "targets": int(num_targets), "rows": int(sizes[0]), "fewest": int(sizes[1]), "most": int(sizes[2])}
     summary |= odd
     logger.info(log.fields(stage="candidates", **summary))

@@ -26,7 +26,7 @@ from recsys_spark.etl.evaluation_spark import Distributed
 from recsys_spark.lake.schemas import SCHEMAS
 from recsys_spark.metrics import names, paired, slices
 from recsys_spark.metrics.blocks import Settings
-from recsys_spark.metrics.names import CLICK, RATING, SAMPLED
+from recsys_spark.metrics.names import CLICK, NEW_ITEMS, RATING, SAMPLED
 from recsys_spark.metrics.paired import Key
 from recsys_spark.metrics.partials import Partial
 from recsys_spark.report.results import FIELDS
@@ -126,7 +126,7 @@ def _measure(ctx: Context, job: Job, engine: Engine, one: Scored) -> Partial:
                             expected="clicks, for " + one.step, remedy="evaluate a split of impressions, or score ratings")
         return engine.click(one.rows, settings)
     entries = one.rows.where(F.col(c.QUERY_KIND) == "user")
-    if one.task == SAMPLED:
+    if one.task in (SAMPLED, NEW_ITEMS):
         return engine.candidates(entries, settings)
     return engine.ranking(entries.where(F.col(c.RANK) <= max(job.ks)), settings)
 

@@ -13,7 +13,7 @@ from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, DataError, nearest
 from recsys_spark.etl.evaluation import Source
 from recsys_spark.metrics import names
-from recsys_spark.metrics.names import CLICK, RANKING, RATING, SAMPLED
+from recsys_spark.metrics.names import CLICK, NEW_ITEMS, RANKING, RATING, SAMPLED
 from recsys_spark.report.results import BASELINE
 from recsys_spark.stages.context import Context
 
@@ -69,7 +69,7 @@ def _task(ctx: Context, job: Job, step: str) -> str:
     if c.RECOMMENDATIONS not in made.output_versions:
         return CLICK if made.summary.get("task") == CLICK else RATING
     if made.config.get("candidates"):
-        return SAMPLED
+        return NEW_ITEMS if made.summary.get("among") == c.NEW_ITEMS else SAMPLED
     stored = made.config.get("k")
     if isinstance(stored, int) and stored < max(job.ks):
         raise ConfigError(f"step {ctx.step}, ks", found=max(job.ks), expected=f"at most {stored}, the length of the lists of {step}",

@@ -62,7 +62,8 @@ def run(ctx: Context, job: Job) -> Outcome:
         if len(parts[c.TRAIN].files) < job.num_workers:
             raise ShardError(f"shard set of {ctx.run_id}", found=f"{parts[c.TRAIN].rows} training rows",
                              expected=f"one for each of {job.num_workers} workers", remedy="lower num_workers, or export more data")
-        sides = {"seen": _pairs(_of(events, c.TRAIN)), "targets": _pairs(_of(positive, c.VALID))}
+        # What is known of a user when valid is ranked: of users held out whole, their fold-in.
+        sides = {"seen": _pairs(events.where(F.col(c.PART).isin(*c.BEFORE[c.VALID]))), "targets": _pairs(_of(positive, c.VALID))}
         csr = side.write(sides, str(folder), num_users=num_users, events=int(prepared["rows"]))
         made_set = shards.manifest(job.layout, layout, parts, statistics, csr, num_users=num_users, num_items=num_items,
                                    virtual_shards=job.virtual_shards, split=str(prepared["split"]), table_versions=dict(ctx.read_versions))

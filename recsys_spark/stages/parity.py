@@ -121,15 +121,17 @@ def run(path: Path, out: Path, *, only: Sequence[str] = (), arguments: Sequence[
             raise ConfigError(f"pipeline {name!r}", found=f"not in {path}",
                               expected=f"one of {', '.join(sorted(stems))}{nearest(name, stems)}")
     found: dict[tuple[int, int], Found] = {}
-    for file, seed in dict.fromkeys((row.pipeline, seed) for row in listed.rows for seed in row.seeds):
+    todo = dict.fromkeys((row.pipeline, seed) for row in listed.rows for seed in row.seeds)
+
+    def runs(file: str) -> bool:
+        return not only or Path(file).stem in only
+
+    for file, seed in sorted(todo, key=lambda one: runs(one[0])):  # first what there is, so that no page lacks it
         mine = [(number, row) for number, row in enumerate(listed.rows) if row.pipeline == file and seed in row.seeds]
         pipeline, known = steps.load(path.parent / file, [f"seed={seed}", *arguments])
         chosen = steps.closure(known, [row.evaluation for _, row in mine])
         lake = pipelines.open_lake(pipeline)
-        if only and Path(file).stem not in only:
-            done = _kept(pipeline, chosen, lake)
-        else:
-            done = pipelines.run(pipeline, chosen, lake=lake, listener=listener)
+        done = pipelines.run(pipeline, chosen, lake=lake, listener=listener) if runs(file) else _kept(pipeline, chosen, lake)
         for number, row in mine:
             if row.evaluation in done:
                 found[(number, seed)] = _find(row, done, source=f"{path}, rows.{number}")

@@ -83,7 +83,8 @@ def _recommend(ctx: Context, job: Job, model: Run, scoring: Scoring) -> tuple[di
         users, cold, folded, short, rows, longest = (int(value or 0) for value in counts.collect()[0])
     finally:
         ranked.unpersist()
-    lists = {"k": job.k, "short_lists": short} if job.candidates is None else {"candidates": longest}
+    lists = {"k": job.k, "short_lists": short} if job.candidates is None else {
+        "candidates": longest, "among": ctx.inputs[job.candidates].summary["source"]}
     facts = {"queries": users, "rows": rows, **lists, "cold": cold, "folded_in": folded, "fallback": "popularity"}
     return {c.RECOMMENDATIONS: version}, facts
 

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import ConfigError, DataError
-from recsys_spark.stages import candidates, prepare, score, train_baseline
+from recsys_spark.stages import candidates, evaluate, prepare, score, train_baseline
 from tests.spark.chained import Chain
 from tests.spark.prepared import crowd
 
@@ -128,3 +128,26 @@ def test_candidates_that_do_not_fit_are_refused(steps: Chain, change: dict[str, 
         score.plan(steps.context("refused"), score.Job(**{"model": "popularity", "source": "last_out", **change}))
     told = score.plan(steps.context("dry"), score.Job(model="popularity", source="last_out", candidates="drawn"))
     assert told["rows"] == steps.done["drawn"].summary["rows"]
+
+
+def test_new_items_are_ranked_among_themselves(spark: SparkSession, tmp_path: Path) -> None:
+    made = Chain(spark, tmp_path)
+    made.ingest(EVENTS)
+    made.run("cold", prepare, source="ingest", rule="cold_items", valid_items=2, test_items=4)
+    run = made.run("new", candidates, source="cold", among="new_items")
+    rows = made.rows(c.SPLITS, "cold")
+    new = {row.item_id for row in rows if row.part == c.TEST}
+    wanted = {(row.user_id, row.item_id) for row in rows if row.part == c.TEST}
+    offered = {(row.query_id, row.item_id): row.source for row in made.rows(c.CANDIDATES, "new")}
+    assert len(new) == 4 and set(offered) == {(user, item) for user in {who for who, _ in wanted} for item in new}
+    assert {pair for pair, source in offered.items() if source == "target"} == wanted
+    assert run.summary["rows"] == len(offered) and run.summary["fewest"] == run.summary["most"] == 4
+
+    made.run("popularity", train_baseline, source="cold", model="popularity")
+    made.run("score", score, model="popularity", source="cold", candidates="new")
+    measured = made.run("measured", evaluate, source="cold", of=["score"])
+    values = {row["metric"]: row["value"] for row in measured.summary["results"] if row["k"] in (0, 10)}
+    assert {row["task"] for row in measured.summary["results"]} == {"new_item_ranking"}
+    assert values["auc"] == pytest.approx(0.5) and values["recall"] == pytest.approx(1.0)  # nothing is known of them: chance
+    with pytest.raises(ValidationError, match="neither draws nor published"):
+        candidates.Job(source="s", among="new_items", draws=5)
