@@ -98,7 +98,7 @@ def _write(ctx: Context, job: Job, rule: Rule, kept: DataFrame, dropped: dict[st
                         remedy="loosen the filters of the step" if dropped else "run ingest on a data set with events")
     parted = rule.assign(kept, ctx.seed)
     versions = {
-        c.USER_INDEX: _extend_index(ctx, c.USER_INDEX, kept, c.USER_ID, c.USER_IDX),
+        c.USER_INDEX: _extend_index(ctx, c.USER_INDEX, parted if rule.renames_users else kept, c.USER_ID, c.USER_IDX),
         c.ITEM_INDEX: _extend_index(ctx, c.ITEM_INDEX, kept, c.ITEM_ID, c.ITEM_IDX),
     }
     rows = _numbered(ctx, parted, versions).withColumns({c.SPLIT: F.lit(job.name), c.RUN_ID: F.lit(ctx.run_id)})

@@ -130,6 +130,22 @@ def test_candidates_that_do_not_fit_are_refused(steps: Chain, change: dict[str, 
     assert told["rows"] == steps.done["drawn"].summary["rows"]
 
 
+def test_sessions_are_asked_for_their_next_event(spark: SparkSession, tmp_path: Path) -> None:
+    """Sessions are the users: rules between items of one training session say what comes last in a later one."""
+    made, hour = Chain(spark, tmp_path), 3600
+    made.ingest([(f"u{n % 5}", item, n * hour + place, 1.0) for n in range(40)
+                 for place, item in enumerate(("bread", "butter") if n % 2 else ("tea", "milk", "sugar"))])
+    split = made.run("sessions", prepare, source="ingest", rule="next_in_session", gap_s=60, fractions=(0.6, 0.2, 0.2)).summary
+    assert split["users"] == split["num_users"] == 40 and split["users_held_out"] and split["valid"] == split["test"] == 8
+    made.run("rules", train_baseline, source="sessions", model="association_rules", config={"min_support": 0.1})
+    made.run("popularity", train_baseline, source="sessions", model="popularity")
+    for model in ("rules", "popularity"):
+        assert made.run(f"score_{model}", score, model=model, source="sessions", k=5).summary["queries"] == 8
+    measured = made.run("measured", evaluate, source="sessions", of=["score_rules", "score_popularity"], ks=[1, 5])
+    first = {row["model"]: row["value"] for row in measured.summary["results"] if (row["metric"], row["k"]) == ("recall", 1)}
+    assert first["association_rules"] == 1.0 > first["popularity"]
+
+
 def test_new_items_are_ranked_among_themselves(spark: SparkSession, tmp_path: Path) -> None:
     made = Chain(spark, tmp_path)
     made.ingest(EVENTS)

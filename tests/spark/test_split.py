@@ -253,3 +253,29 @@ def test_filters_run_time_then_value_then_items_then_users_and_count_what_they_d
     assert dropped == {"later": 2, "min_value": 1, "min_item_events": 1, "min_user_events": 1}
     assert sorted((row["user_id"], row["item_id"]) for row in kept.collect()) == [("a", "y"), ("a", "z"), ("b", "y"), ("b", "z")]
     assert apply(events, Filters()) == (events, {})
+
+
+@pytest.mark.parametrize("gap_s", [None, 6])
+def test_the_last_event_of_a_held_out_session_is_to_be_found(crowd: DataFrame, gap_s: int | None) -> None:
+    """Against session_time on the same events: sessions go where they go there, and become the users."""
+    rule = RULES["next_in_session"](gap_s=gap_s)
+    rows = rule.assign(crowd, 3).collect()
+    whole = assign_all(crowd, {"session_time": {"gap_s": gap_s}})["session_time"]
+    assert Counter((row.user_id.split("#")[0], row.item_id, row.ts) for row in rows) == Counter(list(whole))
+    sessions: dict[str, list[Any]] = {}
+    for row in rows:
+        sessions.setdefault(row.user_id, []).append(row)
+    seen = Counter()
+    for name, events in sessions.items():
+        user, session = name.split("#")
+        if gap_s is None:
+            assert {f"s{min(row.ts, 29) // 5}" for row in events} == {session}
+        goes = {whole[user, row.item_id, row.ts] for row in events}
+        assert len(goes) == 1
+        part = goes.pop()
+        to_find = [row for row in events if row.part == part] if part != "train" else []
+        assert len(to_find) == (part != "train" and len(events) > 1)
+        assert all(row.part == (part if row in to_find or part == "train" else f"{part}_fold_in") for row in events)
+        assert all(row.ts <= found.ts for row in events for found in to_find)
+        seen[part, len(events) > 1] += 1
+    assert len(seen) == 6  # sessions of one event and longer ones, in every part

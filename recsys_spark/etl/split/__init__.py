@@ -9,6 +9,7 @@
 | R-TIME | `global_time` | all events from one instant on | all_events.py |
 | CTR-TIME | `click_time` | the same, where the label is whether the value reaches a threshold | all_events.py |
 | S-TIME | `session_time` | whole sessions, by their ends | all_events.py |
+| S-TIME | `next_in_session` | the last event of whole sessions, which are the users | all_events.py |
 | | `rolling` | one of a list of windows over time; what is later takes no part | all_events.py |
 | K-STRONG | `strong` | users; a share of their events is known, the rest is to be found | held_out.py |
 | C-USER | `cold_users` | users; their first `known` events are known | held_out.py |
@@ -20,7 +21,7 @@ Parts are disjoint, and every event has one; only `rolling` leaves events out. T
 
 from __future__ import annotations
 
-from recsys_spark.etl.split.all_events import ClickTime, GlobalTime, Random, Rolling, SessionTime
+from recsys_spark.etl.split.all_events import ClickTime, GlobalTime, NextInSession, Random, Rolling, SessionTime
 from recsys_spark.etl.split.by_user import LastShare, LeaveLastOut, Stratified
 from recsys_spark.etl.split.held_out import ColdItems, ColdUsers, Strong
 from recsys_spark.etl.split.published import Published
@@ -28,7 +29,8 @@ from recsys_spark.etl.split.rule import Rule
 
 RULES: dict[str, type[Rule]] = {
     "leave_last_out": LeaveLastOut, "last_share": LastShare, "stratified": Stratified,
-    "random": Random, "global_time": GlobalTime, "click_time": ClickTime, "session_time": SessionTime, "rolling": Rolling,
+    "random": Random, "global_time": GlobalTime, "click_time": ClickTime, "session_time": SessionTime,
+    "next_in_session": NextInSession, "rolling": Rolling,
     "strong": Strong, "cold_users": ColdUsers, "cold_items": ColdItems, "published": Published,
 }
 

@@ -9,6 +9,8 @@ click_time      As global_time; the value becomes the label, 1 where it was at l
 session_time    A session goes whole where its last event would go by global_time: every training event is older than the end of every
                 test session (a session that reaches over the instant has events older than that). A session is what has one
                 `session_id` and user; with `gap_s`, a user's events as long as no more than so many seconds lie between two.
+next_in_session The same sessions, each a user of its own (`user_id#session`): of those of valid and test the last event is to be found and the
+                ones before it are known (valid_fold_in, test_fold_in). A session of one event leaves nothing to be found: all of it is known.
 rolling         `boundaries` b1 < b2 < ... (days, at 00:00 UTC, or seconds); in window w events before b[w] are train, those before
                 b[w + 1] valid, those before b[w + 2] test. Later ones take no part: a window is what it would have been on that day.
 """
@@ -26,7 +28,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.errors import DataError
 from recsys_spark.datasets.spec import seconds
 from recsys_spark.etl import order
-from recsys_spark.etl.split.rule import Fractions, Rule, whole, with_part
+from recsys_spark.etl.split.rule import Fractions, Rule, count_of, newest_first, whole, with_part
 
 
 class Random(Rule):
@@ -61,12 +63,16 @@ class SessionTime(Rule):
 
     def assign(self, events: DataFrame, seed: int) -> DataFrame:
         """Raises DataError for events without session_id, where that decides."""
+        return with_part(*self._sessions(events))
+
+    def _sessions(self, events: DataFrame) -> tuple[DataFrame, Column]:
+        """The events with their `_session` (of the user), and the part where a whole session goes."""
         session = F.col("session_id")
         instants = _instants(events, self.fractions)
         if self.gap_s is None:
             lacking = events.where(session.isNull()).count()
             if lacking:
-                raise DataError("events of rule session_time", found=f"{lacking} without session_id", expected="one in every event",
+                raise DataError("events of a rule over sessions", found=f"{lacking} without session_id", expected="one in every event",
                                 remedy="name that column in `columns` of the ingest step, or set gap_s")
         else:
             oldest_first = Window.partitionBy(c.USER_ID).orderBy(c.TS)
@@ -75,7 +81,19 @@ class SessionTime(Rule):
             events = events.withColumn("_opens", F.coalesce(opens, F.lit(0)))
             session = F.sum("_opens").over(oldest_first.rangeBetween(Window.unboundedPreceding, 0))
         ended = events.withColumn("_session", session).withColumn("_end", F.max(c.TS).over(Window.partitionBy(c.USER_ID, "_session")))
-        return with_part(ended, _before(F.col("_end"), *instants))
+        return ended, _before(F.col("_end"), *instants)
+
+
+class NextInSession(SessionTime):
+    users_held_out: ClassVar[bool] = True
+    renames_users: ClassVar[bool] = True
+
+    def assign(self, events: DataFrame, seed: int) -> DataFrame:
+        ended, part = self._sessions(events)
+        named = ended.withColumns({"_part": part, c.USER_ID: F.concat_ws("#", c.USER_ID, F.col("_session").cast("string"))})
+        last = (F.row_number().over(newest_first(c.USER_ID)) == 1) & (count_of(newest_first(c.USER_ID)) > 1)
+        known = F.when(F.col("_part") == c.TEST, c.TEST_FOLD_IN).when(F.col("_part") == c.VALID, c.VALID_FOLD_IN).otherwise(c.TRAIN)
+        return with_part(named, F.when(last, F.col("_part")).otherwise(known))
 
 
 class Rolling(Rule):

@@ -20,6 +20,7 @@ class Rule(Settings):
     needs: ClassVar[tuple[str, ...]] = ()  # columns of `interactions` beside user_id, item_id, ts and value
     filters: ClassVar[bool] = True  # false: no event may be left out beforehand
     users_held_out: ClassVar[bool] = False  # users of valid and test are in no other part; what is known of them is their fold-in part
+    renames_users: ClassVar[bool] = False  # true: the users of the split are not those of the table, but for example their sessions
 
     @property
     def until(self) -> int | None:
@@ -27,7 +28,7 @@ class Rule(Settings):
         return None
 
     def assign(self, events: DataFrame, seed: int) -> DataFrame:
-        """events (user_id, item_id, ts, value, *needs) -> (user_id, item_id, ts, value, part), the same rows."""
+        """events (user_id, item_id, ts, value, *needs) -> (user_id, item_id, ts, value, part), the same rows (but for `renames_users`)."""
         raise NotImplementedError
 
 
