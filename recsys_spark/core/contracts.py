@@ -208,7 +208,7 @@ class Run(Settings):
     key: str  # fingerprint of stage, configuration and the runs it builds on: equal key, equal result
     config: dict[str, Any]  # the resolved job
     upstream: dict[str, str]  # step -> run_id
-    input_versions: dict[str, int]  # Delta table -> version read
+    input_versions: dict[str, int]  # Delta table -> version read; `<table> of <step>` where another step's version was read too
     output_versions: dict[str, int]  # Delta table -> version after writing
     shard_fingerprint: str = ""
     run_dir: str

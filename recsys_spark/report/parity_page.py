@@ -29,7 +29,7 @@ class Line:
         return replace(self, value=value, interval=interval, verdict=verdict, seconds=seconds, settings=settings, fingerprint=fingerprint)
 
 
-HEAD = ("model", "metric", "ours", "95 % interval", "published", "source", "wanted", "verdict", "fit s", "settings")
+HEAD = ("model", "metric", "ours", "95 % interval", "published", "source", "wanted", "verdict", "search and fit, s", "settings")
 
 
 def render(title: str, intro: str, lines: Sequence[Line], machine: str) -> str:

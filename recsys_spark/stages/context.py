@@ -64,7 +64,8 @@ class Context:
     def read(self, table: str, step: str) -> DataFrame:
         """The table at the version that the completed run of `step` left it in; the version goes into the run's record."""
         version = self.inputs[step].output_versions[table]
-        self.read_versions[table] = version
+        if self.read_versions.setdefault(table, version) != version:  # what several steps left, each at its own version
+            self.read_versions[f"{table} of {step}"] = version
         return self.lake.read(table, version)
 
     def input_dir(self, step: str) -> Path:

@@ -15,11 +15,13 @@ Nothing here chooses anything: what is tuned is tuned by the pipelines, on valid
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -172,17 +174,32 @@ def _lines(listed: Listed, found: dict[tuple[int, int], Found]) -> Iterator[Line
         numbers = [float(value) for value in values if value is not None]
         mean = sum(numbers) / len(numbers)
         yield line.measured(
-            value=mean, interval=results.interval(got[0].value) if len(got) == 1 else f"{min(numbers):.4f}–{max(numbers):.4f} over seeds",
-            verdict=row.verdict(mean), seconds=sum(float(one.fitted.summary.get("seconds", 0)) for one in got) / len(got),
-            settings=_settings(got[0].fitted), fingerprint=str(got[0].prepared.summary["fingerprint"]))
+            value=mean, interval=_interval([one.value for one in got]), verdict=row.verdict(mean),
+            seconds=sum(float(one.fitted.summary.get("seconds", 0)) for one in got) / len(got),
+            settings=_settings([one.fitted for one in got]), fingerprint=", ".join(str(one.prepared.summary["fingerprint"]) for one in got))
 
 
-def _settings(fitted: Run) -> str:
-    """What the model was fitted with, as chosen: only what its search or its configuration names."""
-    asked = dict((fitted.config.get("search") or {}).get("space") or {}) or dict.fromkeys(fitted.config.get("config") or {})
-    chosen = {name: fitted.summary[name] for name in asked if name in fitted.summary}
-    trials = f"; {fitted.summary['trials']} trials, edges: {fitted.summary['edges']}" if "trials" in fitted.summary else ""
-    return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in chosen.items()) + trials
+def _interval(values: Sequence[results.Value]) -> str:
+    """The 95 % interval; of several seeds the mean of its ends, and how far the seeds lie apart."""
+    if len(values) == 1:
+        return results.interval(values[0])
+    low, high = (sum(float(getattr(value, end) or math.nan) for value in values) / len(values) for end in ("low", "high"))
+    figures = [float(value.value or math.nan) for value in values]
+    return f"{low:.4f}–{high:.4f}; seeds {min(figures):.4f}–{max(figures):.4f}"
+
+
+def _settings(fitted: Sequence[Run]) -> str:
+    """What the model was fitted with: what its search chose, by each seed, and what lay at the edge of its space."""
+    space = dict((fitted[0].config.get("search") or {}).get("space") or {})
+    if not space:
+        return "not tuned"
+    chosen = [", ".join(f"{name} {_short(run.summary[name])}" for name in space) for run in fitted]
+    edges = ", ".join(dict.fromkeys(str(run.summary["edges"]) for run in fitted if run.summary["edges"] != "none")) or "none"
+    return f"{' / '.join(dict.fromkeys(chosen))}; {fitted[0].summary['trials']} trials, edges: {edges}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _machine() -> str:

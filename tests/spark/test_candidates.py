@@ -144,6 +144,9 @@ def test_sessions_are_asked_for_their_next_event(spark: SparkSession, tmp_path: 
     measured = made.run("measured", evaluate, source="sessions", of=["score_rules", "score_popularity"], ks=[1, 5])
     first = {row["model"]: row["value"] for row in measured.summary["results"] if (row["metric"], row["k"]) == ("recall", 1)}
     assert first["association_rules"] == 1.0 > first["popularity"]
+    lists = {made.done[f"score_{model}"].output_versions[c.RECOMMENDATIONS] for model in ("rules", "popularity")}
+    read = {version for table, version in measured.input_versions.items() if table.startswith(c.RECOMMENDATIONS)}
+    assert read == lists  # both are on record
 
 
 def test_new_items_are_ranked_among_themselves(spark: SparkSession, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_from_raw_files_to_the_page(spark: SparkSession, tmp_path: Path) -> None
     heard: list[str] = []
     arguments = {"listener": lambda event: heard.append(f"{event.kind} {event.step}")}
     page = parity.run(tmp_path / "list.yaml", tmp_path / "parity.md", **arguments).read_text()
-    assert "1 PASS, 1 FALL SHORT, 0 reported, 0 not measured yet." in page and "over seeds" in page
+    assert "1 PASS, 1 FALL SHORT, 0 reported, 0 not measured yet." in page and "; seeds " in page
     assert [kind for kind in heard if kind.endswith("rating")] == ["start rating", "done rating"] * 2, "each seed is evaluated"
     assert heard.count("done ingest") == 2 and "fingerprint of the split" in page
     heard.clear()

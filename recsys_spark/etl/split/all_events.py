@@ -9,8 +9,8 @@ click_time      As global_time; the value becomes the label, 1 where it was at l
 session_time    A session goes whole where its last event would go by global_time: every training event is older than the end of every
                 test session (a session that reaches over the instant has events older than that). A session is what has one
                 `session_id` and user; with `gap_s`, a user's events as long as no more than so many seconds lie between two.
-next_in_session The same sessions, each a user of its own (`user_id#session`): of those of valid and test the last event is to be found and the
-                ones before it are known (valid_fold_in, test_fold_in). A session of one event leaves nothing to be found: all of it is known.
+next_in_session The same sessions, each a user of its own (`user_id#session`): of those of valid and test the last event is to be
+                found and the ones before it are known (valid_fold_in, test_fold_in). One of a single event is all known.
 rolling         `boundaries` b1 < b2 < ... (days, at 00:00 UTC, or seconds); in window w events before b[w] are train, those before
                 b[w + 1] valid, those before b[w + 2] test. Later ones take no part: a window is what it would have been on that day.
 """
