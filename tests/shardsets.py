@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys_spark.core import artifacts, columns, shardset
-from recsys_spark.core.contracts import MANIFEST, Column, Csr, Part, ShardFile, ShardSet
+from recsys_spark.core.contracts import MANIFEST, Column, Csr, Feature, Numbers, Part, ShardFile, ShardSet
 
 POINTWISE = (Column(name=columns.USER_IDX, dtype="int32"), Column(name=columns.ITEM_IDX, dtype="int32"),
              Column(name=columns.LABEL, dtype="float32"))
@@ -53,15 +53,52 @@ def leave_last_out(events: Events) -> tuple[Events, Events]:
 
 
 def pointwise(folder: str | Path, num_users: int = 60, num_items: int = 40, per_user: int = 12, seed: int = 0, *,
-              virtual_shards: int = 64, row_group: int = 16) -> ShardSet:
-    """Parts train and valid of (user_idx, item_idx, label), side files seen and targets."""
+              virtual_shards: int = 64, row_group: int = 16, fields: bool = False, clicks: bool = False) -> ShardSet:
+    """Parts train and valid of (user_idx, item_idx, label), side files seen and targets.
+
+    fields: users, items and events have random ones (`features`). clicks: the label says whether the value is above 3.
+    """
     train, held = leave_last_out(planted(num_users, num_items, per_user, seed))
+    if clicks:
+        train, held = (events._replace(value=(events.value > 3).astype(np.float32)) for events in (train, held))
+    made = features(Path(folder), num_users, num_items, seed) if fields else ()
+    rng = np.random.default_rng(seed)
     parts = {}
     for name, events in ((columns.TRAIN, train), (columns.VALID, held)):
-        rows = pa.table({columns.USER_IDX: events.user, columns.ITEM_IDX: events.item, columns.LABEL: events.value})
+        rows = pa.table({columns.USER_IDX: events.user, columns.ITEM_IDX: events.item, columns.LABEL: events.value, **({
+            "event_hour": rng.integers(0, 4, len(events.user), np.int32), "ts": rng.integers(1000, 2000, len(events.user)),
+            "event_position": rng.normal(size=len(events.user)).astype(np.float32)} if fields else {})})
         parts[name] = deal(rows, virtual_shards, seed)
-    return write(folder, "pointwise", POINTWISE, parts, virtual_shards=virtual_shards, row_group=row_group, num_users=num_users,
-                 num_items=num_items, side={"seen": train, "targets": held}, labels=train.value)
+    return write(folder, "pointwise", (*POINTWISE, *(EVENT if fields else ())), parts, virtual_shards=virtual_shards, row_group=row_group,
+                 num_users=num_users, num_items=num_items, side={"seen": train, "targets": held}, labels=train.value, fields=made)
+
+
+EVENT = (Column(name="event_hour", dtype="int32"), Column(name="ts", dtype="int64"), Column(name="event_position", dtype="float32"))
+
+
+def features(root: Path, num_users: int, num_items: int, seed: int = 0) -> tuple[Feature, ...]:
+    """A category and a number of users, tags of items, and what EVENT holds. User 1 has no category, user 2 no number, item 1 no tag."""
+    rng = np.random.default_rng(seed)
+    root.mkdir(parents=True, exist_ok=True)
+
+    def codes(name: str, rows: int, most: int) -> Csr:
+        lists = [np.sort(rng.permutation(3)[: rng.integers(1, most + 1)] + 1) if row > 1 else np.zeros(0, int) for row in range(rows + 1)]
+        entity = np.repeat(np.arange(rows + 1), [len(one) for one in lists])
+        return _csr(root, name, Events(entity, np.concatenate(lists).astype(np.int32), np.zeros(0)), rows)
+
+    income = np.append([np.nan], rng.normal(50, 9, num_users)).astype(np.float32)
+    income[2] = np.nan
+    np.save(root / "user.income.npy", income)
+    return (
+        Feature(name="age", side="user", kind="category", vocabulary=("18", "25", "35"), codes=codes("user.age", num_users, 1)),
+        Feature(name="income", side="user", kind="number", mean=50.0, std=9.0, numbers=Numbers(
+            path="user.income.npy", rows=num_users + 1, digest=artifacts.file_digest(root / "user.income.npy"))),
+        Feature(name="genres", side="item", kind="tags", vocabulary=("Comedy", "Drama", "War"), slots=3,
+                codes=codes("item.genres", num_items, 3)),
+        Feature(name="hour", side="event", kind="category", vocabulary=("0", "1", "2")),
+        Feature(name="ts", side="event", kind="time", low=1000.0, high=2000.0),
+        Feature(name="position", side="event", kind="number"),
+    )
 
 
 def profile(folder: str | Path, num_users: int = 60, num_items: int = 40, per_user: int = 12, seed: int = 0, *,
@@ -95,7 +132,7 @@ def deal(rows: pa.Table, virtual_shards: int, seed: int = 0) -> list[pa.Table]:
 
 def write(folder: str | Path, layout: str, shape: tuple[Column, ...], parts: Mapping[str, Iterable[pa.Table]], *,
           num_users: int, num_items: int, virtual_shards: int = 64, row_group: int = 16, side: dict[str, Events] | None = None,
-          labels: np.ndarray | None = None) -> ShardSet:
+          labels: np.ndarray | None = None, fields: tuple[Feature, ...] = ()) -> ShardSet:
     """One table for each virtual shard in turn (empty ones get no file), row groups of `row_group` rows, the manifest last."""
     root = Path(folder)
     made = {name: Part(files=tuple(_file(root, f"{name}/v{v:02d}.parquet", v, table, row_group)
@@ -105,7 +142,7 @@ def write(folder: str | Path, layout: str, shape: tuple[Column, ...], parts: Map
     statistics = {} if labels is None else {"label_mean": float(labels.mean()), "label_min": float(labels.min()),
                                             "label_max": float(labels.max())}
     shards = ShardSet(layout=layout, columns=shape, parts=made, virtual_shards=virtual_shards, num_users=num_users,  # type: ignore[arg-type]
-                      num_items=num_items, side=sides, statistics=statistics, split="leave_last_out")
+                      num_items=num_items, side=sides, statistics=statistics, features=fields, split="leave_last_out")
     return seal(root, shards)
 
 

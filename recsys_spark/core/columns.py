@@ -16,6 +16,7 @@ FITTED_ON = {"train": (TRAIN,), "train+valid": (TRAIN, VALID, VALID_FOLD_IN)}  #
 # Shard columns.
 LABEL, WEIGHT = "label", "weight"
 HELD_ITEM_IDX = "held_item_idx"
+EVENT = "event_"  # before the name of a field of the event
 
 # Quarantine.
 SOURCE_FILE, LINE, RAW, REASON, QUARANTINED_AT = "source_file", "line", "raw", "reason", "quarantined_at"

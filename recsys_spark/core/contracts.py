@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from recsys_spark.core.columns import EVENT
 from recsys_spark.core.config import Settings
 
 VERSION = 1  # raised when a reader of an older artefact would misread it
@@ -59,6 +60,40 @@ class Csr(Settings):
     indices_digest: str = ""
 
 
+class Numbers(Settings):
+    """A side file: one float32 for each user or item (row 0: padding), NaN where none is known."""
+
+    path: str  # .npy, relative to the manifest
+    rows: int
+    digest: str = ""  # SHA-256, hex
+
+
+class Feature(Settings):
+    """A field of users, items or events. What its values mean is fitted on training rows alone.
+
+    category, tags (any number of them): the value `vocabulary[n]` has the code n + 1. Any other value, and none at all, has code 0,
+    the out-of-vocabulary row. number: (x - mean) / std; an unknown one adds nothing, as if it were 0. time: seconds, as they are.
+    Fields of users and items are side files by index; those of events are columns of the rows (`column`).
+    """
+
+    name: str
+    side: Literal["user", "item", "event"]
+    kind: Literal["category", "tags", "number", "time"]
+    vocabulary: tuple[str, ...] = ()
+    slots: int = 1  # values that an entity has at most; more than one for tags alone
+    mean: float = 0.0
+    std: float = 1.0
+    low: float = 0.0  # time: of the first and of the last training row
+    high: float = 0.0
+    codes: Csr | None = None  # of users or items: category, tags
+    numbers: Numbers | None = None  # of users or items: number
+
+    @property
+    def column(self) -> str:
+        """Of the rows, where side is event: int32 codes, float32 normalised numbers, or int64 `ts`."""
+        return self.name if self.kind == "time" else EVENT + self.name
+
+
 class ShardSet(Settings):
     """`manifest.json`. Indices run 1..num_users and 1..num_items; 0 is padding and out-of-vocabulary."""
 
@@ -72,6 +107,7 @@ class ShardSet(Settings):
     # "seen": items by user before valid (train, valid_fold_in); "targets": validation items by user
     side: dict[str, Csr] = Field(default_factory=dict)
     statistics: dict[str, float] = Field(default_factory=dict)  # of training rows: label_mean, label_min, label_max, where there are labels
+    features: tuple[Feature, ...] = ()
     split: str
     table_versions: dict[str, int] = Field(default_factory=dict)
     fingerprint: str = ""  # of all the above but the table versions, every file's digest among it; `core.shardset.sealed` fills it in

@@ -72,9 +72,11 @@ def files(shards: ShardSet) -> Iterator[tuple[str, int, str]]:
     for part in shards.parts.values():
         for file in part.files:
             yield file.path, file.bytes, file.digest
-    for csr in shards.side.values():
+    for csr in [*shards.side.values(), *(feature.codes for feature in shards.features if feature.codes)]:
         yield csr.indptr, NPY_HEADER_BYTES + 8 * (csr.rows + 1), csr.indptr_digest
         yield csr.indices, NPY_HEADER_BYTES + 4 * csr.entries, csr.indices_digest
+    for numbers in (feature.numbers for feature in shards.features if feature.numbers):
+        yield numbers.path, NPY_HEADER_BYTES + 4 * numbers.rows, numbers.digest
 
 
 def sealed(shards: ShardSet) -> ShardSet:
@@ -84,7 +86,8 @@ def sealed(shards: ShardSet) -> ShardSet:
 
 def _fingerprint(shards: ShardSet) -> str:
     # Table versions count commits, which differ between two lakes that hold the same rows: they stay out.
-    return fingerprint(shards.model_dump(mode="json", exclude={"fingerprint", "table_versions"}))
+    left_out = {"fingerprint", "table_versions"} | (set() if shards.features else {"features"})  # sets without any were there first
+    return fingerprint(shards.model_dump(mode="json", exclude=left_out))
 
 
 def _manifest(path: str, folder: Folder) -> ShardSet:

@@ -15,6 +15,7 @@ OF_TASK = {
     RATING: rating.METRICS,
     CLICK: ctr.METRICS,
 }
+LOWER_IS_BETTER = (*rating.METRICS, "log_loss")  # of what can be optimised for
 EVERY = tuple(dict.fromkeys(name for names in OF_TASK.values() for name in names))
 ITEM_FIELDS = ("diversity",)  # metrics that need the items' fields
 

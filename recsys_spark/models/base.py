@@ -13,16 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from recsys_spark.core.config import Settings
+from recsys_spark.core.contracts import Feature
 from recsys_spark.nn import noise
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model may know of its data: counts, and statistics of the training rows (label_mean, label_min, label_max)."""
+    """What a model may know of its data: counts, statistics of the training rows (label_mean, label_min, label_max), and which fields
+    users, items and events have. (The fields' values: nn/fields.py.)"""
 
     num_users: int
     num_items: int
     statistics: dict[str, float] = field(default_factory=dict)
+    fields: tuple[Feature, ...] = ()
 
 
 class Ragged(NamedTuple):
@@ -60,13 +63,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class Rows(Batch):
-    """Layout `pointwise`."""
+    """Layout `pointwise`. The fields of its event come in the order of `Sizes.fields`; without any, E and N are 0 and ts is 0."""
 
     user: Tensor  # int32 (B,)
     item: Tensor  # int32 (B,)
     label: Tensor  # float (B,)
     weight: Tensor  # float (B,)
     row: Tensor
+    codes: Tensor = None  # type: ignore[assignment]  # int32 (B, E): categories of the event, 0 where unknown
+    numbers: Tensor = None  # type: ignore[assignment]  # float (B, N): its numbers, 0 where unknown
+    ts: Tensor = None  # type: ignore[assignment]  # int64 (B,): when it happened
+
+    def __post_init__(self) -> None:
+        """No `codes`, `numbers` or `ts` given: none known."""
+        rows = len(self.user)
+        for name, empty in (("codes", self.user.new_zeros(rows, 0)), ("numbers", self.label.new_zeros(rows, 0)),
+                            ("ts", self.row.new_zeros(rows))):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, empty)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -103,7 +117,10 @@ BATCHES: dict[str, type[Batch]] = {"pointwise": Rows, "profile": Profile, "pairs
 
 @dataclass(frozen=True)
 class Query:
-    """Whom to score for: a user, and what is known of the past (models of layout `profile` score from that alone)."""
+    """Whom to score for: a user, and what is known of the past (models of layout `profile` score from that alone).
+
+    The moment is unknown: fields of the event are out of vocabulary and add nothing, and it is the last training time.
+    """
 
     user: Tensor  # int32 (B,); 0: unknown user
     history: Ragged  # int32 item indices
@@ -153,7 +170,9 @@ class Model(nn.Module):
     """Base of all models. A model file holds one subclass, named in CamelCase after the file (`neumf.py`: `Neumf`)."""
 
     layout: ClassVar[str]  # the shard layout it reads; also its folder
-    task: ClassVar[str]  # "rating" (monitor rmse, lower is better) or "ranking" (monitor ndcg@10, higher is better)
+    # "rating" (monitor rmse, lower is better), "click" (labels 0 and 1, log_loss, lower) or "ranking" (ndcg@10, higher). Where the
+    # Config has a `task`, that decides.
+    task: str
     couples_rows: ClassVar[bool] = False  # true: the loss of a row depends on the other rows of its batch
 
     class Config(Settings):
@@ -162,6 +181,12 @@ class Model(nn.Module):
     def __init__(self, config: Any, sizes: Sizes) -> None:
         super().__init__()
         self.config, self.sizes = config, sizes
+        self.task = self.task_of({"task": config.task} if hasattr(config, "task") else {})
+
+    @classmethod
+    def task_of(cls, config: dict[str, Any]) -> str:
+        """Of a model with this configuration."""
+        return str(config.get("task", cls.task))
 
     @property
     def num_negatives(self) -> int:
@@ -187,7 +212,8 @@ class Model(nn.Module):
         return None
 
     def predict(self, batch: Any) -> dict[str, Tensor]:
-        """{task: (B,)}: expected label of each row, e.g. {"rating": ...}; clamped to the label range where that is stated."""
+        """{task: (B,)}: expected label of each row, e.g. {"rating": ...}, clamped to the label range where that is stated, or
+        {"click": ...}, a probability."""
         raise NotImplementedError
 
     def after_step(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from recsys_spark.core import artifacts
 from recsys_spark.core import config as configuration
 from recsys_spark.core.config import Settings
+from recsys_spark.core.contracts import Feature
 from recsys_spark.core.errors import CheckpointError, ConfigError
 from recsys_spark.models import registry
 from recsys_spark.models.base import Model, Sizes
@@ -33,13 +34,14 @@ class Stored(Settings):
     num_users: int
     num_items: int
     statistics: dict[str, float] = Field(default_factory=dict)
+    fields: tuple[Feature, ...] = ()  # with their vocabularies and normalisers, so that scoring reads values as training did
     dtype: str
     sha256: str
     bytes: int
 
     @property
     def sizes(self) -> Sizes:
-        return Sizes(self.num_users, self.num_items, dict(self.statistics))
+        return Sizes(self.num_users, self.num_items, dict(self.statistics), self.fields)
 
 
 def save(folder: Path, model: Model, name: str) -> None:
@@ -54,8 +56,8 @@ def save(folder: Path, model: Model, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(weights, beside)
         facts = Stored(model=name, config=model.config.model_dump(mode="json"), num_users=model.sizes.num_users,
-                       num_items=model.sizes.num_items, statistics=model.sizes.statistics, dtype=_dtype_of(weights),
-                       sha256=artifacts.file_digest(beside), bytes=beside.stat().st_size)
+                       num_items=model.sizes.num_items, statistics=model.sizes.statistics, fields=model.sizes.fields,
+                       dtype=_dtype_of(weights), sha256=artifacts.file_digest(beside), bytes=beside.stat().st_size)
         (folder / FACTS).unlink(missing_ok=True)
         os.replace(beside, folder / WEIGHTS)
         artifacts.write_model(folder / FACTS, facts)

@@ -23,6 +23,7 @@ from recsys_spark.models.base import Model, Query, Ragged, Rows
 from recsys_spark.scoring import index as indices
 from recsys_spark.scoring import lists
 from recsys_spark.scoring.dot import DotIndex
+from recsys_spark.scoring.events import encoded
 from recsys_spark.scoring.fold_in import FoldIn
 from recsys_spark.scoring.lists import ragged
 from recsys_spark.scoring.sparse import SparseIndex
@@ -58,8 +59,8 @@ class Scorer:
                                           names=[c.USER_IDX, c.ITEM_IDX, c.SCORE, COLD])
 
     def predict(self, batch: pa.RecordBatch) -> pa.Array:
-        """Expected value of each row (user_idx, item_idx, for an index also vector), double (B,)."""
-        raise NotImplementedError(f"{self.model} predicts no ratings")
+        """Expected value of each row (user_idx, item_idx; for an index vector, for a model what is known of the event), double (B,)."""
+        raise NotImplementedError(f"{self.model} predicts no rows")
 
     def _catalogue(self, batch: pa.RecordBatch, user: Tensor, history: Ragged, cold: Tensor) -> TopK:
         items, scores = torch.zeros(len(user), self.k, dtype=torch.int32), torch.zeros(len(user), self.k)
@@ -127,8 +128,9 @@ class ModelScorer(Scorer):
         sizes = self.network.sizes
         user, item = user * (user <= sizes.num_users), item * (item <= sizes.num_items)  # beyond the tables: unknown, row 0
         nothing = torch.zeros(len(user))
-        rows = Rows(user, item, nothing, nothing, torch.zeros(len(user), dtype=torch.int64)).to(self.device)
-        return pa.array(self.network.predict(rows)["rating"].double().cpu().numpy())
+        rows = Rows(user, item, nothing, nothing, torch.zeros(len(user), dtype=torch.int64), *encoded(batch, sizes.fields))
+        dtype = next(self.network.parameters()).dtype
+        return pa.array(self.network.predict(rows.to(self.device, dtype))[self.network.task].double().cpu().numpy())
 
 
 class DotScorer(Scorer):

@@ -21,7 +21,7 @@ from recsys_spark.core import artifacts, log, seeds
 from recsys_spark.core.config import Settings
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError
-from recsys_spark.metrics import rating
+from recsys_spark.metrics import names
 from recsys_spark.stages.context import Context
 
 logger = log.get(__name__)
@@ -78,7 +78,7 @@ def corners(search: Search) -> Iterator[dict[str, Any]]:
 def choose(ctx: Context, search: Search, metric: str, trial: Callable[[dict[str, Any]], float]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the best settings, facts of the search). `trial` fits one draw on the training part and returns its validation metric."""
     path = ctx.run_dir / TRIALS
-    sign = -1.0 if metric.partition("@")[0] in rating.METRICS else 1.0
+    sign = -1.0 if metric.partition("@")[0] in names.LOWER_IS_BETTER else 1.0
     done = read(path)
     began = time.monotonic()
     for number in range(search.trials):

@@ -116,7 +116,7 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     kind = registry.find(job.model)
     validate.monitor(made, kind)
     with torch.device("meta"):
-        model = kind(kind.Config(**job.config), Sizes(shards.num_users, shards.num_items, shards.statistics))
+        model = kind(kind.Config(**job.config), Sizes(shards.num_users, shards.num_items, shards.statistics, shards.features))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     width = 8 if train.dtype == "float64" else 4
     copies = 4 + (job.workers.num_workers > 1)  # weights, gradients, two moments; a buffer to add gradients over the workers

@@ -19,7 +19,9 @@ def collate(numbers: dict[str, Any], layout: str) -> Batch:
     if layout == "pointwise":
         label = _tensor(numbers[columns.LABEL])
         weight = _tensor(numbers[columns.WEIGHT]) if columns.WEIGHT in numbers else torch.ones(len(label), dtype=label.dtype)
-        return Rows(_tensor(numbers[columns.USER_IDX]), _tensor(numbers[columns.ITEM_IDX]), label, weight, row)
+        ts: Any = _tensor(numbers[columns.TS]) if columns.TS in numbers else None
+        return Rows(_tensor(numbers[columns.USER_IDX]), _tensor(numbers[columns.ITEM_IDX]), label, weight, row,
+                    _event(numbers, np.int32), _event(numbers, np.float32), ts)
     if layout == "pairs":
         user = _tensor(numbers[columns.USER_IDX])
         return Pairs(user, _tensor(numbers[columns.ITEM_IDX]), torch.empty(len(user), 0, dtype=torch.int64), row)
@@ -27,6 +29,12 @@ def collate(numbers: dict[str, Any], layout: str) -> Batch:
     items = numbers[columns.ITEM_IDX]
     ragged = Ragged(_tensor(items.offsets).long(), _tensor(items.values))
     return Profile(_tensor(numbers[columns.USER_IDX]), ragged, _tensor(numbers[columns.VALUE].values), row)
+
+
+def _event(numbers: dict[str, Any], dtype: type[np.generic]) -> Any:
+    """(B, F): the columns of the event's fields that have this dtype, in the order of the manifest. None where there is no such."""
+    found = [column for name, column in numbers.items() if name.startswith(columns.EVENT) and column.dtype == dtype]
+    return torch.from_numpy(np.stack(found, axis=1)) if found else None
 
 
 def take(batch: Batch, index: Tensor) -> Batch:

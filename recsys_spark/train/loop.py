@@ -20,7 +20,7 @@ from recsys_spark.core import artifacts, log, seeds, shardset
 from recsys_spark.core.contracts import TrainJob, TrainResult
 from recsys_spark.models import registry
 from recsys_spark.models.base import Batch, Context, Model, Pairs, Rows, Sizes
-from recsys_spark.train import checkpoint, optim, validate
+from recsys_spark.train import checkpoint, features, optim, validate
 from recsys_spark.train.checkpoint import State
 from recsys_spark.train.collate import collate
 from recsys_spark.train.negatives import Negatives, Seen
@@ -44,8 +44,9 @@ class Loop:
         self.device = torch.device(f"cuda:{workers.local_rank}" if job.workers.device == "cuda" else "cpu")
         self.dtype = torch.float64 if self.settings.dtype == "float64" else torch.float32
         self.shards = shardset.load(job.shards, expect=job.shard_fingerprint)
-        sizes = Sizes(self.shards.num_users, self.shards.num_items, self.shards.statistics)
+        sizes = Sizes(self.shards.num_users, self.shards.num_items, self.shards.statistics, self.shards.features)
         model = registry.build(job.model, job.config, sizes, job.seed)
+        features.fill(model, job.shards, self.shards)
         self.model: Model = model.to(self.device, self.dtype)
         self.metric, self.sign = validate.monitor(job, self.model)
         self.validate = validate.make(job, self.shards, self.model, workers)

@@ -1,7 +1,7 @@
 """Validation after each epoch, by all ranks: each takes its share, the sums are added, divided once.
 
-Ranking models: full ranking of the catalogue for every user with targets, seen items left out. Rating models: errors over the
-valid part.
+Ranking models: full ranking of the catalogue for every user with targets, seen items left out. Rating and click models: errors
+over the valid part.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from recsys_spark.core import columns, contracts
 from recsys_spark.core.contracts import ShardSet, TrainJob
 from recsys_spark.core.errors import ConfigError, ShardError, nearest
-from recsys_spark.metrics import ranking, rating
+from recsys_spark.metrics import ctr, names, ranking, rating
 from recsys_spark.models.base import Model, Query
 from recsys_spark.scoring import topk
 from recsys_spark.train.collate import collate
@@ -32,16 +32,16 @@ Validator = Callable[[Model], dict[str, float]]
 
 def monitor(job: TrainJob, model: type[Model] | Model) -> tuple[str, float]:
     """(metric, sign): the larger sign * value, the better. Raises ConfigError for a metric that this model does not have."""
-    names = ("rmse", "mae") if model.task == "rating" else SHOWN
-    metric = job.train.monitor or ("rmse" if model.task == "rating" else "ndcg@10")
-    if metric not in names:
-        raise ConfigError("train.monitor", found=repr(metric), expected=f"one of {', '.join(names)}{nearest(metric, names)}")
-    return metric, -1.0 if metric in rating.METRICS else 1.0
+    known = {"rating": rating.METRICS, "click": ("log_loss",)}.get(model.task_of(job.config), SHOWN)
+    metric = job.train.monitor or known[0]
+    if metric not in known:
+        raise ConfigError("train.monitor", found=repr(metric), expected=f"one of {', '.join(known)}{nearest(metric, known)}")
+    return metric, -1.0 if metric in names.LOWER_IS_BETTER else 1.0
 
 
 def make(job: TrainJob, shards: ShardSet, model: Model, workers: Workers) -> Validator:
     """What to call after an epoch. Raises ShardError when the shard set holds nothing to validate on."""
-    return _rating(job, shards, workers) if model.task == "rating" else _ranking(job, shards, workers)
+    return _ranking(job, shards, workers) if model.task == "ranking" else _by_row(job, shards, workers, model.task)
 
 
 def load_csr(folder: str, csr: contracts.Csr) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +58,12 @@ def need_side(shards: ShardSet, name: str, folder: str) -> contracts.Csr:
     return shards.side[name]
 
 
-def _rating(job: TrainJob, shards: ShardSet, workers: Workers) -> Validator:
+def _by_row(job: TrainJob, shards: ShardSet, workers: Workers, task: str) -> Validator:
+    low, high = shards.statistics["label_min"], shards.statistics["label_max"]
+    if task == "click" and not 0.0 <= low <= high <= 1.0:
+        raise ShardError(f"shard set {job.shards}, labels", found=f"{low:g} to {high:g}",
+                         expected=f"0 and 1, for {job.model} predicts clicks",
+                         remedy="export a split of rule click_time, or one whose values are 0 and 1")
     if columns.VALID not in shards.parts or shards.parts[columns.VALID].rows == 0:
         raise ShardError(f"shard set {job.shards}, part valid", found="no rows", expected="ratings to validate on",
                          remedy="export the shards with a split that has validation events")
@@ -72,16 +77,19 @@ def _rating(job: TrainJob, shards: ShardSet, workers: Workers) -> Validator:
         mine = workers.rank == 0
 
     def validate(model: Model) -> dict[str, float]:
-        sums = torch.zeros(3, dtype=torch.float64)  # squared errors, absolute errors, rows
+        sums = torch.zeros(3, dtype=torch.float64)  # squared (click: logarithmic) errors, absolute errors, rows
         weight = next(model.parameters())
         for numbers in reader.epoch(0) if mine else ():
             batch = collate(numbers, model.layout).to(weight.device, weight.dtype)
-            error = (model.predict(batch)["rating"] - batch.label).double()
-            sums += torch.stack([error.square().sum(), error.abs().sum(), torch.tensor(len(error), dtype=torch.float64)]).cpu()
+            predicted, label = model.predict(batch)[task].double(), batch.label.double()
+            label, predicted = label.cpu(), predicted.cpu()
+            error = predicted - label
+            loss = error.square() if task == "rating" else torch.from_numpy(ctr.log_loss(label.numpy(), predicted.numpy()))
+            sums += torch.stack([loss.sum(), error.abs().sum(), torch.tensor(float(len(error)), dtype=torch.float64)])
             workers.beat.work()
         workers.all_reduce_sum([sums])
-        squared, absolute, rows = sums.tolist()
-        return {"rmse": (squared / rows) ** 0.5, "mae": absolute / rows}
+        main, absolute, rows = sums.tolist()
+        return {"rmse": (main / rows) ** 0.5, "mae": absolute / rows} if task == "rating" else {"log_loss": main / rows}
 
     return _evaluating(validate)
 

@@ -19,7 +19,7 @@ from tests import shardsets, training
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("rows")
-    return folder, shardsets.pointwise(folder)
+    return folder, shardsets.pointwise(folder, fields=True)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 @pytest.fixture(scope="module")
 def alone(rows: tuple[Path, Any], pairs: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Run folders of one rank, by model."""
-    folders = {model: tmp_path_factory.mktemp(model) for model in ("mf_bias", "neumf", "bpr_mf")}
+    folders = {model: tmp_path_factory.mktemp(model) for model in ("mf_bias", "neumf", "bpr_mf", "fm", "mf_side")}
     for model, folder in folders.items():
         training.train_here(training.job(folder, *(pairs if model == "bpr_mf" else rows), model, optim={"lr": 0.01, "clip_norm": 0.5}))
     return folders
@@ -39,7 +39,7 @@ def alone(rows: tuple[Path, Any], pairs: tuple[Path, Any], tmp_path_factory: pyt
 
 @pytest.mark.parametrize(("model", "engine", "num_workers"), [
     ("mf_bias", "horovod", 1), ("mf_bias", "horovod", 2), ("mf_bias", "torch", 2), ("mf_bias", "torch", 4), ("neumf", "horovod", 4),
-    ("bpr_mf", "torch", 2), ("bpr_mf", "horovod", 4),
+    ("bpr_mf", "torch", 2), ("bpr_mf", "horovod", 4), ("fm", "horovod", 2), ("mf_side", "torch", 2),
 ])
 def test_the_same_numbers(model: str, engine: str, num_workers: int, rows: tuple[Path, Any], pairs: tuple[Path, Any],
                           alone: dict[str, Path], tmp_path: Path) -> None:

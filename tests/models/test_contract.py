@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from recsys_spark.core import config as configuration
 from recsys_spark.core.contracts import Train, Workers
+from recsys_spark.metrics import ctr
 from recsys_spark.models import registry, store
 from recsys_spark.models.base import Context
 from tests.models import worlds
@@ -46,7 +48,7 @@ def test_files(name):
     assert "\nDiffers: " in text, f"{kind.__module__} does not say how it differs from its paper: add `Differs:` (or 'nothing known')"
     assert (ROOT / f"tests/models/test_{name}.py").is_file(), f"model {name} has no tests/models/test_{name}.py"
     assert (ROOT / f"conf/models/{name}.yaml").is_file(), f"model {name} has no conf/models/{name}.yaml"
-    assert kind.task in ("rating", "ranking")
+    assert kind.task in ("rating", "click", "ranking")
     assert not kind.couples_rows or "Couples rows:" in text, f"{name} couples rows: say why after `Couples rows:` in its docstring"
 
 
@@ -116,7 +118,7 @@ def test_its_index_ranks_as_it_scores(model):
 def test_prediction_rises_with_the_score(model):
     if model.layout != "pointwise":
         pytest.skip("its rows hold no single item")
-    rows = worlds.batch("pointwise")
+    rows = worlds.at_no_moment(worlds.batch("pointwise"))
     predicted = model.predict(rows)[model.task]
     scored = model.score(worlds.Query(rows.user, worlds.ragged([[]] * len(rows))), rows.item.long()[:, None])[:, 0]
     assert predicted.shape == scored.shape == (len(rows),)
@@ -124,7 +126,9 @@ def test_prediction_rises_with_the_score(model):
 
 
 def test_two_steps_of_sgd(model):
-    """Against the same two steps on plain tensors: nothing is left over from the first batch in the second step."""
+    """Against the same two steps on plain tensors: nothing is left over from the first batch in the second step. What the model does
+    after a step is done to both."""
+    beside = copy.deepcopy(model)
     batches = [worlds.batch(model.layout, seed=seed) for seed in (1, 2)]
     state = {key: value.detach().clone() for key, value in model.named_parameters()}
     other = {key: value.detach().clone() for key, value in model.named_buffers()}
@@ -139,6 +143,10 @@ def test_two_steps_of_sgd(model):
 
         gradients = torch.func.grad(objective)(state)
         state = {key: value - 0.1 * gradients[key] for key, value in state.items()}
+        for key, value in beside.named_parameters():
+            value.data, value.grad = state[key], gradients[key]
+        beside.after_step()
+        state = {key: value.detach().clone() for key, value in beside.named_parameters()}
     optimiser = torch.optim.SGD(model.parameter_groups(), lr=0.1)
     for step, rows in enumerate(batches):
         optimiser.zero_grad()
@@ -207,5 +215,11 @@ def test_it_learns_a_planted_world(name):
         rows = worlds.rows_of(held)
         error, spread = ((value - rows.label).square().mean() for value in (model.predict(rows)["rating"], float(train.value.mean())))
         assert error < 0.6 * spread
+    elif model.task == "click":
+        rows = worlds.rows_of(held, "click")
+        rate = worlds.rows_of(train, "click").label.mean()
+        losses = (ctr.log_loss(rows.label.double().numpy(), p.double().detach().numpy()).mean()
+                  for p in (model.predict(rows)["click"], torch.full_like(rows.label, rate)))
+        assert next(losses) < 0.9 * next(losses)
     else:
         assert worlds.hits(model, train, held, sizes) > 2 * worlds.popularity_hits(train, held, sizes)

@@ -9,12 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys_spark.core.contracts import Feature
 from recsys_spark.models import registry
 from recsys_spark.models.base import Batch, Context, Model, Pairs, Profile, Query, Ragged, Rows, Sizes, Term
+from recsys_spark.nn.fields import Fields
 from tests import shardsets
 from tests.shardsets import Events
 
-SIZES = Sizes(30, 25, {"label_mean": 3.5, "label_min": 1.0, "label_max": 5.0})
+FIELDS = (
+    Feature(name="age", side="user", kind="category", vocabulary=("18", "25", "35")),
+    Feature(name="income", side="user", kind="number"),
+    Feature(name="genres", side="item", kind="tags", vocabulary=("Comedy", "Drama", "War", "Noir"), slots=3),
+    Feature(name="hour", side="event", kind="category", vocabulary=("0", "1", "2")),
+    Feature(name="position", side="event", kind="number"),
+    Feature(name="ts", side="event", kind="time", low=1000.0, high=2000.0),
+)
+SIZES = Sizes(30, 25, {"label_mean": 3.5, "label_min": 1.0, "label_max": 5.0}, FIELDS)
 
 
 def ragged(lists: list[list[int]]) -> Ragged:
@@ -41,7 +51,9 @@ def batch(layout: str, rows: int = 12, seed: int = 0, sizes: Sizes = SIZES) -> A
         index = [torch.from_numpy(rng.integers(1, n + 1, rows).astype(np.int32)) for n in (sizes.num_users, sizes.num_items)]
         label = rng.integers(0, 2, rows) if seed % 2 else rng.integers(1, 6, rows) / 5
         weight = rng.choice([0.5, 1.0, 2.0], rows)
-        return Rows(*index, torch.from_numpy(label.astype(float)), torch.from_numpy(weight), row).to("cpu", torch.float64)
+        codes, numbers, ts = rng.integers(0, 4, (rows, 1)), rng.normal(size=(rows, 1)), rng.integers(900, 2100, rows)
+        return Rows(*index, *map(torch.from_numpy, (label.astype(float), weight)), row,
+                    *map(torch.from_numpy, (codes.astype(np.int32), numbers, ts))).to("cpu", torch.float64)
     if layout == "profile":
         lists = [sorted(rng.permutation(sizes.num_items)[: rng.integers(0, 9)] + 1) for _ in range(rows)]
         return profiles([list(map(int, items)) for items in lists], row).to("cpu", torch.float64)
@@ -50,6 +62,11 @@ def batch(layout: str, rows: int = 12, seed: int = 0, sizes: Sizes = SIZES) -> A
             (sizes.num_users, rows), (sizes.num_items, rows), (sizes.num_items, (rows, 3))))
         return Pairs(user.int(), item.int(), negative, row)
     raise AssertionError(f"teach tests/models/worlds.py to make a batch of layout {layout!r}")
+
+
+def at_no_moment(rows: Rows) -> Rows:
+    """The rows as a ranking knows them: nothing of the event, at the last training time."""
+    return replace(rows, codes=torch.zeros_like(rows.codes), numbers=torch.zeros_like(rows.numbers), ts=torch.full_like(rows.ts, 2000))
 
 
 def take(whole: Any, index: list[int]) -> Any:
@@ -85,10 +102,33 @@ def stirred(name: str, config: dict[str, Any], sizes: Sizes = SIZES, seed: int =
     """A model in float64 whose weights are all away from their start: what holds for it does not hold by accident of zeros."""
     model = registry.build(name, config, sizes, seed).double()
     draw = torch.Generator().manual_seed(seed)
+    fill(model, seed)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.3 * torch.randn(weight.shape, generator=draw, dtype=torch.float64))
     return model
+
+
+def fill(model: Model, seed: int = 0) -> None:
+    """Users and items get random values of their fields; those of row 0, and some others, stay unknown."""
+    rng = np.random.default_rng(seed)
+    for known in (part for part in model.modules() if isinstance(part, Fields)):
+        for side, rows in (("user", model.sizes.num_users + 1), ("item", model.sizes.num_items + 1)):
+            columns = [_values(known, feature, rows, rng) for feature in known.features[side]]
+            if columns:
+                index, weight = (np.concatenate(part, axis=1) for part in zip(*columns, strict=True))
+                index[0] = 0
+                known.fill(side, torch.from_numpy(index), torch.from_numpy(weight * (index > 0)))
+
+
+def _values(known: Fields, feature: Feature, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(index, weight), each (rows, slots)."""
+    first = known.start[feature.name]
+    if feature.kind == "number":
+        return np.full((rows, 1), first + 1), rng.normal(size=(rows, 1))
+    code = rng.permuted(np.tile(np.arange(len(feature.vocabulary) + 1), (rows, 1)), axis=1)[:, : feature.slots]
+    known = (code > 0).sum(1, keepdims=True)
+    return np.where(code > 0, code + first, 0), np.repeat(1.0 / np.maximum(known, 1), feature.slots, axis=1)
 
 
 def terms(model: Model, rows: Batch, ctx: Context) -> dict[str, Term]:
@@ -119,7 +159,7 @@ def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps
         if model.layout == "profile":
             made: Any = profiles(items_of(met, chosen + 1), torch.from_numpy(chosen))
         else:
-            made = rows_of(Events(*(column[chosen] for column in train)))
+            made = rows_of(Events(*(column[chosen] for column in train)), model.task)
             if model.layout == "pairs":
                 made = Pairs(made.user, made.item, _unmet(made.user.numpy(), model.num_negatives, met, rng), made.row)
             elif model.num_negatives:
@@ -130,10 +170,11 @@ def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps
     return model
 
 
-def rows_of(events: Events) -> Rows:
-    """Events as rows of weight 1, labelled with their value."""
+def rows_of(events: Events, task: str = "rating") -> Rows:
+    """Events as rows of weight 1, labelled with their value, or as clicks with whether that is above the middle."""
     count = len(events.user)
-    return Rows(*map(torch.from_numpy, events), torch.ones(count), torch.arange(count))
+    rows = Rows(*map(torch.from_numpy, events), torch.ones(count), torch.arange(count))
+    return replace(rows, label=(rows.label > 3).to(rows.label.dtype)) if task == "click" else rows
 
 
 def _with_negatives(rows: Rows, number: int, met: np.ndarray, rng: np.random.Generator) -> Rows:

@@ -1,0 +1,52 @@
+"""Side files of the fields of users and items -> the buffers of a model's `Fields`. The files are mapped, and copied once."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+
+from recsys_spark.core.contracts import Feature, ShardSet
+from recsys_spark.models.base import Model
+from recsys_spark.nn.fields import Fields
+
+
+def fill(model: Model, folder: str, shards: ShardSet) -> None:
+    """Give every `Fields` of the model what the shard set knows of users and items."""
+    for fields in model.modules():
+        if isinstance(fields, Fields):
+            for side, entities in (("user", shards.num_users), ("item", shards.num_items)):
+                if fields.features[side]:
+                    index, weight = _side(folder.removeprefix("file://"), fields, side, entities + 1)
+                    fields.fill(side, torch.from_numpy(index), torch.from_numpy(weight))
+
+
+def _side(folder: str, fields: Fields, side: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """int32 (rows, S), float32 (rows, S)."""
+    slots = sum(feature.slots for feature in fields.features[side])
+    index, weight = np.zeros((rows, slots), np.int32), np.zeros((rows, slots), np.float32)
+    at = 0
+    for feature in fields.features[side]:
+        here, start = slice(at, at + feature.slots), fields.start[feature.name]
+        (_numbers if feature.kind == "number" else _codes)(folder, feature, start, index[:, here], weight[:, here])
+        at += feature.slots
+    return index, weight
+
+
+def _codes(folder: str, feature: Feature, start: int, index: np.ndarray, weight: np.ndarray) -> None:
+    assert feature.codes is not None, f"field {feature.name} has no side file"
+    indptr, codes = (np.load(os.path.join(folder, name), mmap_mode="r") if entries else np.zeros(0, np.int32) for name, entries in (
+        (feature.codes.indptr, feature.codes.rows + 1), (feature.codes.indices, feature.codes.entries)))
+    counts = np.diff(indptr)
+    row = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(codes)) - np.repeat(indptr[:-1], counts)
+    index[row, place] = start + codes
+    weight[row, place] = (1.0 / np.maximum(counts, 1))[row]
+
+
+def _numbers(folder: str, feature: Feature, start: int, index: np.ndarray, weight: np.ndarray) -> None:
+    assert feature.numbers is not None, f"field {feature.name} has no side file"
+    values = (np.load(os.path.join(folder, feature.numbers.path), mmap_mode="r") - feature.mean) / feature.std
+    known = np.isfinite(values)
+    index[:, 0], weight[:, 0] = np.where(known, start + 1, 0), np.where(known, values, 0.0)
