@@ -139,8 +139,8 @@ def write(folder: str | Path, layout: str, shape: tuple[Column, ...], parts: Map
                                    for v, table in enumerate(tables) if len(table)))
             for name, tables in parts.items()}
     sides = {name: _csr(root, name, events, num_users) for name, events in (side or {}).items()}
-    statistics = {} if labels is None else {"label_mean": float(labels.mean()), "label_min": float(labels.min()),
-                                            "label_max": float(labels.max())}
+    statistics = {} if labels is None else {"label_count": float(len(labels)), "label_mean": float(labels.mean()),
+                                            "label_min": float(labels.min()), "label_max": float(labels.max())}
     shards = ShardSet(layout=layout, columns=shape, parts=made, virtual_shards=virtual_shards, num_users=num_users,  # type: ignore[arg-type]
                       num_items=num_items, side=sides, statistics=statistics, features=fields, split="leave_last_out")
     return seal(root, shards)

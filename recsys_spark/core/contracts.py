@@ -106,7 +106,7 @@ class ShardSet(Settings):
     num_items: int
     # "seen": items by user before valid (train, valid_fold_in); "targets": validation items by user
     side: dict[str, Csr] = Field(default_factory=dict)
-    statistics: dict[str, float] = Field(default_factory=dict)  # of training rows: label_mean, label_min, label_max, where there are labels
+    statistics: dict[str, float] = Field(default_factory=dict)  # of training rows: label_count, _mean, _min, _max, where there are labels
     features: tuple[Feature, ...] = ()
     split: str
     table_versions: dict[str, int] = Field(default_factory=dict)

@@ -118,7 +118,7 @@ def _collected(facts: list[dict[str, Any]], target: Target, rows: dict[str, int]
     labels = sum(fact["labels"] for fact in train)
     if not target.label:
         return parts, {}
-    return parts, {"label_mean": math.fsum(fact["label_sum"] for fact in train) / max(labels, 1),
+    return parts, {"label_count": float(labels), "label_mean": math.fsum(fact["label_sum"] for fact in train) / max(labels, 1),
                    "label_min": min(fact["label_min"] for fact in train), "label_max": max(fact["label_max"] for fact in train)}
 
 

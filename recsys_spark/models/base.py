@@ -19,8 +19,8 @@ from recsys_spark.nn import noise
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model may know of its data: counts, statistics of the training rows (label_mean, label_min, label_max), and which fields
-    users, items and events have. (The fields' values: nn/fields.py.)"""
+    """What a model may know of its data: counts, statistics of the training rows (label_count, label_mean, label_min, label_max), and
+    which fields users, items and events have. (The fields' values: nn/fields.py.)"""
 
     num_users: int
     num_items: int

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from recsys_spark.models import registry
 from recsys_spark.train import checkpoint, entry, workers
 from recsys_spark.train.gradients import Gradients
 from tests import shardsets, training
@@ -23,27 +24,30 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    folder = tmp_path_factory.mktemp("pairs")
-    return folder, shardsets.pairs(folder)
+def shards(rows: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    """A shard set of each layout."""
+    folders = {layout: tmp_path_factory.mktemp(layout) for layout in ("profile", "pairs")}
+    return {"pointwise": rows, **{layout: (folder, getattr(shardsets, layout)(folder)) for layout, folder in folders.items()}}
+
+
+MODELS = [("mf_bias", "horovod", 1), ("mf_bias", "horovod", 2), ("mf_bias", "torch", 2), ("mf_bias", "torch", 4), ("neumf", "horovod", 4),
+          ("bpr_mf", "torch", 2), ("bpr_mf", "horovod", 4), ("fm", "horovod", 2), ("mf_side", "torch", 2),
+          ("mf_variational", "torch", 2), ("multi_dae", "horovod", 2), ("cdae", "torch", 2)]
 
 
 @pytest.fixture(scope="module")
-def alone(rows: tuple[Path, Any], pairs: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def alone(shards: dict[str, tuple[Path, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Run folders of one rank, by model."""
-    folders = {model: tmp_path_factory.mktemp(model) for model in ("mf_bias", "neumf", "bpr_mf", "fm", "mf_side")}
+    folders = {model: tmp_path_factory.mktemp(model) for model in {name for name, *_ in MODELS}}
     for model, folder in folders.items():
-        training.train_here(training.job(folder, *(pairs if model == "bpr_mf" else rows), model, optim={"lr": 0.01, "clip_norm": 0.5}))
+        training.train_here(training.job(folder, *shards[registry.find(model).layout], model, optim={"lr": 0.01, "clip_norm": 0.5}))
     return folders
 
 
-@pytest.mark.parametrize(("model", "engine", "num_workers"), [
-    ("mf_bias", "horovod", 1), ("mf_bias", "horovod", 2), ("mf_bias", "torch", 2), ("mf_bias", "torch", 4), ("neumf", "horovod", 4),
-    ("bpr_mf", "torch", 2), ("bpr_mf", "horovod", 4), ("fm", "horovod", 2), ("mf_side", "torch", 2),
-])
-def test_the_same_numbers(model: str, engine: str, num_workers: int, rows: tuple[Path, Any], pairs: tuple[Path, Any],
-                          alone: dict[str, Path], tmp_path: Path) -> None:
-    job = training.job(tmp_path, *(pairs if model == "bpr_mf" else rows), model, engine=engine, num_workers=num_workers,
+@pytest.mark.parametrize(("model", "engine", "num_workers"), MODELS)
+def test_the_same_numbers(model: str, engine: str, num_workers: int, shards: dict[str, tuple[Path, Any]], alone: dict[str, Path],
+                          tmp_path: Path) -> None:
+    job = training.job(tmp_path, *shards[registry.find(model).layout], model, engine=engine, num_workers=num_workers,
                        optim={"lr": 0.01, "clip_norm": 0.5})
     assert training.train_on_ranks(job) == [entry.DONE] * num_workers
     assert training.difference(training.weights(tmp_path), training.weights(alone[model])) < 1e-10

@@ -185,7 +185,7 @@ def _with_label(folder: Path, label: float) -> Any:
     table = pa.table({columns.USER_IDX: user, columns.ITEM_IDX: item, columns.LABEL: labels})
     parts = {"train": shardsets.deal(table, 64), "valid": shardsets.deal(table.slice(0, 10), 64)}
     made = shardsets.write(folder, "pointwise", shardsets.POINTWISE, parts, num_users=10, num_items=6)
-    return made.model_copy(update={"statistics": {"label_mean": 3.0, "label_min": 1.0, "label_max": 5.0}})
+    return made.model_copy(update={"statistics": {"label_count": 100.0, "label_mean": 3.0, "label_min": 1.0, "label_max": 5.0}})
 
 
 @pytest.mark.parametrize("label", [math.nan, math.inf])

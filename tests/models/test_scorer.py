@@ -19,6 +19,7 @@ from recsys_spark.models.base import Query, Ragged, Sizes
 from recsys_spark.scoring import scorer, worker
 from recsys_spark.scoring.scorer import load
 from recsys_spark.scoring.worker import Settings, predict_batches, rank_batches
+from tests.models import worlds
 
 FACTORS = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [-1, 0]], dtype=np.float32)  # items 1..4
 POPULARITY = np.array([0, 3, 9, 1, 5], dtype=np.float32)
@@ -106,7 +107,7 @@ def test_equal_candidates_tie_by_hash_wherever_they_stand(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", registry.names())
 def test_a_checkpoint_ranks_as_its_model_scores(tmp_path: Path, name: str) -> None:
-    model = registry.build(name, {}, Sizes(6, 30, {"label_mean": 3.0, "label_min": 1.0, "label_max": 5.0}), seed=3).eval()
+    model = registry.build(name, {}, Sizes(6, 30, worlds.SIZES.statistics), seed=3).eval()
     store.save(tmp_path / "checkpoint", model, name)
     np.save(tmp_path / "popularity.npy", np.arange(31, dtype=np.float32))
     made = load(tmp_path / "checkpoint", k=3, seed=1, fallback=tmp_path / "popularity.npy")

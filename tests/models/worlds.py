@@ -24,7 +24,7 @@ FIELDS = (
     Feature(name="position", side="event", kind="number"),
     Feature(name="ts", side="event", kind="time", low=1000.0, high=2000.0),
 )
-SIZES = Sizes(30, 25, {"label_mean": 3.5, "label_min": 1.0, "label_max": 5.0}, FIELDS)
+SIZES = Sizes(30, 25, {"label_count": 360.0, "label_mean": 3.5, "label_min": 1.0, "label_max": 5.0}, FIELDS)
 
 
 def ragged(lists: list[list[int]]) -> Ragged:
@@ -37,10 +37,11 @@ def unragged(rows: Ragged) -> list[list[int]]:
     return [part.tolist() for part in rows.values.tensor_split(rows.offsets[1:-1])] if len(rows.offsets) > 1 else []
 
 
-def profiles(lists: list[list[int]], row: Tensor | None = None) -> Profile:
+def profiles(lists: list[list[int]], row: Tensor | None = None, user: Tensor | None = None) -> Profile:
+    """Of users 1, 2, ... in rows 0, 1, ..., where nothing else is said."""
     items = ragged(lists)
-    return Profile(user=torch.arange(1, len(lists) + 1, dtype=torch.int32), items=items, values=torch.ones(len(items.values)),
-                   row=torch.arange(len(lists)) if row is None else row)
+    return Profile(user=torch.arange(1, len(lists) + 1, dtype=torch.int32) if user is None else user, items=items,
+                   values=torch.ones(len(items.values)), row=torch.arange(len(lists)) if row is None else row)
 
 
 def batch(layout: str, rows: int = 12, seed: int = 0, sizes: Sizes = SIZES) -> Any:
@@ -143,7 +144,8 @@ def total(parts: dict[str, Term]) -> Tensor:
 def planted() -> tuple[Events, Events, Sizes]:
     """(train, held, sizes): 300 users and 60 items with a taste of two numbers; each user's last event is held."""
     train, held = shardsets.leave_last_out(shardsets.planted(300, 60, 15))
-    return train, held, Sizes(300, 60, {"label_mean": float(train.value.mean()), "label_min": 1.0, "label_max": 5.0})
+    statistics = {"label_count": float(len(train.value)), "label_mean": float(train.value.mean()), "label_min": 1.0, "label_max": 5.0}
+    return train, held, Sizes(300, 60, statistics)
 
 
 def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps: int, rows: int = 64, lr: float = 0.01) -> Model:
@@ -157,7 +159,7 @@ def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps
             order = rng.permutation(sizes.num_users if model.layout == "profile" else len(train.user))
         chosen, order = order[:rows], order[rows:]
         if model.layout == "profile":
-            made: Any = profiles(items_of(met, chosen + 1), torch.from_numpy(chosen))
+            made: Any = profiles(items_of(met, chosen + 1), torch.from_numpy(chosen), torch.from_numpy(chosen + 1).int())
         else:
             made = rows_of(Events(*(column[chosen] for column in train)), model.task)
             if model.layout == "pairs":

@@ -69,8 +69,8 @@ def test_pointwise_holds_every_event_of_the_split_once(steps: Steps) -> None:
     assert lists(place, shards, "seen") == grouped(split_rows(steps, "train"))
     assert lists(place, shards, "targets") == grouped(split_rows(steps, "valid"))
     values = [value for *_, value in split_rows(steps, "train")]
-    assert shards.statistics == {"label_mean": pytest.approx(np.mean(values), rel=1e-12), "label_min": min(values),
-                                 "label_max": max(values)}
+    assert shards.statistics == {"label_count": len(values), "label_mean": pytest.approx(np.mean(values), rel=1e-12),
+                                 "label_min": min(values), "label_max": max(values)}
     assert (shards.num_users, shards.num_items) == (30, steps.done["prepare"].summary["num_items"])
     assert shards.table_versions == {c.SPLITS: steps.done["prepare"].output_versions[c.SPLITS]}
     assert shards.fingerprint == steps.done["pointwise"].shard_fingerprint

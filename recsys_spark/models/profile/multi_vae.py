@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, Model, Profile, Query, Ragged, Sizes, Term
+from recsys_spark.nn import profiles
 
 
 class MultiVae(Model):
@@ -48,25 +48,21 @@ class MultiVae(Model):
             nn.init.zeros_(bias)
 
     def forward(self, batch: Profile, ctx: Context) -> dict[str, Tensor]:
-        keep = None
-        if ctx.training and self.config.dropout:
-            drawn = ctx.uniform_at("dropout", _per_entry(batch.items, batch.row), batch.items.values)  # (entries,)
-            keep = (drawn >= self.config.dropout) / (1 - self.config.dropout)
+        keep = profiles.dropout(batch.items, batch.row, self.config.dropout if ctx.training else 0.0, ctx.uniform_at)  # (entries,)
         mean, log_variance = self._encode(batch.items, keep)  # (B, Z), (B, Z)
         latent = mean
         if ctx.training:
             noise = ctx.normal("latent", batch.row, self.config.latent_dim).to(mean.dtype)
             latent = mean + noise * (0.5 * log_variance).exp()  # equation 5's sample, reparameterised
-        logits = self._hidden(latent) @ self.last.T + self.last_bias  # (B, I + 1)
+        logits = profiles.products(self._hidden(latent), self.last, self.last_bias)  # (B, I + 1)
         return {"logits": logits, "mean": mean, "log_variance": log_variance}
 
     def loss(self, batch: Profile, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
         logits, mean, log_variance = output["logits"], output["mean"], output["log_variance"]
-        bought = batch.items.dense(logits.shape[1])[:, 1:]  # (B, I): x_ui
-        log_likelihood = (F.log_softmax(logits[:, 1:], 1) * bought).sum()  # equation 2, summed over users
+        nll = profiles.multinomial(logits, batch.items)  # equation 2, summed over users
         divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum()  # KL(q || N(0, 1))
         users = mean.new_tensor(len(batch))
-        return {"nll": Term(-log_likelihood, users), "kl": Term(divergence, users, self.beta_at(ctx))}  # equation 6
+        return {"nll": Term(nll, users), "kl": Term(divergence, users, self.beta_at(ctx))}  # equation 6
 
     def beta_at(self, ctx: Context) -> float:
         return min(self.config.beta, ctx.step / self.config.anneal_steps) if ctx.training else self.config.beta
@@ -74,34 +70,14 @@ class MultiVae(Model):
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         """The logits, from the mean of the latent distribution."""
         hidden = self._hidden(self._encode(query.history)[0])  # (B, H)
-        if items is None:
-            return hidden @ self.last.T + self.last_bias  # (B, I + 1)
-        if items.dim() == 1:
-            return hidden @ self.last[items].T + self.last_bias[items]  # (B, C)
-        return torch.einsum("bh,bch->bc", hidden, self.last[items]) + self.last_bias[items]
+        return profiles.products(hidden, self.last, self.last_bias, items)
 
-    def _encode(self, profiles: Ragged, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, (B, Z) each. The first layer gathers the rows of a profile's items: no dense (B, I) input is made."""
-        items = profiles.values.long()
-        known = (items > 0).to(self.first.dtype)  # (entries,)
-        norms = torch.zeros(len(profiles.offsets) - 1, dtype=known.dtype, device=known.device)
-        norms = norms.index_add_(0, _rows(profiles), known).sqrt()  # (B,): the L2 norm of a row of ones
-        weights = known / _per_entry(profiles, norms.clamp(min=1.0))
-        if keep is not None:
-            weights = weights * keep.to(weights.dtype)
-        summed = F.embedding_bag(items, self.first, profiles.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+    def _encode(self, items: Ragged, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log variance, (B, Z) each."""
+        summed = profiles.bag(self.first, items, profiles.normalised(items, self.first), keep)  # (B, H)
         mean, log_variance = self.to_latent(torch.tanh(summed + self.first_bias)).chunk(2, 1)
         return mean, log_variance
 
     def _hidden(self, latent: Tensor) -> Tensor:
         return torch.tanh(self.from_latent(latent))  # (B, H)
 
-
-def _rows(profiles: Ragged) -> Tensor:
-    """The row of each entry, int64 (entries,)."""
-    return torch.repeat_interleave(torch.arange(len(profiles.offsets) - 1, device=profiles.offsets.device), profiles.offsets.diff())
-
-
-def _per_entry(profiles: Ragged, values: Tensor) -> Tensor:
-    """A value per row, (B,), repeated for each entry of the row."""
-    return values.repeat_interleave(profiles.offsets.diff())

@@ -1,0 +1,77 @@
+"""Parts of models that read a user's items as a bag and give a number for every item.
+
+Tables of items have I + 1 rows; row 0 (padding, an item that training did not know) counts for nothing in a profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Bags(Protocol):
+    """CSR: row b holds values[offsets[b] : offsets[b + 1]]."""
+
+    @property
+    def offsets(self) -> Tensor: ...  # int64 (B + 1,)
+
+    @property
+    def values(self) -> Tensor: ...  # int (entries,)
+
+
+def rows(profiles: Bags) -> Tensor:
+    """The row of each entry, int64 (entries,)."""
+    return torch.repeat_interleave(torch.arange(len(profiles.offsets) - 1, device=profiles.offsets.device), profiles.offsets.diff())
+
+
+def per_entry(profiles: Bags, values: Tensor) -> Tensor:
+    """A value per row, (B,), repeated for each entry of the row."""
+    return values.repeat_interleave(profiles.offsets.diff())
+
+
+def ones(profiles: Bags, like: Tensor) -> Tensor:
+    """(entries,) in the dtype of `like`: 1, and 0 for padding."""
+    return (profiles.values > 0).to(like.dtype)
+
+
+def normalised(profiles: Bags, like: Tensor) -> Tensor:
+    """(entries,): `ones` divided by the L2 norm of their row."""
+    known = ones(profiles, like)
+    norms = known.new_zeros(len(profiles.offsets) - 1).index_add_(0, rows(profiles), known).sqrt()  # (B,)
+    return known / per_entry(profiles, norms.clamp(min=1.0))
+
+
+def dropout(profiles: Bags, row: Tensor, rate: float, draw: Callable[[str, Tensor, Tensor], Tensor]) -> Tensor | None:
+    """float32 (entries,): 0 for the share `rate` of the items, 1 / (1 - rate) for the others; None: all stay.
+
+    row: int64 (B,) and draw: as a batch and `Context.uniform_at` have them, so that an item's fate depends on its row alone.
+    """
+    if not rate:
+        return None
+    return (draw("dropout", per_entry(profiles, row), profiles.values) >= rate) / (1 - rate)
+
+
+def bag(table: Tensor, profiles: Bags, weights: Tensor, keep: Tensor | None = None) -> Tensor:
+    """(B, D): the sum of the table's rows at a profile's items, times their weights. No dense (B, I) input is made."""
+    weights = weights if keep is None else weights * keep.to(weights.dtype)
+    return F.embedding_bag(profiles.values.long(), table, profiles.offsets, mode="sum", per_sample_weights=weights,
+                           include_last_offset=True)
+
+
+def products(hidden: Tensor, table: Tensor, bias: Tensor, items: Tensor | None = None) -> Tensor:
+    """hidden . table[item] + bias[item] for the whole catalogue, (B, I + 1), or `items` (C,) or (B, C), (B, C)."""
+    if items is None:
+        return hidden @ table.T + bias
+    if items.dim() == 1:
+        return hidden @ table[items].T + bias[items]
+    return torch.einsum("bd,bcd->bc", hidden, table[items]) + bias[items]
+
+
+def multinomial(logits: Tensor, items: Bags) -> Tensor:
+    """Negative log likelihood of the items of all rows, scalar: each is drawn from the softmax over columns 1..I of its row's logits."""
+    chosen = torch.zeros_like(logits).index_put_((rows(items), items.values.long()), logits.new_ones(()))[:, 1:]  # (B, I)
+    return -(F.log_softmax(logits[:, 1:], 1) * chosen).sum()
