@@ -15,9 +15,19 @@ from recsys_spark.core.contracts import ShardSet, Train, TrainJob, TrainResult, 
 from recsys_spark.train import checkpoint, entry, launch, workers
 from recsys_spark.train.loop import Loop
 
-CONFIGS: dict[str, dict[str, Any]] = {"mf_bias": {"dim": 4}, "neumf": {"dim": 4}, "multi_vae": {"hidden_dim": 8, "latent_dim": 4},
-                                      "bpr_mf": {"dim": 4, "num_negatives": 2}, "fm": {"dim": 4}, "mf_side": {"dim": 4}, "mf_vanilla": {"dim": 4},
-                                      "mf_mixture": {"dim": 4}, "mf_variational": {"dim": 4}, "multi_dae": {"hidden_dim": 8}, "cdae": {"hidden_dim": 8}}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "mf_bias": {"dim": 4},
+    "neumf": {"dim": 4},
+    "multi_vae": {"hidden_dim": 8, "latent_dim": 4},
+    "bpr_mf": {"dim": 4, "num_negatives": 2},
+    "fm": {"dim": 4},
+    "mf_side": {"dim": 4},
+    "mf_vanilla": {"dim": 4},
+    "mf_mixture": {"dim": 4},
+    "mf_variational": {"dim": 4},
+    "multi_dae": {"hidden_dim": 8},
+    "cdae": {"hidden_dim": 8},
+}
 
 
 def job(run_dir: Path, shards: Path, made: ShardSet, model: str = "mf_bias", *, seed: int = 1, engine: str = "auto", num_workers: int = 1,
