@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys_spark.core.config import Settings
-from recsys_spark.core.contracts import Feature
+from recsys_spark.core.contracts import Feature, Optim
 from recsys_spark.nn import noise
 
 
@@ -151,6 +151,7 @@ class Context:
     epoch: int = 0
     total_steps: int = 0  # planned for the whole training; 0: unknown
     training: bool = False
+    phase: str = ""  # name of the phase, or of the group whose turn it is
     carry: dict[str, Tensor] = field(default_factory=dict)  # named state that outlives a batch; checkpointed
 
     def uniform(self, name: str, row: Tensor, *shape: int) -> Tensor:
@@ -164,6 +165,19 @@ class Context:
     def normal(self, name: str, row: Tensor, *shape: int) -> Tensor:
         """Standard normal, float32 (B, *shape), one stream for each global row."""
         return noise.normal(noise.key(self.seed, name, self.epoch, self.step), row, *shape)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A phase of training by gradients: what moves in it and until when. Every other parameter stands still and costs nothing."""
+
+    name: str
+    groups: list[dict[str, Any]]  # what it trains, as `Model.parameter_groups` says it; with `in_turn` each has a "name"
+    model: Model | None = None  # the part that is trained, and validated, as a model of its own; None: the whole
+    in_turn: bool = False  # the groups are trained in turn, an epoch each, again and again; one optimiser remembers them all
+    epochs: int = 0  # at most, all turns counted; 0: as many as the job says
+    patience: int = 0  # epochs without improvement that end it; 0: the job's
+    optim: Optim | None = None  # None: the job's
 
 
 class Model(nn.Module):
@@ -222,3 +236,10 @@ class Model(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimiser; keys other than `params` override the job's optimiser settings."""
         return [{"params": list(self.parameters())}]
+
+    def phases(self) -> list[Gradient]:
+        """In their order, under names of their own. Each ends with the weights of its best epoch; the last one's are the result."""
+        return [Gradient("", self.parameter_groups())]
+
+    def begin(self, phase: str) -> None:
+        """Called once when a phase begins, on every rank alike, with the best weights of the phase before; may change any weight."""

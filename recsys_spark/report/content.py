@@ -33,6 +33,7 @@ class Training:
     lower_is_better: bool
     epochs: tuple[dict[str, float], ...]
     facts: tuple[str, ...] = ()
+    best: int | None = None  # the epoch that was kept; None: the best measured
 
 
 @dataclass(frozen=True)

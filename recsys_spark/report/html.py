@@ -80,10 +80,11 @@ def _trainings(trainings: Sequence[Training], css: Mapping[str, str]) -> str:
         own = css[training.model]
         measured = [epoch.get(training.monitor) for epoch in training.epochs]
         there = [(value, place) for place, value in enumerate(measured) if value is not None]
-        best = (min if training.lower_is_better else max)(there)[1] if there else None
+        measured_best = (min if training.lower_is_better else max)(there)[1] if there else None
+        best = measured_best if training.best is None else training.best  # of several phases only the last one's epochs compete
         fact = f"best at epoch {best + 1} of {len(measured)}" if best is not None else f"{len(measured)} epochs"
         facts = "; ".join([fact, *training.facts])
-        losses = [name for name in training.epochs[0] if name.startswith("train_")]
+        losses = dict.fromkeys(name for epoch in training.epochs for name in epoch if name.startswith("train_"))
         metric, _, k = training.monitor.partition("@")
         title = f"validation {results.title((metric, int(k or 0)))}"
         drawn = f"<h4>{escape(title)}</h4>{charts.curve(measured, own, best=best, label=title)}"

@@ -85,7 +85,8 @@ def _training(run: Run) -> Training | None:
         facts.append(f"{run.summary['examples_per_s']:,.0f} examples/s")
     if run.summary.get("num_workers"):
         facts.append(f"{run.summary.get('engine', '')} on {run.summary['num_workers']}")
-    return Training(run.step, str(run.config.get("model", run.step)), monitor, monitor in results.LOWER_IS_BETTER, epochs, tuple(facts))
+    return Training(run.step, str(run.config.get("model", run.step)), monitor, monitor in results.LOWER_IS_BETTER, epochs, tuple(facts),
+                    run.summary.get("best_epoch"))
 
 
 def _examples(ctx: Context, job: Job, evaluations: tuple[Evaluation, ...]) -> tuple[Example, ...]:

@@ -22,7 +22,7 @@ from recsys_spark.stages import context, search
 from recsys_spark.stages.context import Context, Outcome, Ref
 from recsys_spark.stages.export_shards import FOLDER
 from recsys_spark.stages.search import Search
-from recsys_spark.train import launch, validate, workers
+from recsys_spark.train import launch, phases, validate, workers
 
 logger = log.get(__name__)
 _PROCESS_BYTES = 600 << 20  # of a rank before it has any data: the interpreter and its libraries
@@ -125,7 +125,8 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     steps = math.ceil(rows / train.batch_size)
     fits = 1 + (job.search.trials if job.search else 0)
     return {"model": job.model, "fits": fits, "rows": rows, "examples_per_epoch": rows * model.examples_per_row,
-            "steps_per_epoch": steps, "steps": steps * train.epochs, "parameters": parameters, "num_workers": job.workers.num_workers,
+            "steps_per_epoch": steps, "steps": steps * phases.planned(phases.of(model), train), "parameters": parameters,
+            "num_workers": job.workers.num_workers,
             "worker_bytes": int(_PROCESS_BYTES + parameters * width * copies + read)}
 
 

@@ -18,6 +18,7 @@ class Reading(NamedTuple):
     time_ns: int  # of the machine's monotonic clock: comparable between processes
     phase: int
     epoch: int
+    epochs: int  # of the whole training, at most
     position: int  # steps done in the epoch
     steps: int  # of an epoch
     step: int  # since the start of training
@@ -42,8 +43,8 @@ class Beat:
     def wait(self) -> None:
         self._cells[:2] = time.monotonic_ns(), WAITING
 
-    def tell(self, epoch: int, position: int, steps: int, step: int, examples: int) -> None:
-        self._cells[:] = time.monotonic_ns(), WORKING, epoch, position, steps, step, examples
+    def tell(self, epoch: int, epochs: int, position: int, steps: int, step: int, examples: int) -> None:
+        self._cells[:] = time.monotonic_ns(), WORKING, epoch, epochs, position, steps, step, examples
 
 
 def read(path: Path) -> Reading | None:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,6 +38,8 @@ class State(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    phase: int = 0  # which of the model's phases it is in
+    phase_epoch: int = 0  # the epoch in which that one began
     epoch: int = 0  # being trained
     position: int = 0  # steps done in it
     step: int = 0  # optimiser steps since the start
@@ -46,13 +48,22 @@ class State(BaseModel):
     epoch_examples: int = 0
     seconds: float = 0.0  # the same for the epochs before
     examples: int = 0
-    best_value: float | None = None  # of the monitored metric
-    best_epoch: int = -1
-    best: dict[str, float] = Field(default_factory=dict)  # validation metrics of the best epoch
+    best_value: float | None = None  # of the monitored metric, in this phase
+    best_epoch: int = -1  # the epoch after which the weights were best
+    best: dict[str, float] = Field(default_factory=dict)  # validation metrics of those weights
     best_checkpoint: str = ""  # relative to the run folder
-    stale: int = 0  # epochs without improvement
+    stale: int = 0  # epochs of this phase without improvement
     ended: bool = False
     record: dict[str, Any] = Field(default_factory=dict)  # the last line of metrics.jsonl
+
+
+class Resumed(NamedTuple):
+    """What a checkpoint holds besides the weights."""
+
+    state: State
+    carry: dict[str, Tensor]
+    moments: dict[str, Tensor]  # of the optimiser of the state's phase, for `optim.unpack`, with its groups
+    groups: list[dict[str, Any]]
 
 
 class File(Settings):
@@ -112,8 +123,8 @@ def save(job: TrainJob, state: State, model: Model, optimiser: torch.optim.Optim
     _prune(run, job.train.keep, keep_also=state.best_checkpoint)
 
 
-def resume(job: TrainJob, model: Model, optimiser: torch.optim.Optimizer) -> tuple[State, dict[str, Tensor]] | None:
-    """Fill model and optimiser from the newest checkpoint and return where it stands and its carry; None when there is none.
+def resume(job: TrainJob, model: Model) -> Resumed | None:
+    """Fill the model from the newest checkpoint and return the rest of it; None when there is none.
 
     Raises CheckpointError for one that is cut short, altered, or of another model, shards or job.
     """
@@ -130,8 +141,15 @@ def resume(job: TrainJob, model: Model, optimiser: torch.optim.Optimizer) -> tup
     store.restore(folder, model, job.model)
     saved = artifacts.read_model(folder / STATE, _State, error=CheckpointError, remedy=_remedy(folder))
     tensors = load_file(folder / OPTIM)
-    optim.unpack(optimiser, {key: value for key, value in tensors.items() if not key.startswith("carry.")}, saved.groups)
-    return saved.state, {key.removeprefix("carry."): value for key, value in tensors.items() if key.startswith("carry.")}
+    carry = {key.removeprefix("carry."): value for key, value in tensors.items() if key.startswith("carry.")}
+    moments = {key: value for key, value in tensors.items() if not key.startswith("carry.")}
+    return Resumed(saved.state, carry, moments, saved.groups)
+
+
+def restore_best(job: TrainJob, state: State, model: Model) -> None:
+    """Give the model the weights of the best epoch. Raises CheckpointError when that checkpoint is gone or not whole."""
+    verify(Path(job.run_dir) / state.best_checkpoint)
+    store.restore(Path(job.run_dir) / state.best_checkpoint, model, job.model)
 
 
 def verify(folder: Path) -> Manifest:

@@ -101,7 +101,7 @@ def _run(job: TrainJob) -> None:
         ranks: list[subprocess.Popen[bytes]] = []
         stack.callback(_end, ranks)
         asked = stack.enter_context(_sigterm())
-        shown = stack.enter_context(progress.make(job.model, job.train.epochs, run / METRICS))
+        shown = stack.enter_context(progress.make(job.model, run / METRICS))
         for rank, environment in enumerate(meet):
             ranks.append(_start(job, rank, environment))
         try:

@@ -6,6 +6,7 @@ Nothing here depends on how many ranks there are or what connects them; what is 
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import sys
 import time
@@ -20,7 +21,7 @@ from recsys_spark.core import artifacts, log, seeds, shardset
 from recsys_spark.core.contracts import TrainJob, TrainResult
 from recsys_spark.models import registry
 from recsys_spark.models.base import Batch, Context, Model, Pairs, Rows, Sizes
-from recsys_spark.train import checkpoint, features, optim, validate
+from recsys_spark.train import checkpoint, features, optim, phases, validate
 from recsys_spark.train.checkpoint import State
 from recsys_spark.train.collate import collate
 from recsys_spark.train.negatives import Negatives, Seen
@@ -53,11 +54,11 @@ class Loop:
         self.negatives = self._negatives()
         self.reader = Reader(job.shards, "train", batch_size=self.settings.batch_size, seed=job.seed, rank=workers.rank,
                              num_ranks=workers.size, settings=self.settings.reader)
-        self.optimiser = optim.build(self.settings.optim, self.model)
-        self.ctx = Context(seed=job.seed, total_steps=self.settings.epochs * self.reader.steps, training=True)
+        self.phases = phases.of(self.model)
+        self.epochs = phases.planned(self.phases, self.settings)
+        self.ctx = Context(seed=job.seed, total_steps=self.epochs * self.reader.steps, training=True)
         self.state = State()
         self._restore()
-        self.step = Stepper(self.model, self.optimiser, workers, self.settings.optim.clip_norm)
         self.examples_here = 0  # by all ranks, since this process started
 
     def run(self) -> TrainResult | None:
@@ -65,6 +66,7 @@ class Loop:
         was written, and the same job goes on from there. Raises NotFinite with step, epoch and rows."""
         self.model.train()
         while not self.state.ended:
+            self._freeze()
             if not self._rest_of_epoch():
                 self._save()
                 return None
@@ -90,7 +92,7 @@ class Loop:
             examples = numbers["count_global"] * self.model.examples_per_row
             state.step, state.position, state.epoch_examples = state.step + 1, state.position + 1, state.epoch_examples + examples
             self.examples_here += examples
-            self.workers.beat.tell(state.epoch, state.position, steps, state.step, self.examples_here)
+            self.workers.beat.tell(state.epoch, self.epochs, state.position, steps, state.step, self.examples_here)
             if state.position < steps and (done.stop or (every and state.step % every == 0)):
                 state.epoch_seconds += time.perf_counter() - clock
                 if done.stop:
@@ -111,21 +113,67 @@ class Loop:
     def _end_epoch(self) -> None:
         """Validate, decide whether this was the best epoch and whether there is another, save, and write the epoch's line."""
         state = self.state
-        metrics = self.validate(self.model)
+        metrics = self.validate(self.trained)
         state.seconds, state.examples = state.seconds + state.epoch_seconds, state.examples + state.epoch_examples
-        state.record = {"epoch": state.epoch, "step": state.step, **{f"train_{name}": total / max(count, 1e-300)
+        named = {"phase": self.ctx.phase} if self.ctx.phase else {}
+        state.record = {"epoch": state.epoch, **named, "step": state.step, **{f"train_{name}": total / max(count, 1e-300)
                         for name, (total, count) in state.sums.items()}, **metrics, "seconds": state.epoch_seconds,
-                        "examples_per_s": state.epoch_examples / max(state.epoch_seconds, 1e-9), "lr": self.optimiser.param_groups[0]["lr"]}
+                        "examples_per_s": state.epoch_examples / max(state.epoch_seconds, 1e-9), "lr": self._lr()}
         if validate.improved(metrics[self.metric], state.best_value, self.sign):
             state.best_value, state.best_epoch, state.best, state.stale = metrics[self.metric], state.epoch, metrics, 0
             state.best_checkpoint = checkpoint.name(state.step)
         else:
             state.stale += 1
         state.epoch, state.position, state.sums, state.epoch_seconds, state.epoch_examples = state.epoch + 1, 0, {}, 0.0, 0
-        state.ended = state.epoch >= self.settings.epochs or state.stale >= self.settings.patience
+        if why := phases.end(self.phases[state.phase], state, self.settings):
+            self._end_phase(why)
         self._save()
         if self.workers.rank == 0:
             self._write_metrics()
+
+    def _end_phase(self, why: str) -> None:
+        """The next phase starts from the best weights of this one, and its start competes with its epochs: whatever does not
+        improve changes nothing. No checkpoint lies between the two, so a run that is killed here does it all again."""
+        state, phase = self.state, self.phases[self.state.phase]
+        state.ended = phase is self.phases[-1]
+        if phase.name and self.workers.rank == 0:
+            improved = state.best_epoch >= state.phase_epoch
+            told = log.fields(event="phase", phase=phase.name, ended_by=why, epochs=state.epoch - state.phase_epoch, improved=improved,
+                              best_epoch=state.best_epoch, **{self.metric: state.best_value})
+            _log.log(logging.INFO if improved else logging.WARNING, told)
+        if state.ended:
+            return
+        if self.workers.rank == 0 and state.best_checkpoint != checkpoint.name(state.step):
+            checkpoint.restore_best(self.job, state, self.model)
+        self.workers.broadcast(list(self.model.state_dict().values()))
+        state.phase, state.phase_epoch, state.stale = state.phase + 1, state.epoch, 0
+        self.ctx.carry.clear()
+        self._begin()
+        state.best = self.validate(self.trained)
+        state.best_value, state.best_epoch, state.best_checkpoint = state.best[self.metric], state.epoch - 1, checkpoint.name(state.step)
+
+    def _begin(self) -> None:
+        """A new phase, from weights that are the same on all ranks."""
+        self._enter()
+        torch.default_generator.manual_seed(seeds.derive(self.job.seed, "phase", self.state.phase))
+        self.model.begin(self.phases[self.state.phase].name)
+
+    def _enter(self) -> None:
+        """What the state's phase trains, and how."""
+        phase = self.phases[self.state.phase]
+        self.trained = phase.model or self.model
+        self.optim = phase.optim or self.settings.optim
+        self.optimiser = optim.build(self.optim, phase.groups)
+
+    def _freeze(self) -> None:
+        """Before an epoch or the rest of one: only what it trains takes part in the steps and in what the ranks exchange."""
+        self.ctx.phase, groups = phases.moving(self.phases[self.state.phase], self.state)
+        phases.freeze(self.model, groups)
+        self.step = Stepper(self.trained, self.optimiser, self.workers, self.optim.clip_norm)
+
+    def _lr(self) -> float:
+        """Of what moves in this epoch."""
+        return next(group["lr"] for group in self.optimiser.param_groups if group["params"][0].requires_grad)
 
     def _save(self) -> None:
         carry = self._gathered_carry()
@@ -136,14 +184,17 @@ class Loop:
     def _restore(self) -> None:
         if self.workers.rank == 0:
             checkpoint.clean(self.run_dir)
-        found = checkpoint.resume(self.job, self.model, self.optimiser)
+        found = checkpoint.resume(self.job, self.model)
         if found is None:
             if self.workers.rank == 0:
                 (self.run_dir / METRICS).unlink(missing_ok=True)
             self.workers.broadcast(list(self.model.state_dict().values()))
+            self._begin()
             return
-        self.state, carry = found
-        self.ctx.carry.update({key: checkpoint.own(key, value, self.workers) for key, value in carry.items()})
+        self.state = found.state
+        self._enter()
+        optim.unpack(self.optimiser, found.moments, found.groups)
+        self.ctx.carry.update({key: checkpoint.own(key, value, self.workers) for key, value in found.carry.items()})
         if self.workers.rank == 0:
             self._write_metrics()
             checkpoint.point(self.job, self.state)
@@ -175,7 +226,7 @@ class Loop:
         return Negatives(Seen(indptr, indices, self.shards.num_items), self.model.num_negatives, self.job.seed)
 
     def _blamed(self, problem: NotFinite, batch: Batch) -> NotFinite:
-        rows = blame(self.model, batch, self.ctx)
+        rows = blame(self.trained, batch, self.ctx)
         where = f"{problem.thing} in step {self.state.position} of epoch {self.state.epoch}"
         left = checkpoint.folders(self.run_dir)
         stays = f"; {left[-1].name} stays, and training resumes from it" if left else ""

@@ -1,4 +1,4 @@
-"""A job's optimiser settings and a model's parameter groups -> a torch optimiser; its state as plain tensors and numbers."""
+"""Optimiser settings and a model's parameter groups -> a torch optimiser; its state as plain tensors and numbers."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from recsys_spark.core import contracts
-from recsys_spark.models.base import Model
 
 # Fused: one pass over parameters and moments. The steps over embedding tables are a main cost on a CPU.
 _KINDS: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad}
 
 
-def build(settings: contracts.Optim, model: Model) -> torch.optim.Optimizer:
-    """Over `model.parameter_groups()`, whose own keys (lr, weight_decay ...) come before the job's."""
-    return _KINDS[settings.name](model.parameter_groups(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+def build(settings: contracts.Optim, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Over the groups, whose own keys (lr, weight_decay ...) come before the settings. It leaves parameters without a gradient alone."""
+    return _KINDS[settings.name](groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
 def pack(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

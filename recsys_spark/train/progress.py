@@ -18,8 +18,8 @@ LINE_S = 10.0  # between two `key=value` lines inside an epoch
 class Lines:
     """One line an epoch, the same numbers as in metrics.jsonl, and one every LINE_S seconds."""
 
-    def __init__(self, name: str, epochs: int, metrics: Path) -> None:
-        self.name, self.epochs, self.metrics = name, epochs, metrics
+    def __init__(self, name: str, metrics: Path) -> None:
+        self.name, self.metrics = name, metrics
         self.shown = -1  # last epoch whose line was shown
         self.rate = Rate()
         self.next_line = time.monotonic() + LINE_S
@@ -47,7 +47,7 @@ class Lines:
 
     def left_s(self, reading: Reading) -> float:
         """At most: early stopping may end it sooner."""
-        steps = (self.epochs - reading.epoch) * reading.steps - reading.position
+        steps = (reading.epochs - reading.epoch) * reading.steps - reading.position
         return steps / self.rate.steps_per_s if self.rate.steps_per_s else 0.0
 
     def _new_epochs(self) -> None:
@@ -85,17 +85,18 @@ class Bar(Lines):
         super().show(reading)
         if reading.steps:
             left = int(self.left_s(reading))
-            text = f"epoch {min(reading.epoch + 1, self.epochs)}/{self.epochs}  {self.rate.examples_per_s:,.0f} examples/s  " \
+            text = f"epoch {min(reading.epoch + 1, reading.epochs)}/{reading.epochs}  {self.rate.examples_per_s:,.0f} examples/s  " \
                    f"at most {left // 60}:{left % 60:02d} left  {self.last}"
             done = reading.epoch * reading.steps + reading.position
-            self.bar.update(self.task, total=self.epochs * reading.steps, completed=done, text=text)
+            self.bar.update(self.task, total=reading.epochs * reading.steps, completed=done, text=text)
 
     def tick(self, reading: Reading) -> None:
         """The bar moves by itself."""
 
     def epoch(self, record: dict[str, Any]) -> None:
-        known = ("epoch", "step", "seconds", "examples_per_s", "lr")
-        self.last = "  ".join(f"{key} {value:.4f}" for key, value in record.items() if key not in known)[:60]
+        known = ("epoch", "phase", "step", "seconds", "examples_per_s", "lr")
+        shown = [f"{key} {value:.4f}" for key, value in record.items() if key not in known]
+        self.last = "  ".join([*([record["phase"]] if "phase" in record else []), *shown])[:60]
 
 
 class Rate:
@@ -120,5 +121,5 @@ class Rate:
             self.examples_per_s = (now[2] - self.seen[0][2]) / seconds
 
 
-def make(name: str, epochs: int, metrics: Path) -> Lines:
-    return (Bar if sys.stderr.isatty() else Lines)(name, epochs, metrics)
+def make(name: str, metrics: Path) -> Lines:
+    return (Bar if sys.stderr.isatty() else Lines)(name, metrics)

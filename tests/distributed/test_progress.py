@@ -15,7 +15,7 @@ SECOND = 10**9
 
 
 def _reading(seconds: float, step: int, examples: int) -> Reading:
-    return Reading(int(seconds * SECOND), 0, step // 10, step % 10, 10, step, examples)
+    return Reading(int(seconds * SECOND), 0, step // 10, 3, step % 10, 10, step, examples)
 
 
 def _record(path: Path, **record: float) -> None:
@@ -26,16 +26,16 @@ def _record(path: Path, **record: float) -> None:
 def test_a_beat_is_read_as_it_was_told(tmp_path: Path) -> None:
     assert read(tmp_path / "beat") is None
     beat = Beat(tmp_path / "beat")
-    beat.tell(epoch=2, position=3, steps=10, step=23, examples=2300)
+    beat.tell(epoch=2, epochs=5, position=3, steps=10, step=23, examples=2300)
     reading = read(tmp_path / "beat")
-    assert reading is not None and reading[1:] == (0, 2, 3, 10, 23, 2300) and 0 <= reading.age_s < 10
+    assert reading is not None and reading[1:] == (0, 2, 5, 3, 10, 23, 2300) and 0 <= reading.age_s < 10
     beat.wait()
     waiting = read(tmp_path / "beat")
-    assert waiting is not None and waiting[1:] == (1, 2, 3, 10, 23, 2300)
+    assert waiting is not None and waiting[1:] == (1, 2, 5, 3, 10, 23, 2300)
 
 
 def test_rate_and_time_left_by_hand(tmp_path: Path) -> None:
-    lines = progress.Lines("m", 3, tmp_path / "metrics.jsonl")
+    lines = progress.Lines("m", tmp_path / "metrics.jsonl")
     for reading in (_reading(1, 2, 200), _reading(2, 4, 400), _reading(2, 4, 400), _reading(3, 6, 600)):
         lines.show(reading)
     assert (lines.rate.steps_per_s, lines.rate.examples_per_s) == (2.0, 200.0)
@@ -50,7 +50,7 @@ def test_lines_are_those_of_the_file(tmp_path: Path, caplog: pytest.LogCaptureFi
     root = logging.getLogger("recsys_spark")
     monkeypatch.setattr(root, "propagate", True)
     caplog.set_level("INFO", "recsys_spark")
-    with progress.Lines("mf_bias", 3, metrics) as lines:  # a resumed run: epoch 0 was shown before
+    with progress.Lines("mf_bias", metrics) as lines:  # a resumed run: epoch 0 was shown before
         _record(metrics, epoch=1, rmse=0.87654321)
         lines.show(_reading(1, 20, 200))
         _record(metrics, epoch=2, rmse=0.86)
@@ -62,7 +62,7 @@ def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
     metrics = tmp_path / "metrics.jsonl"
-    bar = progress.make("neumf", 3, metrics)
+    bar = progress.make("neumf", metrics)
     assert isinstance(bar, progress.Bar)
     with bar:
         _record(metrics, epoch=0, step=10, train_loss=0.5, **{"ndcg@10": 0.25}, seconds=1.0, examples_per_s=9.0, lr=0.1)

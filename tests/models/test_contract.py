@@ -15,6 +15,8 @@ from recsys_spark.core.contracts import Train, Workers
 from recsys_spark.metrics import ctr
 from recsys_spark.models import registry, store
 from recsys_spark.models.base import Context
+from recsys_spark.train import phases
+from recsys_spark.train.checkpoint import State
 from tests.models import worlds
 
 ROOT = Path(__file__).parents[2]
@@ -158,10 +160,18 @@ def test_two_steps_of_sgd(model):
 
 
 def test_every_weight_is_trained(model):
-    rows = worlds.batch(model.layout)
-    worlds.total(worlds.terms(model, rows, TRAINING)).backward()
-    for key, weight in model.named_parameters():
-        assert weight.grad is not None and weight.grad.abs().max() > 0, f"{key} gets no gradient"
+    """By all phases together; each reaches all that it says it trains."""
+    rows, state, reached = worlds.batch(model.layout), State(), set()
+    for phase in phases.of(model):
+        for state.epoch in range(len(phase.groups) if phase.in_turn else 1):
+            name, groups = phases.moving(phase, state)
+            phases.freeze(model, groups)
+            worlds.total(worlds.terms(phase.model or model, rows, dataclasses.replace(TRAINING, phase=name))).backward()
+            for key, weight in model.named_parameters():
+                if weight.requires_grad:
+                    assert weight.grad is not None and weight.grad.abs().max() > 0, f"{key} gets no gradient in phase {name!r}"
+                    reached.add(key)
+    assert reached == {key for key, _ in model.named_parameters()}
 
 
 def test_draws_come_from_the_context_alone(model):

@@ -73,7 +73,7 @@ def test_two_steps_by_hand(own_counts: bool) -> None:
     # d/dw mean (w x - y)^2 + w^2 / 2 = mean 2 x (w x - y) + w. Step 1: x = (1, 2), y = (0, 0), w = 1: 5 + 1 = 6, w = 1 - .06 = .94.
     # Step 2: x = 1, y = 3: 2 (.94 - 3) + .94 = -3.18, w = .9718. A gradient left from step 1 would give .9118.
     line = Line(own_counts)
-    sgd = optim.build(training.Train(optim={"name": "sgd", "lr": 0.01}).optim, line)  # type: ignore[arg-type]
+    sgd = optim.build(training.Train(optim={"name": "sgd", "lr": 0.01}).optim, line.parameter_groups())  # type: ignore[arg-type]
     stepper = step.Stepper(line, sgd, workers.Workers(), clip_norm=0.0)  # type: ignore[arg-type]
     done = stepper((_numbers(1, 2), _numbers(0, 0)), Context(), stop=False)  # type: ignore[arg-type]
     assert line.w.item() == pytest.approx(0.94, abs=1e-12)
@@ -84,7 +84,7 @@ def test_two_steps_by_hand(own_counts: bool) -> None:
 
 def test_clipping_by_hand() -> None:
     line = Line(False)
-    sgd = optim.build(training.Train(optim={"name": "sgd", "lr": 0.01}).optim, line)  # type: ignore[arg-type]
+    sgd = optim.build(training.Train(optim={"name": "sgd", "lr": 0.01}).optim, line.parameter_groups())  # type: ignore[arg-type]
     step.Stepper(line, sgd, workers.Workers(), clip_norm=2.0)(  # type: ignore[arg-type]
         (_numbers(1, 2), _numbers(0, 0)), Context(), stop=False)  # type: ignore[arg-type]
     assert line.w.item() == pytest.approx(0.98, abs=1e-6), "the gradient of 6 is cut to 2"

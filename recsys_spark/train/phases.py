@@ -1,0 +1,52 @@
+"""Which of a model's phases a training is in: what moves in this epoch, and when the phase is over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recsys_spark.core import contracts
+from recsys_spark.models.base import Gradient, Model
+from recsys_spark.train.checkpoint import State
+
+
+def of(model: Model) -> list[Gradient]:
+    """The model's phases, checked."""
+    phases = model.phases()
+    names = [phase.name for phase in phases]
+    assert phases and len(set(names)) == len(names), f"phases of {type(model).__name__}: {names}"
+    for phase in phases:
+        assert not phase.in_turn or all(group.get("name") for group in phase.groups), f"a group of phase {phase.name} has no name"
+        assert phase.model is None or phase.model.task == model.task, f"phase {phase.name} is validated by another metric"
+    return phases
+
+
+def epochs(phase: Gradient, train: contracts.Train) -> int:
+    return phase.epochs or train.epochs
+
+
+def planned(phases: list[Gradient], train: contracts.Train) -> int:
+    """Epochs of the whole training, at most."""
+    return sum(epochs(phase, train) for phase in phases)
+
+
+def moving(phase: Gradient, state: State) -> tuple[str, list[dict[str, Any]]]:
+    """(what ctx.phase says, the groups that are trained) in the state's epoch."""
+    if not phase.in_turn:
+        return phase.name, phase.groups
+    turn = phase.groups[(state.epoch - state.phase_epoch) % len(phase.groups)]
+    return turn["name"], [turn]
+
+
+def end(phase: Gradient, state: State, train: contracts.Train) -> str:
+    """Why the phase is over after the epochs that the state counts; empty when it goes on."""
+    if state.stale >= (phase.patience or train.patience):
+        return "patience"
+    return "epochs" if state.epoch - state.phase_epoch >= epochs(phase, train) else ""
+
+
+def freeze(model: Model, groups: list[dict[str, Any]]) -> None:
+    """Only the parameters of the groups get gradients; those of before are dropped."""
+    trained = {id(parameter) for group in groups for parameter in group["params"]}
+    for parameter in model.parameters():
+        parameter.grad = None
+        parameter.requires_grad_(id(parameter) in trained)
