@@ -17,7 +17,7 @@ from recsys_spark.core.contracts import Index, NormalEquations
 
 FILE, QUERIES = "index.json", "queries"
 VECTOR = "vector"
-ROWS, WEIGHTS = "rows", "weights"
+ROWS, WEIGHTS, OFFSET = "rows", "weights", "offset"
 
 
 class Csr(NamedTuple):
@@ -59,22 +59,30 @@ def write_dot(folder: Path, *, model: str, items: NDArray[np.float32], popularit
 
 
 def write_sparse(folder: Path, *, model: str, num_rows: int, matrix: Path | Csr, popularity: NDArray[np.float32],
-                 queries: DataFrame | None = None, history: bool = False) -> Index:
+                 queries: DataFrame | None = None, history: bool = False, bias: NDArray[np.float32] | None = None,
+                 dampen: float | None = None, limits: tuple[float, float] | None = None) -> Index:
     """matrix: one dense .npy float32 (num_rows + 1, I + 1), or a CSR of as many rows; its files are moved into the artefact.
 
     popularity (I + 1,): the scores of a query that reaches no row. queries (user_idx int, rows array<int>, weights array<float>): the
     query's own rows, written by the executors; without them a query is its history, and the rows are items. history: the rows are items,
-    and a query that is not among `queries` is its history.
+    and a query that is not among `queries` is its history. bias (I + 1,), dampen, limits: of one that predicts ratings; its queries have
+    an `offset` float too (contracts.Index).
     """
+    assert (dampen is None) == (bias is None), "ratings are predicted from a bias"
     assert not history or num_rows == len(popularity) - 1, "a history can only choose rows that are items"
     dense = isinstance(matrix, Path)
     names = {"matrix": "matrix.npy"} if dense else {name: f"{name}.npy" for name in Csr._fields}
     index = Index(kind="sparse", model=model, num_items=len(popularity) - 1, num_rows=num_rows, **names,
-                  queries=QUERIES if queries is not None else "", history=history and queries is not None, fallback_scores="fallback.npy")
+                  queries=QUERIES if queries is not None else "", history=history and queries is not None, fallback_scores="fallback.npy",
+                  bias="" if bias is None else "bias.npy", dampen=dampen,
+                  low=limits[0] if limits else None, high=limits[1] if limits else None)
     with artifacts.new_folder(folder) as new:
         np.save(new / index.fallback_scores, popularity.astype(np.float32))
+        if bias is not None:
+            np.save(new / index.bias, bias.astype(np.float32))
         if queries is not None:
-            own = queries.select(c.USER_IDX, F.col(ROWS).cast("array<int>"), F.col(WEIGHTS).cast("array<float>"))
+            offset = [F.col(OFFSET).cast("float")] if OFFSET in queries.columns else []
+            own = queries.select(c.USER_IDX, F.col(ROWS).cast("array<int>"), F.col(WEIGHTS).cast("array<float>"), *offset)
             own.write.parquet(str(new / QUERIES))
         for source, name in zip([matrix] if isinstance(matrix, Path) else matrix, names.values(), strict=True):
             shutil.move(source, new / name)

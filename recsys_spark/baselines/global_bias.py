@@ -24,7 +24,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.config import Settings
 
 TASK = "rating"
-BIAS = "bias"
+BIAS, EXPECTED = "bias", "expected"
 
 
 class Config(Settings):
@@ -39,18 +39,24 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     num_items = training.num_items
     ratings = training.events.select(c.USER_IDX, c.ITEM_IDX, c.VALUE).repartition(c.USER_IDX).persist()
     try:
-        mean, low, high = ratings.agg(F.avg(c.VALUE), F.min(c.VALUE), F.max(c.VALUE)).collect()[0]
-        item_bias, sweeps = _solve(ratings, mean, config, num_items)
-        expected = (mean + item_bias).astype(np.float32)  # what a user without a rating is predicted to give
-        expected[0] = mean
-        queries = _users(ratings, mean, item_bias, config).select(c.USER_IDX, F.array(F.col(BIAS).cast("float")).alias(artifact.VECTOR))
+        low, high = ratings.agg(F.min(c.VALUE), F.max(c.VALUE)).collect()[0]
+        mean, expected, users, sweeps = fit(ratings, config, num_items)
+        queries = users.select(c.USER_IDX, F.array(F.col(BIAS).cast("float")).alias(artifact.VECTOR))
         items = np.ones((num_items + 1, 1), dtype=np.float32)
         items[0] = 0.0
-        artifact.write_dot(folder, model="global_bias", items=items, bias=expected, popularity=expected, queries=queries,
-                           limits=(low, high))
+        usual = expected.astype(np.float32)
+        artifact.write_dot(folder, model="global_bias", items=items, bias=usual, popularity=usual, queries=queries, limits=(low, high))
     finally:
         ratings.unpersist()
     return {"mean": mean, "sweeps": sweeps}
+
+
+def fit(ratings: DataFrame, config: Config, num_items: int) -> tuple[float, NDArray[np.float64], DataFrame, int]:
+    """(mean, what a user without a rating is predicted to give each item (I + 1,), (user_idx, bias), sweeps). Reads the ratings often."""
+    mean = ratings.agg(F.avg(c.VALUE)).collect()[0][0]
+    item_bias, sweeps = _solve(ratings, mean, config, num_items)
+    expected = mean + item_bias  # at 0, and of an item without ratings, the mean
+    return mean, expected, _users(ratings, mean, item_bias, config), sweeps
 
 
 def _solve(ratings: DataFrame, mean: float, config: Config, num_items: int) -> tuple[NDArray[np.float64], int]:
@@ -68,6 +74,11 @@ def _solve(ratings: DataFrame, mean: float, config: Config, num_items: int) -> t
 
 def _users(ratings: DataFrame, mean: float, item_bias: NDArray[np.float64], config: Config) -> DataFrame:
     """(user_idx, bias): each user's regularised mean departure, given the items'."""
-    table = ratings.sparkSession.createDataFrame(pa.table({c.ITEM_IDX: np.arange(len(item_bias), dtype=np.int32), BIAS: item_bias}))
-    rest = F.sum(F.col(c.VALUE) - mean - F.col(BIAS)) / (F.count("*") + config.reg_user)
-    return ratings.join(F.broadcast(table), on=c.ITEM_IDX, how="inner").groupBy(c.USER_IDX).agg(rest.alias(BIAS))
+    usual = ratings.sparkSession.createDataFrame(table_of(mean + item_bias))
+    rest = F.sum(F.col(c.VALUE) - F.col(EXPECTED)) / (F.count("*") + config.reg_user)
+    return ratings.join(F.broadcast(usual), on=c.ITEM_IDX, how="inner").groupBy(c.USER_IDX).agg(rest.alias(BIAS))
+
+
+def table_of(expected: NDArray[Any]) -> pa.Table:
+    """(item_idx, expected) of values (I + 1,)."""
+    return pa.table({c.ITEM_IDX: np.arange(len(expected), dtype=np.int32), EXPECTED: expected.astype(np.float64)})

@@ -1,34 +1,56 @@
 """Users whose items are the same: a user's score of an item is the sum of the similarities of the nearest users who have it.
 
 Paper: P. Resnick et al. GroupLens: An Open Architecture for Collaborative Filtering of Netnews. CSCW 1994, doi:10.1145/192844.192905;
-    for lists of items as in M. Ferrari Dacrema et al. (similarity.py).
-Differs: similarity.py's choice of weights and similarities; for rankings only, so values are not centred. A user who came after the
-    fit has no neighbours and gets the fallback.
+    for lists of items as in M. Ferrari Dacrema et al. (similarity.py). Significance weighting: J. L. Herlocker et al. An Algorithmic
+    Framework for Performing Collaborative Filtering. SIGIR 1999, doi:10.1145/312624.312682.
+Differs: similarity.py's choice of weights and similarities. With `task: rating` users are alike whose ratings depart alike from what user
+    and item usually get (global_bias; the first paper takes the user's mean alone), and the prediction is that plus the weighted mean of
+    the departures of the neighbours who rated the item, drawn to 0 by `dampen`; likeness by few common ratings is held down by `shrink`,
+    where the third paper has a cut-off. Neighbours are the nearest of all users, not of those who rated the item; likeness below 0
+    counts as none. A user who came after the fit has no neighbours and gets the fallback.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 from pyspark.sql import functions as F
 
-from recsys_spark.baselines import artifact, matrix, nearest, weighting
+from recsys_spark.baselines import artifact, global_bias, matrix, nearest, weighting
 from recsys_spark.baselines.matrix import ROW
 from recsys_spark.baselines.similarity import Similarity
 from recsys_spark.baselines.training import Training
 from recsys_spark.core import columns as c
 
-TASK = "ranking"
-
 
 class Config(Similarity):
     """As in similarity.py: rows are users, columns items."""
 
+    task: Literal["ranking", "rating"] = "ranking"
+    dampen: float = Field(1.0, ge=0)  # rating: likeness, in sum, that speaks for no departure
+    bias: global_bias.Config = global_bias.Config()  # rating: what departures are measured from
+
+    @model_validator(mode="after")
+    def _departures_fit(self) -> Config:
+        if self.task == "rating" and (self.weighting != "none" or self.similarity != "cosine"):
+            raise ValueError("weighting none and similarity cosine: departures from a mean are below 0 as often as above")
+        return self
+
+
+def task(config: Config) -> str:
+    return config.task
+
 
 def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
-    """The index at `folder`: the interactions themselves, users x items, and each user's nearest users as the query's own rows."""
+    """The index at `folder`: the interactions (or departures) themselves, users x items, and each user's nearest users as its own rows."""
+    return _ratings(training, config, folder) if config.task == "rating" else _lists(training, config, folder)
+
+
+def _lists(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     with matrix.scratch(folder) as work:
         users, items = matrix.interactions(training, work, values=config.values)
         weighted = weighting.weighted(users, items, config)
@@ -39,3 +61,26 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
         artifact.write_sparse(folder, model="user_knn", num_rows=training.num_users, matrix=users, queries=queries,
                               popularity=popularity.astype(np.float32))
     return {"pairs": int(popularity.sum()), "multiplications": int(done.sum()), "cold_items": int((popularity[1:] == 0).sum())}
+
+
+def _ratings(training: Training, config: Config, folder: Path) -> dict[str, Any]:
+    ratings = training.events.repartition(c.USER_IDX).persist()
+    try:
+        low, high = ratings.agg(F.min(c.VALUE), F.max(c.VALUE)).collect()[0]
+        _, expected, biases, _ = global_bias.fit(ratings, config.bias, training.num_items)
+        usual = ratings.sparkSession.createDataFrame(global_bias.table_of(expected))
+        departures = ratings.join(F.broadcast(usual), on=c.ITEM_IDX, how="inner").join(biases, on=c.USER_IDX, how="inner").withColumn(
+            c.VALUE, F.col(c.VALUE) - F.col(global_bias.EXPECTED) - F.col(global_bias.BIAS))
+        with matrix.scratch(folder) as work:
+            users, items = matrix.interactions(replace(training, events=departures), work, values=True)
+            weighted = weighting.weighted(users, items, config)
+            done = weighted.product.work()
+            found = nearest.rows(ratings.sparkSession, weighted, config, done).withColumnRenamed(ROW, c.USER_IDX)
+            queries = biases.withColumnRenamed(global_bias.BIAS, artifact.OFFSET).join(found, on=c.USER_IDX, how="left")
+            artifact.write_sparse(folder, model="user_knn", num_rows=training.num_users, matrix=users, queries=queries,
+                                  bias=expected.astype(np.float32), popularity=expected.astype(np.float32), dampen=config.dampen,
+                                  limits=(low, high))
+            cold = int((matrix.mapped(items).lengths[1:] == 0).sum())
+    finally:
+        ratings.unpersist()
+    return {"multiplications": int(done.sum()), "cold_items": cold}

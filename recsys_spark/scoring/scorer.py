@@ -30,7 +30,7 @@ from recsys_spark.scoring.sparse import SparseIndex
 from recsys_spark.scoring.topk import TopK, select, top_k, top_k_of
 
 HISTORY, VECTOR, COLD, FOLDED, PREDICTION = "history", "vector", "cold", "folded", "prediction"
-ROWS, WEIGHTS = "rows", "weights"  # of a query of an index of kind `sparse`
+ROWS, WEIGHTS, OFFSET = "rows", "weights", "offset"  # of a query of an index of kind `sparse`
 CANDIDATES = "candidates"
 CELLS = 8 << 20  # scores held at once: 32 MB
 WIDTH = 512  # numbers that a candidate takes while it is scored, at most about (its factors, a hidden layer)
@@ -206,6 +206,8 @@ class SparseScorer(Scorer):
         own = indices.array(folder, facts.fallback_scores, (facts.num_items + 1,)) if facts.fallback_scores else fallback
         super().__init__(k, seed, torch.zeros(facts.num_items + 1) if own is None else own)
         self.index = SparseIndex(indices.matrix(folder, facts), facts.num_items, facts.model)
+        self.facts = facts
+        self.bias = indices.array(folder, facts.bias, (facts.num_items + 1,)).numpy() if facts.bias else None
 
     def _rows(self, block: int) -> int:
         return 1 << 20  # SparseIndex makes its own blocks
@@ -223,6 +225,22 @@ class SparseScorer(Scorer):
         pairs = self._pairs(batch, rows, history)
         blocks = torch.arange(len(rows)).split(max(1, CELLS // (self.num_items + 1)))
         return torch.cat([self.index.scores(pairs[block.numpy()]).gather(1, items[block]) for block in blocks])
+
+    def predict(self, batch: pa.RecordBatch) -> pa.Array:
+        """A user's rows of the batch are met with the matrix together. A user without `offset` gets the item's own value."""
+        if self.facts.dampen is None or self.bias is None:
+            return super().predict(batch)
+        item = batch.column(c.ITEM_IDX).to_numpy(zero_copy_only=False).astype(np.int64)
+        item = item * (item <= self.num_items)
+        offset = batch.column(OFFSET).to_numpy(zero_copy_only=False).astype(np.float64)  # NaN: none
+        _, first, user = np.unique(batch.column(c.USER_IDX).to_numpy(zero_copy_only=False), return_index=True, return_inverse=True)
+        mine = batch.take(pa.array(first))
+        pairs = self.index.pairs(ragged(mine.column(ROWS)), mine.column(WEIGHTS).flatten().to_numpy(zero_copy_only=False))
+        order = np.argsort(user, kind="stable")
+        departure = np.zeros(len(item))
+        departure[order] = self.index.means(pairs, user[order], item[order], self.facts.dampen)
+        values = self.bias[item].astype(np.float64) + np.nan_to_num(offset) + departure
+        return pa.array(values.clip(self.facts.low, self.facts.high))
 
     def _pairs(self, batch: pa.RecordBatch, rows: Tensor, history: Ragged) -> Any:
         """Rows of the matrix and their weights: scipy CSR (B, num_rows + 1)."""

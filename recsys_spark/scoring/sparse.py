@@ -8,7 +8,7 @@ that of `top_k` over all scores. A score is added up in float32 in the order of 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,6 +67,17 @@ class SparseIndex:
         made = pairs @ self.dense if self.dense is not None else self._product(pairs).toarray()
         return torch.from_numpy(made)
 
+    def means(self, pairs: sparse.csr_array, query: NDArray[np.int64], items: NDArray[np.int64], dampen: float) -> NDArray[np.float64]:
+        """(R,): for row r the mean of column items[r] over the pairs of query[r] that have an entry there, weighted by the pairs, with
+        `dampen` more weight of 0. 0 where nothing has an entry. `query` does not fall."""
+        found = np.zeros(len(query))
+        for block in self._blocks(pairs):
+            first, last = np.searchsorted(query, [int(block[0]), int(block[-1]) + 1])
+            own, at = pairs[block.numpy()], (query[first:last] - int(block[0]), items[first:last])
+            total, weight = (_entries(self._product(own, present), *at) for present in (False, True))
+            found[first:last] = np.divide(total, weight + dampen, out=np.zeros_like(total), where=weight > 0)
+        return found
+
     def top_k(self, pairs: sparse.csr_array, query: Tensor, seen: Ragged, k: int, seed: int) -> TopK:
         """query (B,) names the queries in the tie rule; seen: item indices to be left out."""
         best = TopK(torch.zeros(len(query), k, dtype=torch.int32), torch.zeros(len(query), k))
@@ -104,16 +115,18 @@ class SparseIndex:
             best.items[at], best.scores[at] = top_k_of(torch.from_numpy(scores), torch.from_numpy(items), query[at], k, seed, self.model)
         return block[~(best.scores[block, -1] > 0)]
 
-    def _product(self, pairs: sparse.csr_array) -> sparse.csr_array:
+    def _product(self, pairs: sparse.csr_array, present: bool = False) -> sparse.csr_array:
+        """present: with 1 in place of every entry of the matrix."""
         if self.whole is not None:
-            return pairs @ self.whole
+            return pairs @ (_present(self.whole) if present else self.whole)
         assert self.csr is not None
         rows, place = np.unique(pairs.indices, return_inverse=True)  # only those, from the mapped files
         starts, lengths = self.csr.indptr[rows], self.csr.indptr[rows + 1] - self.csr.indptr[rows]
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         where = np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])
         own = sparse.csr_array((pairs.data, place.astype(np.int32), pairs.indptr), shape=(pairs.shape[0], len(rows)))
-        return own @ self._checked(indptr, self.csr.indices[where], self.csr.data[where])
+        some = self._checked(indptr, self.csr.indices[where], self.csr.data[where])
+        return own @ (_present(some) if present else some)
 
     def _checked(self, indptr: NDArray[np.int64], indices: NDArray[np.int32], data: NDArray[np.float32]) -> sparse.csr_array:
         """A part of the matrix. The product would write wherever a wrong column points."""
@@ -147,8 +160,22 @@ def _parts(cost: NDArray[np.int64], most: int, padded: bool = False) -> list[sli
     return parts
 
 
-def _keys(rows: NDArray[np.int64], columns: NDArray[np.int32], width: int) -> NDArray[np.int64]:
+def _keys(rows: NDArray[np.int64], columns: NDArray[Any], width: int) -> NDArray[np.int64]:
     return rows.astype(np.int64) * width + columns
+
+
+def _present(matrix: sparse.csr_array) -> sparse.csr_array:
+    return sparse.csr_array((np.ones_like(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def _entries(product: sparse.csr_array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Those at (rows, columns), (R,) each; 0 where there is none."""
+    product.sort_indices()
+    width = product.shape[1]
+    keys = _keys(np.repeat(np.arange(product.shape[0]), np.diff(product.indptr)), product.indices, width)
+    wanted = _keys(rows, columns, width)
+    place = np.minimum(np.searchsorted(keys, wanted), max(0, len(keys) - 1))
+    return np.where(keys[place] == wanted, product.data[place], 0.0).astype(np.float64) if len(keys) else np.zeros(len(rows))
 
 
 def _any(matrix: NDArray[np.float32]) -> NDArray[np.bool_]:

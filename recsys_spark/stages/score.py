@@ -19,7 +19,7 @@ from recsys_spark.core import log
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.models import registry
-from recsys_spark.scoring import scorer
+from recsys_spark.scoring import index, scorer
 from recsys_spark.scoring.scorer import COLD, FOLDED, PREDICTION
 from recsys_spark.stages import context
 from recsys_spark.stages.context import Context, OptionalRef, Outcome, Ref
@@ -147,6 +147,9 @@ def _check(ctx: Context, job: Job) -> Run:
     if job.task == "rating" and _made_for(model) != "rating":
         raise ConfigError(f"step {ctx.step}, task", found=f"rating, of {job.model}, which ranks", expected="ranking",
                           remedy="leave out task, or score a model that predicts ratings")
+    if job.task == "ranking" and (_folder(model) / index.FILE).exists() and index.facts(_folder(model)).dampen is not None:
+        raise ConfigError(f"step {ctx.step}, task", found=f"ranking, by {job.model}, which predicts ratings from neighbours",
+                          expected="rating", remedy="train it with task: ranking to rank")
     if job.candidates is not None:
         _check_candidates(ctx, job, job.candidates, model)
     return model

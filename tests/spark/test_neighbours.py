@@ -186,3 +186,45 @@ def test_no_rule_is_an_error(spark: SparkSession, tmp_path: Path) -> None:
     message = r"association rules: found none in 22 baskets; expected pairs that 22 baskets hold\. To mend: lower min_support"
     with pytest.raises(DataError, match=message):
         association_rules.write(training(spark), association_rules.Config(min_support=1.0, miner="pairs"), tmp_path / "index")
+
+
+def test_user_knn_predicts_what_is_usual_and_the_departures_of_the_like(spark: SparkSession, tmp_path: Path) -> None:
+    """Against dense numpy: the usual value solved here as regularised least squares, then cosine, shrinkage, nearest, damped mean."""
+    events = [event for event in EVENTS if event not in EVENTS[-(len(EVENTS) // 8) :]]  # each pair once
+    once = list({(u, i): (u, i, ts, value) for u, i, ts, value in events}.values())
+    config = user_knn.Config(task="rating", neighbours=6, shrink=2.0, dampen=0.5,
+                             bias={"reg_user": 3.0, "reg_item": 4.0, "sweeps": 500, "tolerance": 1e-12})
+    user_knn.write(training(spark, once), config, tmp_path / "index")
+
+    user, item = np.array([u for u, *_ in once]), np.array([i for _, i, *_ in once])
+    value = np.array([event[3] for event in once])
+    design = np.zeros((len(once), USERS + 1 + ITEMS + 1))
+    design[np.arange(len(once)), user] = design[np.arange(len(once)), USERS + 1 + item] = 1.0
+    ridge = np.diag([3.0] * (USERS + 1) + [4.0] * (ITEMS + 1))
+    solved = np.linalg.solve(design.T @ design + ridge, design.T @ (value - value.mean()))
+    of_user, of_item = solved[: USERS + 1], solved[USERS + 1 :]
+    departs, rated = np.zeros((USERS + 1, ITEMS + 1)), np.zeros((USERS + 1, ITEMS + 1), bool)
+    departs[user, item], rated[user, item] = value - value.mean() - of_user[user] - of_item[item], True
+    norms = np.linalg.norm(departs, axis=1)
+    like = departs @ departs.T / (np.outer(norms, norms) + 2.0)
+    np.fill_diagonal(like, 0.0)
+    expected = np.zeros((USERS + 1, ITEMS + 1))
+    for u in range(1, USERS + 1):
+        near = [v for v in np.argsort(-like[u], kind="stable")[:6] if like[u, v] > 0]
+        for i in range(ITEMS + 1):
+            weight = sum(like[u, v] for v in near if rated[v, i])
+            mean = sum(like[u, v] * departs[v, i] for v in near) / (weight + 0.5) if weight else 0.0
+            expected[u, i] = np.clip(value.mean() + of_user[u] + (of_item[i] if i else 0.0) + mean, 1.0, 5.0)
+
+    own = {row["user_idx"]: row for row in pq.read_table(tmp_path / "index" / "queries").to_pylist()}
+    rows = [(u, i) for u in (3, 24, 1, 3, 17, 22, 3) for i in (0, 1, 5, 13, 15)]  # in no order; 24 and 15 are unknown to the fit
+    batch = pa.RecordBatch.from_pydict({
+        "user_idx": pa.array([u for u, _ in rows], pa.int32()), "item_idx": pa.array([i for _, i in rows], pa.int32()),
+        "rows": pa.array([own.get(u, {}).get("rows") for u, _ in rows], pa.list_(pa.int32())),
+        "weights": pa.array([own.get(u, {}).get("weights") for u, _ in rows], pa.list_(pa.float32())),
+        "offset": pa.array([own.get(u, {}).get("offset") for u, _ in rows], pa.float32())})
+    found = scorer.load(tmp_path / "index", k=3, seed=1).predict(batch)
+    assert np.abs(found.to_numpy() - [expected[u, i] for u, i in rows]).max() < 1e-5
+    assert len({own[u]["offset"] for u in own}) > 10 and any(expected[3] != np.clip(value.mean() + of_user[3] + of_item, 1, 5))
+    with pytest.raises(ValueError, match="weighting none and similarity cosine"):
+        user_knn.Config(task="rating", weighting="bm25")
