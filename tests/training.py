@@ -18,6 +18,9 @@ from recsys_spark.train.loop import Loop
 CONFIGS: dict[str, dict[str, Any]] = {
     "mf_bias": {"dim": 4},
     "neumf": {"dim": 4},
+    "gmf": {"dim": 4},
+    "ncf_mlp": {"dim": 4},
+    "nnmf": {"dim": 3, "product_dim": 4, "hidden_dim": 5},
     "multi_vae": {"hidden_dim": 8, "latent_dim": 4},
     "bpr_mf": {"dim": 4, "num_negatives": 2},
     "fm": {"dim": 4},
@@ -31,11 +34,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def job(run_dir: Path, shards: Path, made: ShardSet, model: str = "mf_bias", *, seed: int = 1, engine: str = "auto", num_workers: int = 1,
-        timeout_s: float = 60.0, **train: Any) -> TrainJob:
+        timeout_s: float = 60.0, config: dict[str, Any] | None = None, **train: Any) -> TrainJob:
     run_dir.mkdir(parents=True, exist_ok=True)
     settings = {"batch_size": 50, "epochs": 3, "dtype": "float64", "optim": {"lr": 0.01}, "reader": {"engine": "arrow"}, **train}
     return TrainJob(run_id=run_dir.name, run_dir=str(run_dir), shards=str(shards), shard_fingerprint=made.fingerprint, model=model,
-                    config=CONFIGS[model], train=Train(**settings), seed=seed,
+                    config=config or CONFIGS[model], train=Train(**settings), seed=seed,
                     workers=Workers(engine=engine, num_workers=num_workers, threads=1, timeout_s=timeout_s))  # type: ignore[arg-type]
 
 

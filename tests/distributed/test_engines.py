@@ -32,7 +32,8 @@ def shards(rows: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
 MODELS = [("mf_bias", "horovod", 1), ("mf_bias", "horovod", 2), ("mf_bias", "torch", 2), ("mf_bias", "torch", 4), ("neumf", "horovod", 4),
           ("bpr_mf", "torch", 2), ("bpr_mf", "horovod", 4), ("fm", "horovod", 2), ("mf_side", "torch", 2),
-          ("mf_variational", "torch", 2), ("multi_dae", "horovod", 2), ("cdae", "torch", 2)]
+          ("mf_variational", "torch", 2), ("multi_dae", "horovod", 2), ("cdae", "torch", 2),
+          ("gmf", "torch", 2), ("ncf_mlp", "torch", 2), ("nnmf", "horovod", 2)]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,7 @@ def test_the_same_numbers(model: str, engine: str, num_workers: int, shards: dic
     assert training.train_on_ranks(job) == [entry.DONE] * num_workers
     assert training.difference(training.weights(tmp_path), training.weights(alone[model])) < 1e-10
     for mine, theirs in zip(_lines(tmp_path), _lines(alone[model]), strict=True):
+        assert mine.pop("phase", None) == theirs.pop("phase", None)
         # Sums of a step travel in the gradients' buffer: float64 here.
         assert mine == pytest.approx(theirs, rel=1e-10)
 
@@ -64,6 +66,22 @@ def test_resumed_on_another_number_of_ranks(rows: tuple[Path, Any], alone: dict[
     assert [path.name for path in checkpoint.folders(tmp_path)][-1] == "step-00000020", "in the middle of an epoch"
     assert training.train_on_ranks(job) == [entry.DONE] * 2
     assert training.difference(training.weights(tmp_path), training.weights(alone["neumf"])) < 1e-10
+
+
+def test_phases_are_the_same_on_any_number_of_ranks(rows: tuple[Path, Any], tmp_path: Path) -> None:
+    """Pre-training, the copy and the joint training; then the same, stopped in the second phase on one rank and gone on with by two."""
+    config = {"dim": 4, "pretrain_epochs": 2, "joint_lr": 0.5}
+    alone, two, moved = (training.job(tmp_path / name, *rows, "neumf", engine=engine, num_workers=number, epochs=2, config=config)
+                         for name, engine, number in (("alone", "single", 1), ("two", "torch", 2), ("moved", "torch", 2)))
+    training.train_here(alone)
+    asked = iter([False] * 34 + [True] * 100)
+    one = moved.model_copy(update={"workers": alone.workers})
+    assert training.train_here(one, stop=lambda: next(asked)) is None
+    assert [line["phase"] for line in _lines(tmp_path / "moved")] == ["gmf", "gmf"], "the second phase has begun"
+    for job in (two, moved):
+        assert training.train_on_ranks(job) == [entry.DONE] * 2
+        assert training.difference(training.weights(Path(job.run_dir)), training.weights(tmp_path / "alone")) < 1e-10
+        assert [line["phase"] for line in _lines(Path(job.run_dir))] == ["gmf", "gmf", "mlp", "mlp", "joint", "joint"]
 
 
 def test_a_rank_needs_no_spark() -> None:
@@ -112,6 +130,6 @@ def test_gradients_travel_together_and_a_missing_one_is_zero() -> None:
     assert one.grad is not None and one.grad.tolist() == [1, 2, 3]
 
 
-def _lines(run: Path) -> list[dict[str, float]]:
+def _lines(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in ("seconds", "examples_per_s")} for line in lines]

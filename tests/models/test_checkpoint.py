@@ -201,9 +201,11 @@ def _process(job: TrainJob, deed: int, told: Path) -> tuple[int | None, str]:
     return process.exitcode, told.read_text()
 
 
-@pytest.mark.parametrize("model", ["mf_bias", "neumf"])
-def test_killed_anywhere_and_resumed_is_the_uninterrupted_run(model: str, rows: tuple[Path, Any], tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"epochs": 2, "batch_size": 60, "checkpoint_steps": 4, "dtype": "float32"}
+@pytest.mark.parametrize(("model", "config"), [("mf_bias", {"dim": 4}), ("neumf", {"dim": 4, "pretrain_epochs": 1})],
+                         ids=["one phase", "three phases"])
+def test_killed_anywhere_and_resumed_is_the_uninterrupted_run(model: str, config: dict[str, Any], rows: tuple[Path, Any],
+                                                              tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 60, "checkpoint_steps": 4, "dtype": "float32", "config": config}
     code, deeds = _process(training.job(tmp_path / "whole", *rows, model, **settings), 0, tmp_path / "told")
     assert code == 0
     expected = training.weights(tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""neumf by hand and against plain numpy: equations 7 to 12 of the paper."""
+"""neumf by hand and against plain numpy: equations 7 to 13 of the paper."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_spark.models import registry
+from recsys_spark.models import registry, store
 from recsys_spark.models.base import Context, Query, Rows, Sizes
-from recsys_spark.models.pointwise import neumf
-from tests.models import worlds
+from recsys_spark.nn import tower
+from tests.models import taste_worlds, test_contract, worlds
 
 NO_HISTORY = worlds.ragged([[]])
 
@@ -79,7 +79,7 @@ def test_against_numpy(num_layers):
 
 @pytest.mark.parametrize("block", [1, 60, 1 << 21])
 def test_the_catalogue_in_blocks_equals_forward(block, monkeypatch):
-    monkeypatch.setattr(neumf, "_BLOCK", block)
+    monkeypatch.setattr(tower, "BLOCK", block)
     model = worlds.stirred("neumf", {"dim": 4})
     users = torch.arange(1, 6)
     scores = model.score(Query(users, worlds.ragged([[]] * 5)))
@@ -95,3 +95,62 @@ def test_both_branches_count():
         p, q = model.user(batch.user)[:, :4], model.item(batch.item)[:, :4]
         expected = (p * q) @ model.output.weight[0, :4] + model.output.bias
     torch.testing.assert_close(model(batch, Context())["logit"], expected)
+
+
+PRETRAINED = {"dim": 3, "num_layers": 2, "pretrain_epochs": 2, "alpha": 0.25}
+
+
+def test_pretrained_models_are_joined():
+    """Equation 13: embeddings and layers as they were, the outputs' weights mixed, so the logit is that mixture of both logits."""
+    model, batch = worlds.stirred("neumf", PRETRAINED), worlds.batch("pointwise")
+    model.begin("gmf")
+    assert not torch.equal(model.user.weight[:, :3], model.gmf.user.weight), "only the joint phase takes them over"
+    model.begin("joint")
+    mixed = 0.25 * model.gmf(batch, Context())["logit"] + 0.75 * model.mlp(batch, Context())["logit"]
+    torch.testing.assert_close(model(batch, Context())["logit"], mixed, rtol=1e-12, atol=1e-12)
+    assert torch.equal(model.user.weight, torch.cat([model.gmf.user.weight, model.mlp.user.weight], 1))
+    assert torch.equal(model.output.weight, torch.cat([0.25 * model.gmf.output.weight, 0.75 * model.mlp.output.weight], 1))
+
+
+def test_phases_of_pretraining():
+    model = worlds.stirred("neumf", {**PRETRAINED, "joint_lr": 0.5})
+    gmf, mlp, joint = model.phases()
+    assert [(phase.name, phase.model, phase.epochs) for phase in (gmf, mlp, joint)] == [
+        ("gmf", model.gmf, 2), ("mlp", model.mlp, 2), ("joint", None, 0)]
+    assert gmf.optim is None and mlp.optim is None and (joint.optim.name, joint.optim.lr) == ("sgd", 0.5)
+    assert registry.find("neumf").Config().alpha == 0.5 and len(worlds.stirred("neumf", {}).phases()) == 1
+    assert model.gmf.config.num_negatives == model.mlp.config.num_negatives == model.config.num_negatives
+
+
+def test_every_weight_of_a_pretrained_model_is_trained_in_its_phase():
+    test_contract.test_every_weight_is_trained(worlds.stirred("neumf", PRETRAINED))
+
+
+def test_saved_with_its_pretrained_models(tmp_path):
+    model = worlds.stirred("neumf", PRETRAINED)
+    store.save(tmp_path, model, "neumf")
+    assert torch.equal(store.load(tmp_path).score(worlds.query()), model.score(worlds.query()))
+
+
+def test_pretraining_takes_plain_sgd_where_it_would_not_come_by_itself():
+    """The same joint training finds what users like after pre-training, and misses it from random weights."""
+    world, config, steps = taste_worlds.make(), {"dim": 4, "init_std": 0.1}, {"steps": 300, "rows": 256}
+    joint = {"steps": 100, "rows": 256, "lr": 0.01, "by": torch.optim.SGD}
+    model = registry.build("neumf", {**config, "pretrain_epochs": 1}, world.sizes, seed=1)
+    for part, name in ((model.gmf, "gmf"), (model.mlp, "ncf_mlp")):
+        part.load_state_dict(worlds.fit(name, config, world.train, world.sizes, **steps, lr=0.02).state_dict())
+    model.begin("joint")
+    worlds.fit("neumf", {}, world.train, world.sizes, start=model, **joint)
+    assert taste_worlds.share(model, world) > 0.5
+    assert taste_worlds.share(worlds.fit("neumf", config, world.train, world.sizes, **joint), world) < 0.5
+
+
+def test_both_branches_find_what_users_like(monkeypatch):
+    """From random weights, by Adam. Without products and with linear layers nothing is left that tells users apart."""
+    world = taste_worlds.make()
+    model = worlds.fit("neumf", {"dim": 4, "init_std": 0.1}, world.train, world.sizes, steps=400, rows=256, lr=0.02)
+    assert taste_worlds.share(model, world) > 0.5
+    with torch.no_grad():
+        model.output.weight[0, :4] = 0.0
+    monkeypatch.setattr(torch.nn.functional, "relu", lambda z: z)
+    assert taste_worlds.share(model, world) < 0.5

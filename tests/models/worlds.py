@@ -148,10 +148,12 @@ def planted() -> tuple[Events, Events, Sizes]:
     return train, held, Sizes(300, 60, statistics)
 
 
-def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps: int, rows: int = 64, lr: float = 0.01) -> Model:
-    """Plain Adam in batches of `rows`; negatives are drawn anew at each step, outside the user's training items."""
-    model = registry.build(name, config, sizes, seed=1)
-    optimiser = torch.optim.Adam(model.parameter_groups(), lr=lr)
+def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps: int, rows: int = 64, lr: float = 0.01,
+        start: Model | None = None, by: Any = torch.optim.Adam) -> Model:
+    """By Adam in batches of `rows`, from a new model or `start`; negatives are drawn anew at each step, outside the user's training
+    items."""
+    model = start or registry.build(name, config, sizes, seed=1)
+    optimiser = by(model.parameter_groups(), lr=lr)
     rng, met = np.random.default_rng(1), seen(train, sizes)
     order = np.empty(0, np.int64)
     for step in range(steps):

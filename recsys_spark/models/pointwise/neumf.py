@@ -1,37 +1,44 @@
 """Neural matrix factorization: a generalised dot product (GMF) beside a multilayer perceptron (MLP), joined at the output.
 
 Paper: Xiangnan He, Lizi Liao, Hanwang Zhang, Liqiang Nie, Xia Hu, Tat-Seng Chua. Neural Collaborative Filtering. WWW 2017,
-arXiv:1708.05031 (equations 7 to 12).
-Differs: trained from random weights, without pre-trained GMF and MLP; dense layers start from Glorot's uniform distribution (the paper says
-N(0, 0.01) for all, its code does not); both branches' embeddings of a user lie side by side in one table, which changes no number; an
-optional L2 on the embedding rows in the batch. A user or item that training never met keeps its start, close to zero, and index 0
-is zero: such a user gets what the MLP says of the items alone.
+arXiv:1708.05031 (equations 7 to 13).
+Differs: pre-training is an option (`pretrain_epochs`), without it all starts from random weights. With it, GMF and MLP are trained one
+after the other by the job's optimiser (Adam in the paper) and each hands on its best epoch on validation (the authors choose by the
+test items); the joint training may use another optimiser than plain SGD. The biases of the two outputs are mixed as their weights are,
+as in the authors' code. Dense layers start from Glorot's uniform distribution (the paper says N(0, 0.01) for all, its code does not);
+both branches' embeddings of a user lie side by side in one table, which changes no number; an optional L2 on the embedding rows in the
+batch. A user or item that training never met keeps its start, close to zero, and index 0 is zero: such a user gets what the MLP says
+of the items alone.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from recsys_spark.core.config import Settings
-from recsys_spark.models.base import Context, Model, Query, Rows, Sizes, Term
+from recsys_spark.core.contracts import Optim
+from recsys_spark.models.base import Context, Gradient, Query, Rows, Sizes
+from recsys_spark.models.pointwise._ncf import Ncf
+from recsys_spark.models.pointwise.gmf import Gmf
+from recsys_spark.models.pointwise.ncf_mlp import NcfMlp
 from recsys_spark.nn.tables import table
+from recsys_spark.nn.tower import Tower, glorot
 
-_BLOCK = 1 << 21  # numbers of a hidden layer held at once while the catalogue is scored
+JOINT = "joint"
 
 
-class Neumf(Model):
-    layout = "pointwise"
-    task = "ranking"
+class Neumf(Ncf):
+    """With pre-training it keeps the pre-trained models beside the joint one, so it holds twice the weights."""
 
-    class Config(Settings):
-        dim: int = Field(8, ge=1)  # k, the predictive factors of each branch
-        num_layers: int = Field(2, ge=1)  # of the tower, each half as wide as the one before, the last k: 2 is [4k, 2k, k]
-        num_negatives: int = Field(4, ge=1)  # per positive, fresh in each epoch
-        l2: float = Field(0.0, ge=0)  # times the squared norms of the embedding rows in the batch, each time they occur
-        init_std: float = Field(0.01, gt=0)  # of the embeddings
+    class Config(NcfMlp.Config):
+        pretrain_epochs: int = Field(0, ge=0)  # at most, of GMF and of MLP each, before both are trained jointly; 0: no pre-training
+        init_std: float = Field(0.01, gt=0)
+        alpha: float = Field(0.5, ge=0, le=1)  # share of the pre-trained GMF in the output, equation 13
+        joint_optim: Literal["sgd", "adam", "adamw", "adagrad"] = "sgd"  # after pre-training; the job's is of the pre-training
+        joint_lr: float = Field(0.01, gt=0)
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)
@@ -39,47 +46,47 @@ class Neumf(Model):
         self.widths = [k, k * 2 ** (config.num_layers - 1)]  # of a user's GMF and MLP embedding
         self.user = table(sizes.num_users, sum(self.widths), config.init_std)
         self.item = table(sizes.num_items, sum(self.widths), config.init_std)
-        self.tower = nn.ModuleList(nn.Linear(k * 2**n, k * 2 ** (n - 1)) for n in range(config.num_layers, 0, -1))
+        self.tower = Tower(k, config.num_layers)
         self.output = nn.Linear(2 * k, 1)
-        for layer in [*self.tower, self.output]:
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        glorot([*self.tower, self.output])
+        if config.pretrain_epochs:
+            shared = config.model_dump(include=set(NcfMlp.Config.model_fields))
+            self.gmf = Gmf(Gmf.Config(**{key: value for key, value in shared.items() if key in Gmf.Config.model_fields}), sizes)
+            self.mlp = NcfMlp(NcfMlp.Config(**shared), sizes)
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
         user, item = self.user(batch.user), self.item(batch.item)  # (B, k + 2k)
         (p_gmf, p_mlp), (q_gmf, q_mlp) = user.split(self.widths, 1), item.split(self.widths, 1)
-        z = torch.cat([p_mlp, q_mlp], 1)  # (B, 4k)
-        for layer in self.tower:
-            z = F.relu(layer(z))  # equation 10; (B, 2k), (B, k)
+        z = self.tower(torch.cat([p_mlp, q_mlp], 1))  # equation 10; (B, 4k), (B, 2k), (B, k)
         logit = self.output(torch.cat([p_gmf * q_gmf, z], 1)).squeeze(1)  # equation 12 before its sigmoid, (B,)
-        return {"logit": logit, "norms": (user.square() + item.square()).sum(1)} if self.config.l2 else {"logit": logit}
-
-    def loss(self, batch: Rows, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
-        weight = batch.weight.sum()
-        entropy = F.binary_cross_entropy_with_logits(output["logit"], batch.label, batch.weight, reduction="sum")  # equation 7
-        terms = {"cross_entropy": Term(entropy, weight)}
-        if self.config.l2:
-            terms["l2"] = Term((batch.weight * output["norms"]).sum(), weight, self.config.l2)
-        return terms
+        return self.output_of(logit, user, item)
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
-        """The logit of every (user, item). The first layer is linear in user plus item: each part is computed once, and added by pairs."""
-        items = torch.arange(self.sizes.num_items + 1, device=self.user.weight.device) if items is None else items
         p_gmf, p_mlp = self.user(query.user).split(self.widths, -1)  # (B, k), (B, 2k)
-        q_gmf, q_mlp = self.item(items).split(self.widths, -1)  # ([B,] C, k), ([B,] C, 2k)
+        q_gmf, q_mlp = (self.item.weight if items is None else self.item(items)).split(self.widths, -1)  # ([B,] C, k), ([B,] C, 2k)
         h_gmf, h_mlp = self.output.weight.squeeze(0).chunk(2)
-        first, *rest = self.tower
-        w_user, w_item = first.get_parameter("weight").chunk(2, 1)
-        p_mlp, q_mlp = p_mlp @ w_user.T + first.bias, q_mlp @ w_item.T  # (B, 2k), ([B,] C, 2k)
         p_gmf = p_gmf * h_gmf
-        scores = p_gmf @ q_gmf.T if items.dim() == 1 else torch.einsum("bk,bck->bc", p_gmf, q_gmf)
-        step = max(1, _BLOCK // max(1, p_mlp.numel()))
-        for start in range(0, items.shape[-1], step):
-            z = F.relu(p_mlp[:, None] + q_mlp[..., start : start + step, :])  # (B, c, 2k)
-            for layer in rest:
-                z = F.relu(layer(z))
-            scores[:, start : start + step] += z @ h_mlp
-        return scores + self.output.bias
+        scores = p_gmf @ q_gmf.T if q_gmf.dim() == 2 else torch.einsum("bk,bck->bc", p_gmf, q_gmf)
+        return self.tower.add_pairs(scores, p_mlp, q_mlp, h_mlp) + self.output.bias
 
-    def predict(self, batch: Rows) -> dict[str, Tensor]:
-        return {"ranking": self(batch, Context())["logit"].sigmoid()}
+    def phases(self) -> list[Gradient]:
+        if not self.config.pretrain_epochs:
+            return super().phases()
+        return [*(Gradient(name, part.parameter_groups(), part, epochs=self.config.pretrain_epochs)
+                  for name, part in (("gmf", self.gmf), ("mlp", self.mlp))),
+                Gradient(JOINT, self.parameter_groups(), optim=Optim(name=self.config.joint_optim, lr=self.config.joint_lr))]
+
+    def parameter_groups(self) -> list[dict[str, list[nn.Parameter]]]:
+        """Of the joint model: the pre-trained ones are trained in phases of their own."""
+        return [{"params": [weight for name, weight in self.named_parameters() if not name.startswith(("gmf.", "mlp."))]}]
+
+    @torch.no_grad()
+    def begin(self, phase: str) -> None:
+        if phase == JOINT:
+            for mine, side in ((self.user, "user"), (self.item, "item")):
+                mine.weight.copy_(torch.cat([getattr(self.gmf, side).weight, getattr(self.mlp, side).weight], 1))
+            self.tower.load_state_dict(self.mlp.tower.state_dict())
+            share = self.config.alpha
+            of_gmf, of_mlp = self.gmf.output, self.mlp.output
+            self.output.weight.copy_(torch.cat([share * of_gmf.weight, (1 - share) * of_mlp.weight], 1))  # equation 13
+            self.output.bias.copy_(share * of_gmf.bias + (1 - share) * of_mlp.bias)

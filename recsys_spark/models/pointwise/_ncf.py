@@ -1,0 +1,38 @@
+"""What the models of neural collaborative filtering share: the loss of a positive and its sampled negatives, and the prediction."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys_spark.core.config import Settings
+from recsys_spark.models.base import Context, Model, Rows, Term
+
+
+class Ncf(Model):
+    """`forward` gives the `logit` (B,) and, where l2 is asked for, the `norms` (B,)."""
+
+    layout = "pointwise"
+    task = "ranking"
+
+    class Config(Settings):
+        dim: int = Field(8, ge=1)  # k, the predictive factors
+        num_negatives: int = Field(4, ge=1)  # per positive, fresh in each epoch
+        l2: float = Field(0.0, ge=0)  # times the squared norms of the embedding rows in the batch, each time they occur
+        init_std: float = Field(0.01, gt=0)  # of the embeddings
+
+    def output_of(self, logit: Tensor, user: Tensor, item: Tensor) -> dict[str, Tensor]:
+        """From the logit (B,) and the rows (B, W) of both sides."""
+        return {"logit": logit, "norms": (user.square() + item.square()).sum(1)} if self.config.l2 else {"logit": logit}
+
+    def loss(self, batch: Rows, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
+        weight = batch.weight.sum()
+        entropy = F.binary_cross_entropy_with_logits(output["logit"], batch.label, batch.weight, reduction="sum")  # equation 7
+        terms = {"cross_entropy": Term(entropy, weight)}
+        if self.config.l2:
+            terms["l2"] = Term((batch.weight * output["norms"]).sum(), weight, self.config.l2)
+        return terms
+
+    def predict(self, batch: Rows) -> dict[str, Tensor]:
+        return {"ranking": self(batch, Context())["logit"].sigmoid()}

@@ -1,0 +1,40 @@
+"""Generalised matrix factorization: a product of embeddings, element by element, whose weights in the output are learned.
+
+Paper: Xiangnan He, Lizi Liao, Hanwang Zhang, Liqiang Nie, Xia Hu, Tat-Seng Chua. Neural Collaborative Filtering. WWW 2017,
+arXiv:1708.05031 (equations 7 to 9).
+Differs: the output weights start from Glorot's uniform distribution (the paper says N(0, 0.01) for all, its code does not) and have a
+bias beside them, as in the authors' code; an optional L2 on the embedding rows in the batch. A user or item that training never met
+keeps its start, close to zero, and index 0 is zero: such a user gets all items alike.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from recsys_spark.models.base import Context, DotFactors, Query, Rows, Sizes
+from recsys_spark.models.pointwise._ncf import Ncf
+from recsys_spark.nn.tables import table
+from recsys_spark.nn.tower import glorot
+
+
+class Gmf(Ncf):
+    def __init__(self, config: Ncf.Config, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.user = table(sizes.num_users, config.dim, config.init_std)  # p
+        self.item = table(sizes.num_items, config.dim, config.init_std)  # q
+        self.output = nn.Linear(config.dim, 1)  # h
+        glorot([self.output])
+
+    def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
+        p, q = self.user(batch.user), self.item(batch.item)  # (B, k)
+        logit = self.output(p * q).squeeze(1)  # equations 8 and 9, before the sigmoid, (B,)
+        return self.output_of(logit, p, q)
+
+    def score(self, query: Query, items: Tensor | None = None) -> Tensor:
+        p = self.user(query.user) * self.output.weight  # (B, k)
+        q = self.item.weight if items is None else self.item(items)  # ([B,] C, k)
+        return (p @ q.T if q.dim() == 2 else torch.einsum("bk,bck->bc", p, q)) + self.output.bias
+
+    def index(self) -> DotFactors:
+        return DotFactors(self.user.weight * self.output.weight, self.item.weight, self.output.bias.expand(self.sizes.num_items + 1))

@@ -1,0 +1,45 @@
+"""A multilayer perceptron over the embeddings of a user and an item.
+
+Paper: Xiangnan He, Lizi Liao, Hanwang Zhang, Liqiang Nie, Xia Hu, Tat-Seng Chua. Neural Collaborative Filtering. WWW 2017,
+arXiv:1708.05031 (equations 7 and 10).
+Differs: dense layers start from Glorot's uniform distribution (the paper says N(0, 0.01) for all, its code does not) and embeddings by
+default from N(0, 0.03), because from 0.01 the tower needs long to tell users apart; an optional L2 on the embedding rows in the batch,
+none on the layers. A user or item that training never met keeps its start, close to zero, and index 0 is zero: such a user gets what
+the tower says of the items alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recsys_spark.models.base import Context, Query, Rows, Sizes
+from recsys_spark.models.pointwise._ncf import Ncf
+from recsys_spark.nn.tables import table
+from recsys_spark.nn.tower import Tower, glorot
+
+
+class NcfMlp(Ncf):
+    class Config(Ncf.Config):
+        num_layers: int = Field(2, ge=1)  # of the tower, each half as wide as the one before, the last k: 2 is [4k, 2k, k]
+        init_std: float = Field(0.03, gt=0)
+
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        width = config.dim * 2 ** (config.num_layers - 1)
+        self.user = table(sizes.num_users, width, config.init_std)
+        self.item = table(sizes.num_items, width, config.init_std)
+        self.tower = Tower(config.dim, config.num_layers)
+        self.output = nn.Linear(config.dim, 1)
+        glorot([*self.tower, self.output])
+
+    def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
+        p, q = self.user(batch.user), self.item(batch.item)  # (B, 2k)
+        logit = self.output(self.tower(torch.cat([p, q], 1))).squeeze(1)  # equation 10 before its sigmoid, (B,)
+        return self.output_of(logit, p, q)
+
+    def score(self, query: Query, items: Tensor | None = None) -> Tensor:
+        p, q = self.user(query.user), self.item.weight if items is None else self.item(items)  # (B, 2k), ([B,] C, 2k)
+        scores = p.new_zeros(len(p), q.shape[-2])
+        return self.tower.add_pairs(scores, p, q, self.output.weight[0]) + self.output.bias

@@ -1,0 +1,91 @@
+"""Neural network matrix factorization: a network in the place of the dot product, learned at the same time as the factors.
+
+Paper: Gintare Karolina Dziugaite, Daniel M. Roy. Neural Network Matrix Factorization. 2015, arXiv:1511.06443 (equations 1 and 2, with
+K = 1: products of single factors).
+Differs: the factors and the network take turns an epoch each, in mini-batches with the job's optimiser, and `alternating: false` trains
+both at once; early stopping counts epochs, turns of either, without a better error. The regulariser counts a row's factors each time
+that it occurs in a batch (the paper: once each), so its weight is another one. The output starts at the mean of the training labels;
+hidden layers start from Glorot's uniform distribution, four times as wide as it is for tanh, because they are sigmoids. Predictions are
+clamped to the range of the training labels. A user or item that training never met keeps its start, close to zero, and index 0 is zero:
+the network then knows the other side alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recsys_spark.core.config import Settings
+from recsys_spark.models.base import Context, Gradient, Model, Query, Rows, Sizes, Term
+from recsys_spark.nn.tables import table
+from recsys_spark.nn.tower import BLOCK
+
+
+class Nnmf(Model):
+    layout = "pointwise"
+    task = "rating"
+
+    class Config(Settings):
+        dim: int = Field(10, ge=1)  # D: factors that the network sees as they are
+        product_dim: int = Field(60, ge=1)  # D': factors that it sees multiplied, the user's with the item's
+        hidden_dim: int = Field(50, ge=1)  # width of each hidden layer
+        num_layers: int = Field(3, ge=1)  # hidden ones
+        l2: float = Field(0.01, ge=0)  # lambda: times the squared norms of the rows in the batch, each time they occur
+        init_std: float = Field(0.1, gt=0)  # of the factors
+        alternating: bool = True
+
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.widths = [config.dim, config.product_dim]
+        self.user = table(sizes.num_users, sum(self.widths), config.init_std)  # U and U' side by side
+        self.item = table(sizes.num_items, sum(self.widths), config.init_std)  # V and V'
+        self.first = nn.Linear(2 * config.dim + config.product_dim, config.hidden_dim)
+        self.hidden = nn.ModuleList(nn.Linear(config.hidden_dim, config.hidden_dim) for _ in range(config.num_layers - 1))
+        self.output = nn.Linear(config.hidden_dim, 1)
+        for layer in (self.first, *self.hidden, self.output):
+            nn.init.xavier_uniform_(layer.weight, gain=1.0 if layer is self.output else 4.0)
+            nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.output.bias, sizes.statistics.get("label_mean", 0.0))
+
+    def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
+        user, item = self.user(batch.user), self.item(batch.item)  # (B, D + D')
+        (u, u_product), (v, v_product) = user.split(self.widths, 1), item.split(self.widths, 1)
+        rating = self._above(self.first(torch.cat([u, v, u_product * v_product], 1)))  # equation 1, (B,)
+        return {"rating": rating, "norms": (user.square() + item.square()).sum(1)}
+
+    def loss(self, batch: Rows, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
+        weight = batch.weight.sum()
+        squares = batch.weight * (output["rating"] - batch.label).square()
+        return {"squared_error": Term(squares.sum(), weight),  # equation 2
+                "l2": Term((batch.weight * output["norms"]).sum(), weight, self.config.l2)}
+
+    def phases(self) -> list[Gradient]:
+        if not self.config.alternating:
+            return super().phases()
+        latents = [self.user.weight, self.item.weight]
+        network = [weight for layer in (self.first, *self.hidden, self.output) for weight in layer.parameters()]
+        return [Gradient("alternating", [{"name": "latents", "params": latents}, {"name": "network", "params": network}], in_turn=True)]
+
+    def score(self, query: Query, items: Tensor | None = None) -> Tensor:
+        """The first layer is a part of the user, one of the item and one of their products; the first two are computed once."""
+        u, u_product = self.user(query.user).split(self.widths, -1)  # (B, D), (B, D')
+        v, v_product = (self.item.weight if items is None else self.item(items)).split(self.widths, -1)  # ([B,] C, D), ([B,] C, D')
+        of_user, of_item, of_product = self.first.weight.split([self.config.dim, *self.widths], 1)
+        u, v = (u @ of_user.T + self.first.bias)[:, None], v @ of_item.T  # (B, 1, H), ([B,] C, H)
+        step = max(1, BLOCK // max(1, len(query.user) * max(self.config.product_dim, self.config.hidden_dim)))
+        scores = [self._above(u + v[..., start : start + step, :]
+                              + (u_product[:, None] * v_product[..., start : start + step, :]) @ of_product.T)
+                  for start in range(0, v.shape[-2], step)]
+        return torch.cat(scores, 1)  # (B, C)
+
+    def predict(self, batch: Rows) -> dict[str, Tensor]:
+        rating, seen = self(batch, Context())["rating"], self.sizes.statistics
+        return {"rating": rating.clamp(seen.get("label_min"), seen.get("label_max")) if "label_min" in seen else rating}
+
+    def _above(self, z: Tensor) -> Tensor:
+        """From the first layer (..., H), before its sigmoid, to the output (...)."""
+        z = z.sigmoid()
+        for layer in self.hidden:
+            z = layer(z).sigmoid()
+        return self.output(z).squeeze(-1)
