@@ -19,6 +19,8 @@ from recsys_spark.nn.tower import glorot
 
 
 class Gmf(Ncf):
+    task = "ranking"
+
     def __init__(self, config: Ncf.Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.user = table(sizes.num_users, config.dim, config.init_std)  # p

@@ -21,6 +21,8 @@ from recsys_spark.nn.tower import Tower, glorot
 
 
 class NcfMlp(Ncf):
+    task = "ranking"
+
     class Config(Ncf.Config):
         num_layers: int = Field(2, ge=1)  # of the tower, each half as wide as the one before, the last k: 2 is [4k, 2k, k]
         init_std: float = Field(0.03, gt=0)

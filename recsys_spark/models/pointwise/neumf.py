@@ -33,6 +33,8 @@ JOINT = "joint"
 class Neumf(Ncf):
     """With pre-training it keeps the pre-trained models beside the joint one, so it holds twice the weights."""
 
+    task = "ranking"
+
     class Config(NcfMlp.Config):
         pretrain_epochs: int = Field(0, ge=0)  # at most, of GMF and of MLP each, before both are trained jointly; 0: no pre-training
         init_std: float = Field(0.01, gt=0)
