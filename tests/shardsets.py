@@ -20,6 +20,10 @@ POINTWISE = (Column(name=columns.USER_IDX, dtype="int32"), Column(name=columns.I
              Column(name=columns.LABEL, dtype="float32"))
 PROFILE = (Column(name=columns.USER_IDX, dtype="int32"), Column(name=columns.ITEM_IDX, dtype="int32", shape=(-1,)),
            Column(name=columns.VALUE, dtype="float32", shape=(-1,)))
+_HELD = (Column(name=columns.VALUE, dtype="float32", shape=(-1,)), Column(name=columns.HELD_IDX, dtype="int32", shape=(-1,)),
+         Column(name=columns.HELD_VALUE, dtype="float32", shape=(-1,)))
+PROFILES = {"user": (*PROFILE[:2], *_HELD), "item": (Column(name=columns.ITEM_IDX, dtype="int32"),
+                                                     Column(name=columns.USER_IDX, dtype="int32", shape=(-1,)), *_HELD)}
 PAIRS = POINTWISE[:2]
 
 
@@ -113,6 +117,37 @@ def profile(folder: str | Path, num_users: int = 60, num_items: int = 40, per_us
     return write(folder, "profile", PROFILE, {columns.TRAIN: deal(rows, virtual_shards, seed)}, virtual_shards=virtual_shards,
                  row_group=row_group, num_users=num_users, num_items=num_items, side={"seen": train, "targets": held},
                  labels=train.value)
+
+
+def ratings(folder: str | Path, by: str = "user", num_users: int = 60, num_items: int = 40, per_user: int = 12, seed: int = 0, *,
+            virtual_shards: int = 64, row_group: int = 16) -> ShardSet:
+    """Profiles of users (or items) with values; part valid has the held-out entries of each beside its training profile, which is empty
+    for user 1: all of that user's events are held."""
+    train, held = leave_last_out(planted(num_users, num_items, per_user, seed))
+    held = Events(*(np.concatenate(both) for both in zip(held, train.where(train.user == 1), strict=True)))
+    train = train.where(train.user != 1)
+    of, other = (0, 1) if by == "user" else (1, 0)
+    entities = {name: np.unique(events[of]) for name, events in ((columns.TRAIN, train), (columns.VALID, held))}
+    parts = {}
+    for name, mine in entities.items():
+        (met, values), (held_met, held_values) = (
+            _lists(events, of, other, mine) for events in (train, held if name == columns.VALID else held.where(held.user < 0)))
+        rows = {(columns.USER_IDX, columns.ITEM_IDX)[of]: pa.array(mine), (columns.USER_IDX, columns.ITEM_IDX)[other]: met,
+                columns.VALUE: values, columns.HELD_IDX: held_met, columns.HELD_VALUE: held_values}
+        parts[name] = deal(pa.table(rows), virtual_shards, seed)
+    made = write(folder, "profile", PROFILES[by], parts, virtual_shards=virtual_shards, row_group=row_group, num_users=num_users,
+                 num_items=num_items, side={"seen": train, "targets": held}, labels=train.value)
+    return seal(folder, made.model_copy(update={"by": by}))
+
+
+def _lists(events: Events, of: int, other: int, entities: np.ndarray) -> tuple[pa.ListArray, pa.ListArray]:
+    """What each of the entities met, sorted, and the values beside."""
+    order = np.lexsort((events[other], events[of]))
+    ends = np.searchsorted(events[of][order], entities, side="right")
+    starts = np.searchsorted(events[of][order], entities, side="left")
+    picked = np.concatenate([order[start:end] for start, end in zip(starts, ends, strict=True)]).astype(int)
+    offsets = np.concatenate([[0], np.cumsum(ends - starts)]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, events[other][picked]), pa.ListArray.from_arrays(offsets, events.value[picked])
 
 
 def pairs(folder: str | Path, num_users: int = 60, num_items: int = 40, per_user: int = 12, seed: int = 0, *,

@@ -15,7 +15,7 @@ FITTED_ON = {"train": (TRAIN,), "train+valid": (TRAIN, VALID, VALID_FOLD_IN)}  #
 
 # Shard columns.
 LABEL, WEIGHT = "label", "weight"
-HELD_ITEM_IDX = "held_item_idx"
+HELD_IDX, HELD_VALUE = "held_idx", "held_value"  # of a profile
 EVENT = "event_"  # before the name of a field of the event
 
 # Quarantine.

@@ -99,6 +99,7 @@ class ShardSet(Settings):
 
     version: int = VERSION
     layout: Literal["pointwise", "profile", "pairs"]
+    by: Literal["user", "item"] = "user"  # whose vectors the rows of layout `profile` are
     columns: tuple[Column, ...]
     parts: dict[str, Part]
     virtual_shards: int = 64
@@ -135,8 +136,15 @@ class Workers(Settings):
 class Optim(Settings):
     name: Literal["adam", "adamw", "sgd", "adagrad"] = "adam"
     lr: float = Field(1e-3, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)  # of sgd
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(0.0, ge=0)  # 0: off
+
+    @model_validator(mode="after")
+    def _momentum_fits(self) -> Optim:
+        if self.momentum and self.name != "sgd":
+            raise ValueError(f"momentum is a setting of sgd, not of {self.name}")
+        return self
 
 
 class Reader(Settings):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recsys_spark.core.config import Settings
 from recsys_spark.core.contracts import Feature, Optim
+from recsys_spark.core.errors import ShardError
 from recsys_spark.nn import noise
 
 
@@ -26,6 +27,13 @@ class Sizes:
     num_items: int
     statistics: dict[str, float] = field(default_factory=dict)
     fields: tuple[Feature, ...] = ()
+
+    def statistic(self, name: str) -> float:
+        """Raises ShardError when the shard set has it not."""
+        if name not in self.statistics:
+            raise ShardError("statistics of the shard set", found=", ".join(self.statistics) or "none", expected=f"{name} among them",
+                             remedy="run export_shards again, with `label: value`")
+        return self.statistics[name]
 
 
 class Ragged(NamedTuple):
@@ -88,12 +96,23 @@ class Rows(Batch):
 
 @dataclass(frozen=True)
 class Profile(Batch):
-    """Layout `profile`: one user a row, as CSR; dense only on the device, a batch at a time."""
+    """Layout `profile`: one user a row, as CSR; dense only on the device, a batch at a time.
+
+    Where the shard set is by item, a row is an item: `user` holds its index, and `items` the users who met it.
+    """
 
     user: Tensor  # int32 (B,)
     items: Ragged  # int32 item indices the user touched in training
     values: Tensor  # float (entries,), beside items.values
     row: Tensor
+    held: Ragged | Any = None  # Ragged: int32 items whose values are to be predicted; none while training
+    held_values: Tensor | Any = None  # float (held entries,)
+
+    def __post_init__(self) -> None:
+        """No `held` given: none in any row."""
+        if self.held is None:
+            object.__setattr__(self, "held", Ragged(torch.zeros_like(self.items.offsets), self.items.values[:0]))
+            object.__setattr__(self, "held_values", self.values[:0])
 
     def __len__(self) -> int:
         return len(self.user)
@@ -124,6 +143,7 @@ class Query:
 
     user: Tensor  # int32 (B,); 0: unknown user
     history: Ragged  # int32 item indices
+    values: Tensor | None = None  # float (entries,), beside history.values: what the user thought of them; None: unknown
 
 
 class DotFactors(NamedTuple):
@@ -211,6 +231,11 @@ class Model(nn.Module):
         """What a shard's row counts for in examples/s: itself and its negatives; in layout `pairs` one pair for each negative."""
         return max(1, self.num_negatives) if self.layout == "pairs" else 1 + self.num_negatives
 
+    @classmethod
+    def by_of(cls, config: dict[str, Any]) -> str:
+        """Layout `profile`: whose vectors the rows are, "user" or "item", with this configuration. What reads items' cannot `score`."""
+        return "user"
+
     def forward(self, batch: Any, ctx: Context) -> dict[str, Tensor]:
         raise NotImplementedError
 
@@ -227,7 +252,7 @@ class Model(nn.Module):
 
     def predict(self, batch: Any) -> dict[str, Tensor]:
         """{task: (B,)}: expected label of each row, e.g. {"rating": ...}, clamped to the label range where that is stated, or
-        {"click": ...}, a probability."""
+        {"click": ...}, a probability. Of profiles: of each held entry, (held entries,)."""
         raise NotImplementedError
 
     def after_step(self) -> None:

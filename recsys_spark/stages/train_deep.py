@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from recsys_spark.core import artifacts, contracts, log, shardset
+from recsys_spark.core import artifacts, columns, contracts, log, shardset
 from recsys_spark.core import config as configuration
 from recsys_spark.core.contracts import ShardSet, TrainJob
 from recsys_spark.core.errors import ConfigError
@@ -137,7 +137,15 @@ def _train_job(ctx: Context, job: Job) -> TrainJob:
 
 
 def _fits(job: Job, shards: ShardSet) -> None:
-    layout = registry.find(job.model).layout
+    kind = registry.find(job.model)
+    layout, by, rating = kind.layout, kind.by_of(job.config), kind.task_of(job.config) == "rating"
     if shards.layout != layout:
         raise ConfigError(f"shards {job.shards!r} of model {job.model}", found=f"layout {shards.layout}", expected=f"layout {layout}",
                           remedy=f"name an export_shards step with `layout: {layout}`")
+    if layout == "profile" and shards.by != by:
+        raise ConfigError(f"shards {job.shards!r} of model {job.model}", found=f"profiles of {shards.by}s", expected=f"profiles of {by}s",
+                          remedy=f"name an export_shards step with `by: {by}`")
+    if layout == "profile" and rating and columns.VALID not in shards.parts:
+        raise ConfigError(f"shards {job.shards!r} of model {job.model}", found="profiles without their values",
+                          expected="values to learn from and held-out ones to validate on",
+                          remedy="name an export_shards step with `label: value`")

@@ -26,9 +26,21 @@ def collate(numbers: dict[str, Any], layout: str) -> Batch:
         user = _tensor(numbers[columns.USER_IDX])
         return Pairs(user, _tensor(numbers[columns.ITEM_IDX]), torch.empty(len(user), 0, dtype=torch.int64), row)
     assert layout == "profile", f"layout {layout}"
-    items = numbers[columns.ITEM_IDX]
-    ragged = Ragged(_tensor(items.offsets).long(), _tensor(items.values))
-    return Profile(_tensor(numbers[columns.USER_IDX]), ragged, _tensor(numbers[columns.VALUE].values), row)
+    of, met = numbers[columns.USER_IDX], numbers[columns.ITEM_IDX]
+    if isinstance(of, np.ndarray):
+        return Profile(_tensor(of), _lists(met), _tensor(numbers[columns.VALUE].values), row, *_held(numbers))
+    return Profile(_tensor(met), _lists(of), _tensor(numbers[columns.VALUE].values), row, *_held(numbers))  # by item
+
+
+def _held(numbers: dict[str, Any]) -> tuple[Ragged, Tensor] | tuple[()]:
+    """The held-out part of a profile and its values. Nothing where the shard set has none."""
+    if columns.HELD_IDX not in numbers:
+        return ()
+    return _lists(numbers[columns.HELD_IDX]), _tensor(numbers[columns.HELD_VALUE].values)
+
+
+def _lists(column: Any) -> Ragged:
+    return Ragged(_tensor(column.offsets).long(), _tensor(column.values))
 
 
 def _event(numbers: dict[str, Any], dtype: type[np.generic]) -> Any:
@@ -41,10 +53,16 @@ def take(batch: Batch, index: Tensor) -> Batch:
     """The rows at `index`, int64 (b,)."""
     if not isinstance(batch, Profile):
         return replace(batch, **{f.name: getattr(batch, f.name)[index] for f in fields(batch)})  # type: ignore[type-var,arg-type]
-    starts, lengths = batch.items.offsets[index], batch.items.offsets.diff()[index]
+    (items, where), (held, held_where) = _rows(batch.items, index), _rows(batch.held, index)
+    return Profile(batch.user[index], items, batch.values[where], batch.row[index], held, batch.held_values[held_where])
+
+
+def _rows(lists: Ragged, index: Tensor) -> tuple[Ragged, Tensor]:
+    """The lists at `index`, and where their entries were."""
+    starts, lengths = lists.offsets[index], lists.offsets.diff()[index]
     offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     where = torch.repeat_interleave(starts - offsets[:-1], lengths) + torch.arange(int(offsets[-1]), device=offsets.device)
-    return Profile(batch.user[index], Ragged(offsets, batch.items.values[where]), batch.values[where], batch.row[index])
+    return Ragged(offsets, lists.values[where]), where
 
 
 def _tensor(column: np.ndarray) -> Tensor:

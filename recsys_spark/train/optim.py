@@ -15,7 +15,8 @@ _KINDS: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, 
 
 def build(settings: contracts.Optim, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """Over the groups, whose own keys (lr, weight_decay ...) come before the settings. It leaves parameters without a gradient alone."""
-    return _KINDS[settings.name](groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    own = {"momentum": settings.momentum} if settings.name == "sgd" else {}
+    return _KINDS[settings.name](groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True, **own)
 
 
 def pack(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

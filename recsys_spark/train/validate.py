@@ -17,7 +17,7 @@ from recsys_spark.core import columns, contracts
 from recsys_spark.core.contracts import ShardSet, TrainJob
 from recsys_spark.core.errors import ConfigError, ShardError, nearest
 from recsys_spark.metrics import ctr, names, ranking, rating
-from recsys_spark.models.base import Model, Query
+from recsys_spark.models.base import Model, Profile, Query
 from recsys_spark.scoring import topk
 from recsys_spark.train.collate import collate
 from recsys_spark.train.reader import Reader
@@ -67,29 +67,32 @@ def _by_row(job: TrainJob, shards: ShardSet, workers: Workers, task: str) -> Val
     if columns.VALID not in shards.parts or shards.parts[columns.VALID].rows == 0:
         raise ShardError(f"shard set {job.shards}, part valid", found="no rows", expected="ratings to validate on",
                          remedy="export the shards with a split that has validation events")
+    # Profiles are dense where they are predicted: as many at once as make _CELLS cells.
+    rows = max(1, _CELLS // (1 + max(shards.num_users, shards.num_items))) if shards.layout == "profile" else _BATCH
     # A small valid part may have fewer row groups than ranks: rank 0 alone then reads it.
     try:
-        reader = Reader(job.shards, columns.VALID, batch_size=_BATCH, seed=job.seed, rank=workers.rank, num_ranks=workers.size,
+        reader = Reader(job.shards, columns.VALID, batch_size=rows, seed=job.seed, rank=workers.rank, num_ranks=workers.size,
                         settings=job.train.reader)
         mine = True
     except ShardError:
-        reader = Reader(job.shards, columns.VALID, batch_size=_BATCH, seed=job.seed, rank=0, num_ranks=1, settings=job.train.reader)
+        reader = Reader(job.shards, columns.VALID, batch_size=rows, seed=job.seed, rank=0, num_ranks=1, settings=job.train.reader)
         mine = workers.rank == 0
 
     def validate(model: Model) -> dict[str, float]:
-        sums = torch.zeros(3, dtype=torch.float64)  # squared (click: logarithmic) errors, absolute errors, rows
+        sums = torch.zeros(3, dtype=torch.float64)  # squared (click: logarithmic) errors, absolute errors, labels
         weight = next(model.parameters())
         for numbers in reader.epoch(0) if mine else ():
             batch = collate(numbers, model.layout).to(weight.device, weight.dtype)
-            predicted, label = model.predict(batch)[task].double(), batch.label.double()
+            predicted = model.predict(batch)[task].double()
+            label = (batch.held_values if isinstance(batch, Profile) else batch.label).double()
             label, predicted = label.cpu(), predicted.cpu()
             error = predicted - label
             loss = error.square() if task == "rating" else torch.from_numpy(ctr.log_loss(label.numpy(), predicted.numpy()))
             sums += torch.stack([loss.sum(), error.abs().sum(), torch.tensor(float(len(error)), dtype=torch.float64)])
             workers.beat.work()
         workers.all_reduce_sum([sums])
-        main, absolute, rows = sums.tolist()
-        return {"rmse": (main / rows) ** 0.5, "mae": absolute / rows} if task == "rating" else {"log_loss": main / rows}
+        main, absolute, count = sums.tolist()
+        return {"rmse": (main / count) ** 0.5, "mae": absolute / count} if task == "rating" else {"log_loss": main / count}
 
     return _evaluating(validate)
 

@@ -25,15 +25,25 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 @pytest.fixture(scope="module")
 def shards(rows: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
-    """A shard set of each layout."""
+    """A shard set of each layout, and of users' and items' rating profiles."""
     folders = {layout: tmp_path_factory.mktemp(layout) for layout in ("profile", "pairs")}
-    return {"pointwise": rows, **{layout: (folder, getattr(shardsets, layout)(folder)) for layout, folder in folders.items()}}
+    made = {"pointwise": rows, **{layout: (folder, getattr(shardsets, layout)(folder)) for layout, folder in folders.items()}}
+    for by in ("user", "item"):
+        folder = tmp_path_factory.mktemp(by)
+        made[by] = folder, shardsets.ratings(folder, by)
+    return made
+
+
+def shards_of(model: str) -> str:
+    kind = registry.find(model)
+    return kind.by_of({}) if kind.layout == "profile" and kind.task == "rating" else kind.layout
 
 
 MODELS = [("mf_bias", "horovod", 1), ("mf_bias", "horovod", 2), ("mf_bias", "torch", 2), ("mf_bias", "torch", 4), ("neumf", "horovod", 4),
           ("bpr_mf", "torch", 2), ("bpr_mf", "horovod", 4), ("fm", "horovod", 2), ("mf_side", "torch", 2),
           ("mf_variational", "torch", 2), ("multi_dae", "horovod", 2), ("cdae", "torch", 2),
-          ("gmf", "torch", 2), ("ncf_mlp", "torch", 2), ("nnmf", "horovod", 2)]
+          ("gmf", "torch", 2), ("ncf_mlp", "torch", 2), ("nnmf", "horovod", 2),
+          ("autorec_item", "horovod", 2), ("rbm_cf", "torch", 2)]
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +51,14 @@ def alone(shards: dict[str, tuple[Path, Any]], tmp_path_factory: pytest.TempPath
     """Run folders of one rank, by model."""
     folders = {model: tmp_path_factory.mktemp(model) for model in {name for name, *_ in MODELS}}
     for model, folder in folders.items():
-        training.train_here(training.job(folder, *shards[registry.find(model).layout], model, optim={"lr": 0.01, "clip_norm": 0.5}))
+        training.train_here(training.job(folder, *shards[shards_of(model)], model, optim={"lr": 0.01, "clip_norm": 0.5}))
     return folders
 
 
 @pytest.mark.parametrize(("model", "engine", "num_workers"), MODELS)
 def test_the_same_numbers(model: str, engine: str, num_workers: int, shards: dict[str, tuple[Path, Any]], alone: dict[str, Path],
                           tmp_path: Path) -> None:
-    job = training.job(tmp_path, *shards[registry.find(model).layout], model, engine=engine, num_workers=num_workers,
+    job = training.job(tmp_path, *shards[shards_of(model)], model, engine=engine, num_workers=num_workers,
                        optim={"lr": 0.01, "clip_norm": 0.5})
     assert training.train_on_ranks(job) == [entry.DONE] * num_workers
     assert training.difference(training.weights(tmp_path), training.weights(alone[model])) < 1e-10

@@ -7,11 +7,13 @@ import dataclasses
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from recsys_spark.core import config as configuration
 from recsys_spark.core.contracts import Train, Workers
+from recsys_spark.core.errors import ConfigError
 from recsys_spark.metrics import ctr
 from recsys_spark.models import registry, store
 from recsys_spark.models.base import Context
@@ -94,7 +96,13 @@ def test_a_row_of_weight_two_counts_as_two_rows(model):
         close(torch.as_tensor(a.count), torch.as_tensor(b.count))
 
 
+def needs_to_rank(model):
+    if not worlds.ranks(model):
+        pytest.skip("it reads items' profiles, and ranks no items for a user")
+
+
 def test_scores_do_not_depend_on_the_other_rows(model):
+    needs_to_rank(model)
     query = worlds.query()
     whole = model.score(query)
     assert whole.shape == (len(query.user), worlds.SIZES.num_items + 1)
@@ -103,6 +111,7 @@ def test_scores_do_not_depend_on_the_other_rows(model):
 
 
 def test_scores_of_some_items_are_those_of_the_catalogue(model):
+    needs_to_rank(model)
     query, some = worlds.query(), torch.tensor([7, 2, 25, 1])
     each = torch.stack([torch.roll(torch.arange(1, 6), n) for n in range(len(query.user))])
     whole = model.score(query)
@@ -125,6 +134,29 @@ def test_prediction_rises_with_the_score(model):
     scored = model.score(worlds.Query(rows.user, worlds.ragged([[]] * len(rows))), rows.item.long()[:, None])[:, 0]
     assert predicted.shape == scored.shape == (len(rows),)
     assert (predicted[scored.argsort()].diff() >= 0).all() and len(predicted.unique()) > 1
+
+
+def test_a_profile_predicts_each_held_entry_and_learns_from_none(model):
+    """In the order of the entries, within the labels' range, from the row's own profile alone; entries of an empty profile too."""
+    if model.layout != "profile" or model.task != "rating":
+        pytest.skip("it predicts no held entries")
+    rows = worlds.batch("profile")
+    predicted, statistics = model.predict(rows)["rating"], worlds.SIZES.statistics
+    assert predicted.shape == rows.held_values.shape and predicted.isfinite().all() and len(predicted.unique()) > 5
+    assert predicted.min() >= statistics["label_min"] and predicted.max() <= statistics["label_max"]
+    close(torch.cat([model.predict(worlds.take(rows, [i]))["rating"] for i in range(len(rows))]), predicted)
+    empty = dataclasses.replace(rows, items=worlds.ragged([[]] * len(rows)), values=rows.values[:0])
+    assert model.predict(empty)["rating"].isfinite().all()
+    other = dataclasses.replace(rows, held=worlds.ragged([[]] * len(rows)), held_values=rows.held_values[:0])
+    close(worlds.total(worlds.terms(model, rows, TRAINING)), worlds.total(worlds.terms(model, other, TRAINING)))
+    close(model.predict(dataclasses.replace(rows, held_values=1 - rows.held_values))["rating"], predicted)
+
+
+def test_a_model_of_items_profiles_says_that_it_cannot_rank(model):
+    if worlds.ranks(model):
+        pytest.skip("it ranks")
+    with pytest.raises(ConfigError, match="ranking by .*found a model of items' profiles.*leave out `task: ranking`"):
+        model.score(worlds.query())
 
 
 def test_two_steps_of_sgd(model):
@@ -184,6 +216,7 @@ def test_draws_come_from_the_context_alone(model):
 
 
 def test_unknown_users_and_items_get_finite_scores(model):
+    needs_to_rank(model)
     nobody = worlds.Query(torch.zeros(2, dtype=torch.int32), worlds.ragged([[], [0]]))
     assert model.score(nobody).isfinite().all()
     assert model.score(nobody, torch.tensor([0, 1])).isfinite().all()
@@ -196,7 +229,8 @@ def test_no_rows(model):
     assert all(term.sum.item() == 0.0 and float(term.count) == 0.0 for term in parts.values())
     torch.stack([term.coefficient * term.sum for term in parts.values()]).sum().backward()
     assert all(weight.grad is None or not weight.grad.abs().max() > 0 for weight in model.parameters())
-    assert model.score(worlds.part(worlds.query(), [])).shape == (0, worlds.SIZES.num_items + 1)
+    if worlds.ranks(model):
+        assert model.score(worlds.part(worlds.query(), [])).shape == (0, worlds.SIZES.num_items + 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -206,7 +240,7 @@ def test_saved_and_loaded_it_is_the_same(model, dtype, tmp_path):
     again = store.load(tmp_path)
     assert type(again) is type(model) and again.config == model.config and again.sizes == model.sizes
     assert {value.dtype for value in again.parameters()} == {dtype}
-    assert torch.equal(again.score(worlds.query()), model.score(worlds.query()))
+    assert torch.equal(worlds.answers(again), worlds.answers(model))
 
 
 def test_the_seed_decides_the_start(model):
@@ -221,7 +255,12 @@ def test_it_learns_a_planted_world(name):
     """200 steps on users with tastes, negatives drawn anew at each step (models memorise fixed ones), beat popularity or the mean."""
     train, held, sizes = worlds.planted()
     model = worlds.fit(name, dict.fromkeys(worlds.tiny(registry.find(name)), 8), train, sizes, steps=200)
-    if model.task == "rating":
+    if model.layout == "profile" and model.task == "rating":
+        by = model.by_of({})
+        rows = worlds.profiles_of(np.arange(1, 1 + {"user": 300, "item": 60}[by]), train, held, by)
+        error = (model.predict(rows)["rating"] - rows.held_values).square().mean()
+        assert len(rows.held_values) == 300 and error < 0.6 * held.value.var()
+    elif model.task == "rating":
         rows = worlds.rows_of(held)
         error, spread = ((value - rows.label).square().mean() for value in (model.predict(rows)["rating"], float(train.value.mean())))
         assert error < 0.6 * spread

@@ -27,6 +27,9 @@ FIELDS = (
 SIZES = Sizes(30, 25, {"label_count": 360.0, "label_mean": 3.5, "label_min": 1.0, "label_max": 5.0}, FIELDS)
 
 
+PACE = {"rbm_cf": 0.05}  # learning rates of `fit` other than 0.01: a gradient of samples needs larger steps, where there are few
+
+
 def ragged(lists: list[list[int]]) -> Ragged:
     """[[3, 1], [], [2]] as CSR."""
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in lists])]).astype(np.int64)
@@ -57,7 +60,10 @@ def batch(layout: str, rows: int = 12, seed: int = 0, sizes: Sizes = SIZES) -> A
                     *map(torch.from_numpy, (codes.astype(np.int32), numbers, ts))).to("cpu", torch.float64)
     if layout == "profile":
         lists = [sorted(rng.permutation(sizes.num_items)[: rng.integers(0, 9)] + 1) for _ in range(rows)]
-        return profiles([list(map(int, items)) for items in lists], row).to("cpu", torch.float64)
+        made = profiles([list(map(int, items)) for items in lists], row)
+        held = ragged([list(map(int, rng.permutation(sizes.num_items)[: rng.integers(0, 4)] + 1)) for _ in range(rows)])
+        values, held_values = (torch.from_numpy(rng.integers(1, 6, len(of.values)).astype(float)) for of in (made.items, held))
+        return replace(made, values=values, held=held, held_values=held_values).to("cpu", torch.float64)
     if layout == "pairs":
         user, item, negative = (torch.from_numpy(rng.integers(1, n + 1, shape)) for n, shape in (
             (sizes.num_users, rows), (sizes.num_items, rows), (sizes.num_items, (rows, 3))))
@@ -74,10 +80,13 @@ def take(whole: Any, index: list[int]) -> Any:
     """The rows `index` of a batch, in that order."""
     if not isinstance(whole, Profile):
         return replace(whole, **{field.name: getattr(whole, field.name)[index] for field in fields(whole)})
-    lists = unragged(whole.items)
-    values = [part.tolist() for part in whole.values.tensor_split(whole.items.offsets[1:-1])]
-    return Profile(whole.user[index], ragged([lists[i] for i in index]),
-                   torch.tensor([v for i in index for v in values[i]], dtype=whole.values.dtype), whole.row[index])
+    (items, values), (held, held_values) = (_picked(*of, index) for of in ((whole.items, whole.values), (whole.held, whole.held_values)))
+    return Profile(whole.user[index], items, values, whole.row[index], held, held_values)
+
+
+def _picked(lists: Ragged, values: Tensor, index: list[int]) -> tuple[Ragged, Tensor]:
+    items, beside = unragged(lists), [part.tolist() for part in values.tensor_split(lists.offsets[1:-1])]
+    return ragged([items[i] for i in index]), torch.tensor([v for i in index for v in beside[i]], dtype=values.dtype)
 
 
 def query(rows: int = 6, seed: int = 0, sizes: Sizes = SIZES) -> Query:
@@ -148,20 +157,21 @@ def planted() -> tuple[Events, Events, Sizes]:
     return train, held, Sizes(300, 60, statistics)
 
 
-def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps: int, rows: int = 64, lr: float = 0.01,
+def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps: int, rows: int = 64, lr: float | None = None,
         start: Model | None = None, by: Any = torch.optim.Adam) -> Model:
     """By Adam in batches of `rows`, from a new model or `start`; negatives are drawn anew at each step, outside the user's training
     items."""
     model = start or registry.build(name, config, sizes, seed=1)
-    optimiser = by(model.parameter_groups(), lr=lr)
+    optimiser = by(model.parameter_groups(), lr=lr or PACE.get(name, 0.01))
     rng, met = np.random.default_rng(1), seen(train, sizes)
-    order = np.empty(0, np.int64)
+    order, whose = np.empty(0, np.int64), model.by_of(config)
     for step in range(steps):
         if len(order) < rows:
-            order = rng.permutation(sizes.num_users if model.layout == "profile" else len(train.user))
+            profiled = sizes.num_users if whose == "user" else sizes.num_items
+            order = rng.permutation(profiled if model.layout == "profile" else len(train.user))
         chosen, order = order[:rows], order[rows:]
         if model.layout == "profile":
-            made: Any = profiles(items_of(met, chosen + 1), torch.from_numpy(chosen), torch.from_numpy(chosen + 1).int())
+            made: Any = profiles_of(chosen + 1, train, by=whose)
         else:
             made = rows_of(Events(*(column[chosen] for column in train)), model.task)
             if model.layout == "pairs":
@@ -172,6 +182,29 @@ def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps
         total(terms(model, made, Context(seed=1, step=step, training=True))).backward()
         optimiser.step()
     return model
+
+
+def profiles_of(of: np.ndarray, events: Events, held: Events | None = None, by: str = "user") -> Profile:
+    """The events of the users (or items) `of`, items sorted, with their values, in rows of their numbers less 1."""
+
+    def entries(rows: Events) -> tuple[Ragged, Tensor]:
+        mine, others = (rows.user, rows.item) if by == "user" else (rows.item, rows.user)
+        order = np.lexsort((others, mine))
+        starts, ends = (np.searchsorted(mine[order], of, side=side) for side in ("left", "right"))
+        picked = [order[start:end] for start, end in zip(starts, ends, strict=True)]
+        return ragged([others[rows].tolist() for rows in picked]), torch.from_numpy(rows.value[np.concatenate(picked).astype(int)])
+
+    row, user = torch.from_numpy(of - 1).long(), torch.from_numpy(of).int()
+    return Profile(user, *entries(events), row, *(() if held is None else entries(held)))
+
+
+def answers(model: Model) -> Tensor:
+    """What it says of some queries; of a model of items' profiles, which cannot rank, its predictions."""
+    return model.score(query()) if ranks(model) else model.predict(batch(model.layout).to("cpu", next(model.parameters()).dtype))["rating"]
+
+
+def ranks(model: Model) -> bool:
+    return model.by_of(model.config.model_dump()) == "user"
 
 
 def rows_of(events: Events, task: str = "rating") -> Rows:

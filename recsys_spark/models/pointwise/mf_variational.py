@@ -19,7 +19,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recsys_spark.core.config import Settings
-from recsys_spark.core.errors import ShardError
 from recsys_spark.models.base import Context, Model, Query, Rows, Sizes, Term
 from recsys_spark.nn.tables import table
 
@@ -66,10 +65,7 @@ class MfVariational(Model):
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)
-        if not sizes.statistics.get("label_count"):
-            raise ShardError("statistics of the shard set", found=", ".join(sizes.statistics) or "none", expected="label_count among them",
-                             remedy="run export_shards again")
-        self.mean, self.ratings = sizes.statistics.get("label_mean", 0.0), sizes.statistics["label_count"]
+        self.mean, self.ratings = sizes.statistics.get("label_mean", 0.0), sizes.statistic("label_count")
         self.user = Posterior(sizes.num_users, config.dim, config.init_std)
         self.item = Posterior(sizes.num_items, config.dim, config.init_std)
         self.log_precision = nn.Parameter(torch.zeros(()))  # of the noise

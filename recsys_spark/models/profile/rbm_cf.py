@@ -1,0 +1,169 @@
+"""Restricted Boltzmann machine of rating profiles: a softmax unit for each rated item, binary hidden units, contrastive divergence.
+
+Paper: Ruslan Salakhutdinov, Andriy Mnih, Geoffrey Hinton. Restricted Boltzmann Machines for Collaborative Filtering. ICML 2007,
+doi:10.1145/1273496.1273596 (sections 2.1 to 2.3; the conditional machine of section 4).
+Differs: the gradient of contrastive divergence is that of a difference of free energies, F(data) - F(sample), with the energy that gives
+the conditional distributions of equations 1 and 2 (without the paper's log Z terms). The number of Gibbs steps grows with the share of
+the planned training that is done. The conditional machine knows of the items rated in the profile, not of those to be predicted.
+Biases start at zero; one learning rate for all. Prediction is the expected level under one step of mean field, with the levels' values.
+A profile without ratings is predicted from the biases; an item that training never met is predicted the training mean. By item, profiles
+are those of items, and it ranks no items for a user.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys_spark.core.config import Settings
+from recsys_spark.core.errors import ConfigError, DataError
+from recsys_spark.models.base import Context, Model, Profile, Query, Ragged, Sizes, Term
+from recsys_spark.models.profile.autorec_item import cannot_rank
+from recsys_spark.nn import profiles
+
+_ENTRIES = 8192  # held entries predicted at once: as many rows of K * H weights
+
+
+class _Entries(NamedTuple):
+    """The rated items of a batch and the level of each: visible units that are present."""
+
+    items: Ragged  # (B rows)
+    row: Tensor  # int64 (E,): 0..B-1
+    known: Tensor  # (E,): 0 for padding
+    level: Tensor  # int64 (E,): 0..K-1
+
+
+class RbmCf(Model):
+    layout = "profile"
+    task = "rating"
+
+    class Config(Settings):
+        by: Literal["user", "item"] = "user"  # as the shard set
+        hidden_dim: int = Field(100, ge=1)
+        step: float = Field(1.0, gt=0)  # between two rating levels; the lowest and the highest are those of the training labels
+        cd_steps: tuple[int, ...] = Field((1, 3, 5, 9), min_length=1)  # Gibbs steps, each for an equal share of the planned training
+        conditional: bool = False  # the hidden units also see which items are rated, apart from how
+        weight_decay: float = Field(0.001, ge=0)  # times half the squared norm of the weights
+        init_std: float = Field(0.01, gt=0)
+
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.mean, self.low, self.high = (sizes.statistic(f"label_{name}") for name in ("mean", "min", "max"))
+        count = (self.high - self.low) / config.step
+        if abs(count - round(count)) > 1e-6:
+            raise ConfigError("config.step of rbm_cf", found=config.step, expected=f"a part of the range {self.low:g} to {self.high:g}",
+                              remedy="set the distance between two rating levels")
+        self.num_levels = 1 + round(count)  # K
+        width = 1 + (sizes.num_items if config.by == "user" else sizes.num_users)
+        self.weight = nn.Parameter(torch.empty(width * self.num_levels, config.hidden_dim))  # W, a row for each item and level
+        # Starts at exactly zero and only training moves it: zeros mark an item that training never met.
+        self.visible_bias = nn.Parameter(torch.zeros(width, self.num_levels))
+        self.hidden_bias = nn.Parameter(torch.zeros(config.hidden_dim))
+        nn.init.normal_(self.weight, std=config.init_std)
+        if config.conditional:
+            self.rated = nn.Parameter(torch.zeros(width, config.hidden_dim))  # D
+
+    @classmethod
+    def by_of(cls, config: dict[str, Any]) -> str:
+        return str(config.get("by", "user"))
+
+    def forward(self, batch: Profile, ctx: Context) -> dict[str, Tensor]:
+        """Free energies (B,) of the data and of what Gibbs sampling makes of it, and the squared norm of the weights."""
+        data = self._entries(batch.items, batch.values)
+        sample = self._sample(data, batch.row, ctx)
+        norms = self.weight[self.num_levels:].square().sum()
+        norms = norms + self.rated[1:].square().sum() if self.config.conditional else norms
+        return {"data": self._free_energy(data), "sample": self._free_energy(sample), "norms": norms}
+
+    def loss(self, batch: Profile, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
+        """Its gradient is minus the update of contrastive divergence, averaged over the batch; its value says little."""
+        count = output["norms"].new_tensor(len(batch))
+        terms = {"divergence": Term((output["data"] - output["sample"]).sum(), count)}
+        if self.config.weight_decay:
+            terms["weight_decay"] = Term(count * output["norms"], count, 0.5 * self.config.weight_decay)
+        return terms
+
+    def cd_at(self, ctx: Context) -> int:
+        """Gibbs steps at this point of the training: T."""
+        steps = self.config.cd_steps
+        return steps[min(len(steps) - 1, len(steps) * ctx.step // ctx.total_steps)] if ctx.total_steps else steps[0]
+
+    def score(self, query: Query, items: Tensor | None = None) -> Tensor:
+        """Expected ratings. A history without values says nothing of what was thought of it: as if at the mean's level."""
+        if self.config.by == "item":
+            raise cannot_rank("rbm_cf by item")
+        nearest = self.low + round((self.mean - self.low) / self.config.step) * self.config.step
+        values = query.values if query.values is not None else torch.full_like(query.history.values, nearest, dtype=self.weight.dtype)
+        hidden = self._hidden(self._entries(query.history, values)).sigmoid()
+        width, block = len(self.visible_bias), max(1, (1 << 22) // self.weight.shape[0])
+        made = [self._expected(part, torch.arange(width, device=hidden.device).expand(len(part), -1)) for part in hidden.split(block)]
+        whole = torch.cat(made) if len(hidden) else hidden.new_zeros(0, width)
+        if items is None:
+            return whole
+        return whole[:, items] if items.dim() == 1 else whole.gather(1, items)
+
+    def predict(self, batch: Profile) -> dict[str, Tensor]:
+        hidden = self._hidden(self._entries(batch.items, batch.values)).sigmoid()  # (B, H)
+        row, held, found = profiles.rows(batch.held), batch.held.values.long(), []
+        for start in range(0, len(held), _ENTRIES):
+            part = slice(start, start + _ENTRIES)
+            found.append(self._expected(hidden[row[part]], held[part, None])[:, 0])
+        return {"rating": torch.cat(found) if found else hidden.new_zeros(0)}
+
+    def _expected(self, hidden: Tensor, items: Tensor) -> Tensor:
+        """The expected rating of `items` (B, C), (B, C): sum over k of its value times equation 1; where never met, the training mean."""
+        if items.shape[1] == len(self.visible_bias):
+            inputs = self._all(hidden) + self.visible_bias  # (B, I + 1, K)
+        else:
+            inputs = torch.einsum("bh,bckh->bck", hidden, self._weights(items)) + self.visible_bias[items]
+        values = self.low + self.config.step * torch.arange(self.num_levels, dtype=inputs.dtype, device=inputs.device)
+        met = (self.visible_bias != 0).any(1)[items]
+        return torch.where(met, inputs.softmax(-1) @ values, self.mean)
+
+    def _all(self, hidden: Tensor) -> Tensor:
+        """What the units of all items get from the hidden ones, (B, I + 1, K)."""
+        return (hidden @ self.weight.T).view(len(hidden), len(self.visible_bias), self.num_levels)
+
+    def _weights(self, items: Tensor) -> Tensor:
+        return self.weight.view(-1, self.num_levels, self.weight.shape[1])[items]  # (..., K, H)
+
+    def _entries(self, items: Ragged, values: Tensor) -> _Entries:
+        """Raises DataError for a rating that is no level."""
+        known = profiles.ones(items, self.weight)
+        place = (values.to(known.dtype) - self.low) / self.config.step * known
+        level = place.round().long()
+        wrong = ((place - level).abs() > 1e-3) | (level < 0) | (level >= self.num_levels)
+        if wrong.any():
+            raise DataError("a rating of a profile", found=f"{float(values[wrong][0]):g}",
+                            expected=f"{self.low:g} to {self.high:g} in steps of {self.config.step:g}",
+                            remedy="set config.step to the distance between two ratings, or mend the rating in the source")
+        return _Entries(items, profiles.rows(items), known, level)
+
+    def _hidden(self, entries: _Entries) -> Tensor:
+        """What the hidden units get, (B, H): equation 2 (with the term of D, where conditional) before its sigmoid."""
+        cells = Ragged(entries.items.offsets, entries.items.values.long() * self.num_levels + entries.level)
+        summed = profiles.bag(self.weight, cells, entries.known) + self.hidden_bias
+        return summed + profiles.bag(self.rated, entries.items, entries.known) if self.config.conditional else summed
+
+    def _free_energy(self, entries: _Entries) -> Tensor:
+        """-log of the sum over all hidden states of exp(-energy), (B,)."""
+        biases = self.visible_bias[entries.items.values.long(), entries.level] * entries.known
+        visible = biases.new_zeros(len(entries.items.offsets) - 1).index_add(0, entries.row, biases)
+        return -visible - F.softplus(self._hidden(entries)).sum(1)
+
+    @torch.no_grad()
+    def _sample(self, entries: _Entries, row: Tensor, ctx: Context) -> _Entries:
+        """The levels after T steps of Gibbs sampling from the data; which items are rated stays. row: int64 (B,), global."""
+        item, per_entry = entries.items.values.long(), profiles.per_entry(entries.items, row)
+        for step in range(self.cd_at(ctx)):
+            chance = self._hidden(entries).sigmoid()  # equation 2
+            hidden = (ctx.uniform(f"hidden {step}", row, chance.shape[1]) < chance).to(chance.dtype)  # (B, H)
+            inputs = self._all(hidden)[entries.row, item] + self.visible_bias[item]  # (E, K)
+            below = inputs.softmax(-1).cumsum(-1)  # equation 1
+            drawn = ctx.uniform_at(f"visible {step}", per_entry, item)
+            entries = entries._replace(level=(drawn[:, None] >= below).sum(1).clamp(max=self.num_levels - 1))
+        return entries
