@@ -161,6 +161,7 @@ class Train(Settings):
     optim: Optim = Optim()
     reader: Reader = Reader()
     monitor: str = ""  # validation metric that chooses the best epoch; empty: the model's own
+    choose: Literal["best", "last"] = "best"  # which epoch's weights are the result; last: whatever validation says, to replay old settings
     patience: int = Field(3, ge=1)  # epochs without improvement before stopping
     dtype: Literal["float32", "float64"] = "float32"
     checkpoint_steps: int = Field(0, ge=0)  # also save every so many steps; 0: at epoch ends only

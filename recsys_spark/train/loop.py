@@ -119,7 +119,7 @@ class Loop:
         state.record = {"epoch": state.epoch, **named, "step": state.step, **{f"train_{name}": total / max(count, 1e-300)
                         for name, (total, count) in state.sums.items()}, **metrics, "seconds": state.epoch_seconds,
                         "examples_per_s": state.epoch_examples / max(state.epoch_seconds, 1e-9), "lr": self._lr()}
-        if validate.improved(metrics[self.metric], state.best_value, self.sign):
+        if self.settings.choose == "last" or validate.improved(metrics[self.metric], state.best_value, self.sign):
             state.best_value, state.best_epoch, state.best, state.stale = metrics[self.metric], state.epoch, metrics, 0
             state.best_checkpoint = checkpoint.name(state.step)
         else:

@@ -145,6 +145,13 @@ def test_early_stopping_keeps_the_best(rows: tuple[Path, Any], tmp_path: Path, m
     assert [path.name for path in checkpoint.folders(tmp_path)] == ["step-00000028", "step-00000070"], "the best and the last"
 
 
+def test_the_last_epoch_can_be_chosen_whatever_it_is_worth(rows: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([5.0, 1.0, 2.0, 3.0, 4.0])
+    monkeypatch.setattr(validate, "make", lambda *_: lambda model: {"rmse": next(values)})
+    result = training.train_here(training.job(tmp_path, *rows, epochs=5, patience=1, choose="last"))
+    assert result is not None and (result.epochs, result.best_epoch, result.best) == (5, 4, {"rmse": 4.0})
+
+
 def test_rating_metrics_by_hand(rows: tuple[Path, Any], tmp_path: Path) -> None:
     loop = Loop(training.job(tmp_path, *rows), workers.Workers())
     _, held = shardsets.leave_last_out(shardsets.planted())
