@@ -13,8 +13,8 @@ setup:  ## .venv with every pinned dependency, Horovod and Delta's JARs; a secon
 demo: setup  ## raw MovieLens ratings to recommendations and a report, all stages real
 	@$(BIN)/recsys-spark run conf/pipelines/ml-1m.yaml
 
-test: lint  ## lint, then all tests; RECSYS_DATA names a folder with ml-1m/ and ml-100k/ for the tests on real data
-	@$(BIN)/python -m pytest
+test: lint  ## lint, then all tests, two files at a time; RECSYS_DATA names a folder with ml-1m/ and ml-100k/ for the tests on real data
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup  ## ruff, mypy and the layers
 	@$(BIN)/ruff check
