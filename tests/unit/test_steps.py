@@ -71,4 +71,6 @@ def test_every_model_and_baseline_names_its_paper() -> None:
     assert {"mf_bias", "neumf", "multi_vae", "als", "popularity", "global_bias"} <= set(found)
     assert found["neumf"].kind == "pointwise" and found["neumf"].task == "ranking" and "2017" in found["neumf"].paper
     assert found["als"].kind == "baseline" and found["als"].task == "either"
+    assert (found["fm"].task, found["mf_mixture"].task, found["gmf"].task) == ("either", "rating", "ranking"), "also what a class derives"
+    assert all(entry.task in ("rating", "click", "ranking", "either") for entry in found.values())
     assert set(found) == {*registry.names(), *train_baseline.names()}, "whatever can be trained is listed"

@@ -14,6 +14,7 @@ class Ncf(Model):
     """`forward` gives the `logit` (B,) and, where l2 is asked for, the `norms` (B,)."""
 
     layout = "pointwise"
+    task = "ranking"
 
     class Config(Settings):
         dim: int = Field(8, ge=1)  # k, the predictive factors

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 
 from recsys_spark.models.base import Context, DotFactors, Query, Rows, Sizes
 from recsys_spark.models.pointwise._ncf import Ncf
+from recsys_spark.nn.halving import glorot
 from recsys_spark.nn.tables import table
-from recsys_spark.nn.tower import glorot
 
 
 class Gmf(Ncf):
-    task = "ranking"
-
     def __init__(self, config: Ncf.Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.user = table(sizes.num_users, config.dim, config.init_std)  # p

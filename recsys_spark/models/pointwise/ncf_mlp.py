@@ -16,13 +16,11 @@ from torch import Tensor, nn
 
 from recsys_spark.models.base import Context, Query, Rows, Sizes
 from recsys_spark.models.pointwise._ncf import Ncf
+from recsys_spark.nn.halving import HalvingTower, glorot
 from recsys_spark.nn.tables import table
-from recsys_spark.nn.tower import Tower, glorot
 
 
 class NcfMlp(Ncf):
-    task = "ranking"
-
     class Config(Ncf.Config):
         num_layers: int = Field(2, ge=1)  # of the tower, each half as wide as the one before, the last k: 2 is [4k, 2k, k]
         init_std: float = Field(0.03, gt=0)
@@ -32,7 +30,7 @@ class NcfMlp(Ncf):
         width = config.dim * 2 ** (config.num_layers - 1)
         self.user = table(sizes.num_users, width, config.init_std)
         self.item = table(sizes.num_items, width, config.init_std)
-        self.tower = Tower(config.dim, config.num_layers)
+        self.tower = HalvingTower(config.dim, config.num_layers)
         self.output = nn.Linear(config.dim, 1)
         glorot([*self.tower, self.output])
 

@@ -24,16 +24,14 @@ from recsys_spark.models.base import Context, Gradient, Query, Rows, Sizes
 from recsys_spark.models.pointwise._ncf import Ncf
 from recsys_spark.models.pointwise.gmf import Gmf
 from recsys_spark.models.pointwise.ncf_mlp import NcfMlp
+from recsys_spark.nn.halving import HalvingTower, glorot
 from recsys_spark.nn.tables import table
-from recsys_spark.nn.tower import Tower, glorot
 
 JOINT = "joint"
 
 
 class Neumf(Ncf):
     """With pre-training it keeps the pre-trained models beside the joint one, so it holds twice the weights."""
-
-    task = "ranking"
 
     class Config(NcfMlp.Config):
         pretrain_epochs: int = Field(0, ge=0)  # at most, of GMF and of MLP each, before both are trained jointly; 0: no pre-training
@@ -48,7 +46,7 @@ class Neumf(Ncf):
         self.widths = [k, k * 2 ** (config.num_layers - 1)]  # of a user's GMF and MLP embedding
         self.user = table(sizes.num_users, sum(self.widths), config.init_std)
         self.item = table(sizes.num_items, sum(self.widths), config.init_std)
-        self.tower = Tower(k, config.num_layers)
+        self.tower = HalvingTower(k, config.num_layers)
         self.output = nn.Linear(2 * k, 1)
         glorot([*self.tower, self.output])
         if config.pretrain_epochs:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 BLOCK = 1 << 21  # numbers of a hidden layer held at once while the catalogue is scored
 
 
-class Tower(nn.ModuleList):
+class HalvingTower(nn.ModuleList):
     """Layers each half as wide as the one before, `top` wide at the end: two layers are [4 top, 2 top, top]. Drawn by `glorot`."""
 
     def __init__(self, top: int, num_layers: int) -> None:
