@@ -227,6 +227,11 @@ class Model(nn.Module):
         return getattr(self.config, "num_negatives", 0)
 
     @property
+    def negatives_are_unmet(self) -> bool:
+        """False: a negative may be an item that the user met in training."""
+        return getattr(self.config, "negatives", "unmet") == "unmet"
+
+    @property
     def examples_per_row(self) -> int:
         """What a shard's row counts for in examples/s: itself and its negatives; in layout `pairs` one pair for each negative."""
         return max(1, self.num_negatives) if self.layout == "pairs" else 1 + self.num_negatives

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -223,6 +224,8 @@ class Loop:
         if not self.model.num_negatives:
             return None
         indptr, indices = validate.load_csr(self.job.shards, validate.need_side(self.shards, "seen", self.job.shards))
+        if not self.model.negatives_are_unmet:
+            indptr, indices = np.zeros_like(indptr), indices[:0]
         return Negatives(Seen(indptr, indices, self.shards.num_items), self.model.num_negatives, self.job.seed)
 
     def _blamed(self, problem: NotFinite, batch: Batch) -> NotFinite:

@@ -8,6 +8,9 @@ import torch
 
 from recsys_spark.models import registry
 from recsys_spark.models.base import Context, Pairs, Query, Sizes
+from recsys_spark.train import workers
+from recsys_spark.train.loop import Loop
+from tests import shardsets, training
 from tests.models import worlds
 
 TRAINING = Context(training=True)
@@ -63,7 +66,7 @@ def test_l2_counts_a_row_as_often_as_it_is_drawn(loss, of_user, of_positive):
     model = hand(loss=loss, l2=0.1, l2_bias=0.01)
     parts = worlds.terms(model, pairs([1], [1], [[2, 3]]), TRAINING)
     assert parts["l2"].sum.item() == pytest.approx(of_user * 5 + of_positive * 0.3125 + 5 + 2, abs=1e-12)
-    of_biases = of_positive * 0.25 + 0.0625 + 0.015625 + (3 * 0.0625 if loss == "bce" else 0)
+    of_biases = of_positive * 0.25 + 0.0625 + 0.015625 + (3 * (0.0625 + 1) if loss == "bce" else 0)
     assert parts["l2_bias"].sum.item() == pytest.approx(of_biases, abs=1e-12)
     assert [(float(parts[key].count), parts[key].coefficient) for key in ("l2", "l2_bias")] == [(2 + (loss == "bce"), 0.1),
                                                                                                  (2 + (loss == "bce"), 0.01)]
@@ -82,6 +85,33 @@ def test_one_step_is_learn_bpr():
     np.testing.assert_allclose(model.item_bias.weight[1:, 0].detach(), [0.5 + 0.1 * (e - 0.04 * 0.5), -0.25 + 0.1 * (-e + 0.04 * 0.25),
                                                                         0.125], rtol=1e-12)
     assert model.item.weight[3].tolist() == h_other.tolist()
+
+
+def test_one_step_of_cross_entropy_is_that_of_its_examples_together():
+    """Theta += a (label - sigmoid(x)) dx / dTheta - a r Theta for each example, as the second paper trains, with r = 2 l2 for every
+    parameter and the step size times the number of examples, of which the loss is the mean."""
+    model, a, r = hand(loss="bce", l2=0.05, l2_bias=0.05), 0.1, 0.1
+    worlds.total(worlds.terms(model, pairs([1], [1], [[2]]), TRAINING)).backward()
+    torch.optim.SGD(model.parameter_groups(), lr=2 * a).step()
+    w, (h_i, h_j, h_other) = np.array(W), np.array(H)
+    e_i, e_j = 1 / (1 + np.exp(1.5 - 0.75)), -1 / (1 + np.exp(0.25 + 0.75))  # label - sigmoid: of 1 at x = .75, of 0 at x = -1
+    np.testing.assert_allclose(model.user.weight[1].detach(), w + a * (e_i * h_i + e_j * h_j - 2 * r * w), rtol=1e-12)
+    np.testing.assert_allclose(model.item.weight[1:].detach(), [h_i + a * (e_i * w - r * h_i), h_j + a * (e_j * w - r * h_j), h_other])
+    np.testing.assert_allclose(model.user_bias.weight[1].item(), 0.25 + a * (e_i + e_j - 2 * r * 0.25), rtol=1e-12)
+    np.testing.assert_allclose(model.bias.item(), -1 + a * (e_i + e_j + 2 * r), rtol=1e-12)
+
+
+def test_any_item_may_be_a_negative(tmp_path):
+    """Draws over the whole catalogue, as they come: of the 40 items a user has met 11."""
+    made = shardsets.pairs(tmp_path / "shards")
+    train, _ = shardsets.leave_last_out(shardsets.planted())
+    met = worlds.seen(train, Sizes(60, 40))
+    for negatives, low, high in (("unmet", 0.0, 0.0), ("any", 0.2, 0.35)):
+        config = {"dim": 2, "num_negatives": 8, "negatives": negatives}
+        loop = Loop(training.job(tmp_path / negatives, tmp_path / "shards", made, "bpr_mf", config=config), workers.Workers())
+        batches = [loop._batch(numbers) for numbers in loop.reader.epoch(0, 0)]
+        drawn = np.concatenate([met[batch.user.numpy()[:, None], batch.negative.numpy()].ravel() for batch in batches])
+        assert low <= drawn.mean() <= high and len(drawn) == 660 * 8
 
 
 def test_cross_entropy_keeps_what_every_model_promises():

@@ -23,6 +23,7 @@ from tests.models import worlds
 
 ROOT = Path(__file__).parents[2]
 NAMES = registry.names()
+CONFIGURATIONS = [path for path in sorted((ROOT / "conf/models").glob("*.yaml")) if configuration.load(path).get("model") in NAMES]
 TRAINING = Context(seed=3, step=7, epoch=1, total_steps=100, training=True)
 
 
@@ -56,11 +57,11 @@ def test_files(name):
     assert not kind.couples_rows or "Couples rows:" in text, f"{name} couples rows: say why after `Couples rows:` in its docstring"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_configuration_file(name):
-    path = ROOT / f"conf/models/{name}.yaml"
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_configuration_file(path):
     values = configuration.load(path)
-    assert set(values) <= {"model", "config", "train", "workers"} and values["model"] == name
+    name = values["model"]
+    assert set(values) <= {"model", "config", "train", "workers"} and (path.stem == name or path.stem.startswith(f"{name}_"))
     registry.build(name, values["config"], worlds.SIZES, seed=1, source=str(path))
     configuration.validate(Train, values["train"], source=str(path), key="train")
     configuration.validate(Workers, values.get("workers", {}), source=str(path), key="workers")

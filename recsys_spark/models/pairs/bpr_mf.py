@@ -6,8 +6,9 @@ Steffen Rendle, Walid Krichene, Li Zhang, John Anderson. Neural Collaborative Fi
 2020, arXiv:2005.09683 (equations 2 and 4): cross entropy of positives and sampled negatives, with biases of the user and of the whole.
 Differs: every observed pair comes once an epoch, with its negatives, instead of triples drawn with replacement; one regulariser
 for all factors (the first paper allows three) and one for the biases; the job's optimiser over mini-batches takes the place of SGD
-over single triples. The item bias is not in the first paper. Negatives are items the user has not met, for `bce` as well.
-A user that training never met keeps its start, close to zero, and index 0 is zero: such a user gets the items by their bias.
+over single triples or, for `bce`, single examples. The item bias is not in the first paper. The second paper's negatives are
+`negatives: any`, and its width counts the bias (192 there is 191 here). A user that training never met keeps its start, close to
+zero, and index 0 is zero: such a user gets the items by their bias.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class BprMf(Model):
         dim: int = Field(64, ge=1)
         loss: Literal["bpr", "bce"] = "bpr"
         num_negatives: int = Field(1, ge=1)  # per positive, fresh in each epoch
+        negatives: Literal["unmet", "any"] = "unmet"  # any: also items that the user met, as they come
         l2: float = Field(0.01, ge=0)  # times the squared norms of the factors drawn, each time they are
         l2_bias: float = Field(0.0, ge=0)
         init_std: float = Field(0.1, gt=0)
@@ -55,6 +57,7 @@ class BprMf(Model):
         own_square = p.new_zeros(())
         if self.config.loss == "bce":
             own, own_square = self.user_bias.with_square(batch.user)  # (B, 1)
+            own_square = own_square + len(own) * self.bias.square()
             positive, negative = positive + own + self.bias, negative + own + self.bias
         return {"positive": positive, "negative": negative, "l2_user": p_square, "l2_positive": q_square, "l2_negative": not_square,
                 "l2_bias_user": own_square, "l2_bias_positive": b_square, "l2_bias_negative": b_not_square}
