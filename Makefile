@@ -2,10 +2,10 @@
 SHELL := bash
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint bench parity clean
+.PHONY: help setup demo test lint bench bench-train parity clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 setup:  ## .venv with every pinned dependency, Horovod and Delta's JARs; a second call takes a second
 	@deploy/setup.sh
@@ -23,6 +23,9 @@ lint: setup  ## ruff, mypy and the layers
 
 bench: setup  ## the benchmark: prints its figures and writes them as JSON
 	@$(BIN)/python -m tests.benchmarks
+
+bench-train: setup  ## training speed; RECBOLE names an interpreter that has RecBole, which then runs beside it
+	@$(BIN)/python -m tests.benchmarks.bench_train $(if $(RECBOLE),--recbole $(RECBOLE))
 
 parity: setup  ## docs/parity.md anew: our figures beside the published ones, from raw data (hours; what is done is kept)
 	@$(BIN)/recsys-spark parity

@@ -64,7 +64,7 @@ def difference(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> fl
     return max(float((one[key] - two[key]).abs().max()) for key in one)
 
 
-def train_on_ranks(made: TrainJob) -> list[int | None]:
+def train_on_ranks(made: TrainJob, limit_s: float = 60.0) -> list[int | None]:
     """Every rank as the launcher would start it, but forked from a process that has imported torch: a second instead of five."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["recsys_spark.train.entry", "horovod.torch", "tests.training"])
@@ -76,7 +76,7 @@ def train_on_ranks(made: TrainJob) -> list[int | None]:
         for process in ranks:
             process.start()
         for process in ranks:
-            process.join(60)
+            process.join(limit_s)
             process.kill()
     return [process.exitcode for process in ranks]
 
