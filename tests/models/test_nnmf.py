@@ -44,7 +44,7 @@ def hand():
     return model
 
 
-def test_equation_1(hand):
+def test_a_rating_by_hand(hand):
     first = sigmoid(0.5 * 2 + 1.0 * -1 + 2.0 * 1.5 + 0.25)
     expected = 2 * sigmoid(3 * first - 1) + 1.5
     batch = rows([1], [1], [4.0])
@@ -53,13 +53,21 @@ def test_equation_1(hand):
     assert hand.predict(batch)["rating"].item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_equation_2(hand):
+def test_the_objective_by_hand(hand):
     batch = rows([1, 1], [1, 1], [4.0, 2.0])
     parts = hand.loss(batch, hand(batch, TRAINING), TRAINING)
     rating = hand(batch, TRAINING)["rating"][0].item()
     assert parts["squared_error"].sum.item() == pytest.approx((rating - 4) ** 2 + (rating - 2) ** 2)
     assert parts["l2"].sum.item() == 2 * (4 + 9 + 1 + 0.25)
     assert [(float(term.count), term.coefficient) for term in parts.values()] == [(2, 1), (2, 0.1)]
+
+
+def test_layers_may_be_regularised_too(hand):
+    model = registry.build("nnmf", {**hand.config.model_dump(), "l2_network": 0.5}, hand.sizes, seed=1).double()
+    model.load_state_dict(hand.state_dict())
+    batch = rows([1, 1], [1, 1], [4.0, 2.0])
+    term = model.loss(batch, model(batch, TRAINING), TRAINING)["l2_network"]
+    assert term.sum.item() == 2 * (0.25 + 1 + 4 + 9 + 4) and (float(term.count), term.coefficient) == (2, 0.5)
 
 
 def test_predictions_are_clamped(hand):

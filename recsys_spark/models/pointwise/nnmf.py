@@ -1,13 +1,13 @@
 """Neural network matrix factorization: a network in the place of the dot product, learned at the same time as the factors.
 
-Paper: Gintare Karolina Dziugaite, Daniel M. Roy. Neural Network Matrix Factorization. 2015, arXiv:1511.06443 (equations 1 and 2, with
+Paper: Gintare Karolina Dziugaite, Daniel M. Roy. Neural Network Matrix Factorization. 2015, arXiv:1511.06443 (with
 K = 1: products of single factors).
 Differs: the factors and the network take turns an epoch each, in mini-batches with the job's optimiser, and `alternating: false` trains
 both at once; early stopping counts epochs, turns of either, without a better error. The regulariser counts a row's factors each time
-that it occurs in a batch (the paper: once each), so its weight is another one. The output starts at the mean of the training labels;
-hidden layers start from Glorot's uniform distribution, four times as wide as it is for tanh, because they are sigmoids. Predictions are
-clamped to the range of the training labels. A user or item that training never met keeps its start, close to zero, and index 0 is zero:
-the network then knows the other side alone.
+that it occurs in a batch (the paper: once each), so its weight is another one; another for the layers is an option. The output starts
+at the mean of the training labels; hidden layers start from Glorot's uniform distribution, four times as wide as it is for tanh,
+because they are sigmoids. Predictions are clamped to the range of the training labels. A user or item that training never met keeps its
+start, close to zero, and index 0 is zero: the network then knows the other side alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Nnmf(Model):
         product_dim: int = Field(60, ge=1)  # D': factors that it sees multiplied, the user's with the item's
         hidden_dim: int = Field(50, ge=1)  # width of each hidden layer
         num_layers: int = Field(3, ge=1)  # hidden ones
-        l2: float = Field(0.01, ge=0)  # lambda: times the squared norms of the rows in the batch, each time they occur
+        l2: float = Field(0.1, ge=0)  # lambda: times the squared norms of the rows in the batch, each time they occur
+        l2_network: float = Field(0.0, ge=0)  # times the squared norm of the layers' weights, without which they undo l2 by growing
         init_std: float = Field(0.1, gt=0)  # of the factors
         alternating: bool = True
 
@@ -43,7 +44,7 @@ class Nnmf(Model):
         self.first = nn.Linear(2 * config.dim + config.product_dim, config.hidden_dim)
         self.hidden = nn.ModuleList(nn.Linear(config.hidden_dim, config.hidden_dim) for _ in range(config.num_layers - 1))
         self.output = nn.Linear(config.hidden_dim, 1)
-        for layer in (self.first, *self.hidden, self.output):
+        for layer in self._layers():
             nn.init.xavier_uniform_(layer.weight, gain=1.0 if layer is self.output else 4.0)
             nn.init.zeros_(layer.bias)
         nn.init.constant_(self.output.bias, sizes.statistics.get("label_mean", 0.0))
@@ -51,20 +52,24 @@ class Nnmf(Model):
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
         user, item = self.user(batch.user), self.item(batch.item)  # (B, D + D')
         (u, u_product), (v, v_product) = user.split(self.widths, 1), item.split(self.widths, 1)
-        rating = self._above(self.first(torch.cat([u, v, u_product * v_product], 1)))  # equation 1, (B,)
+        rating = self._above(self.first(torch.cat([u, v, u_product * v_product], 1)))  # f(u, v, u' * v'), (B,)
         return {"rating": rating, "norms": (user.square() + item.square()).sum(1)}
 
     def loss(self, batch: Rows, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
         weight = batch.weight.sum()
         squares = batch.weight * (output["rating"] - batch.label).square()
-        return {"squared_error": Term(squares.sum(), weight),  # equation 2
-                "l2": Term((batch.weight * output["norms"]).sum(), weight, self.config.l2)}
+        terms = {"squared_error": Term(squares.sum(), weight),
+                 "l2": Term((batch.weight * output["norms"]).sum(), weight, self.config.l2)}
+        if self.config.l2_network:
+            layers = torch.stack([layer.get_parameter("weight").square().sum() for layer in self._layers()])
+            terms["l2_network"] = Term(weight * layers.sum(), weight, self.config.l2_network)
+        return terms
 
     def phases(self) -> list[Gradient]:
         if not self.config.alternating:
             return super().phases()
         latents = [self.user.weight, self.item.weight]
-        network = [weight for layer in (self.first, *self.hidden, self.output) for weight in layer.parameters()]
+        network = [weight for layer in self._layers() for weight in layer.parameters()]
         return [Gradient("alternating", [{"name": "latents", "params": latents}, {"name": "network", "params": network}], in_turn=True)]
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
@@ -82,6 +87,9 @@ class Nnmf(Model):
     def predict(self, batch: Rows) -> dict[str, Tensor]:
         rating, seen = self(batch, Context())["rating"], self.sizes.statistics
         return {"rating": rating.clamp(seen.get("label_min"), seen.get("label_max")) if "label_min" in seen else rating}
+
+    def _layers(self) -> list[nn.Linear]:
+        return [self.first, *(layer for layer in self.hidden if isinstance(layer, nn.Linear)), self.output]
 
     def _above(self, z: Tensor) -> Tensor:
         """From the first layer (..., H), before its sigmoid, to the output (...)."""
