@@ -1,6 +1,6 @@
 """What one row of a shard is: split events of one part -> rows of a layout, with what names each row.
 
-pointwise   an event: user_idx, item_idx, label.
+pointwise   an event: user_idx, item_idx, label, and its fields where it was given some (etl/features.py).
 profile     a user's events as one sparse vector: user_idx, item_idx (sorted), value. Users without events have no row.
             Of several events of one user with one item the latest counts (equal times: the greatest value).
 pairs       a user and an item that met, however often: user_idx, item_idx. No label.
@@ -43,7 +43,8 @@ class Layout:
 
 
 def _pointwise(events: DataFrame, label: Label) -> Rows:
-    rows = events.select(c.USER_IDX, c.ITEM_IDX, _label(label).alias(c.LABEL), c.TS)
+    fields = [name for name in events.columns if name.startswith(c.EVENT)]
+    rows = events.select(c.USER_IDX, c.ITEM_IDX, _label(label).alias(c.LABEL), c.TS, *fields)
     identity = (c.USER_IDX, c.ITEM_IDX, c.TS)
     return Rows(rows, events.select(*identity), identity)
 

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from recsys_spark.core.columns import EVENT
 from recsys_spark.core.contracts import Column
 
 PART, SHARD = "_part", "_shard"  # columns that say where a row goes
@@ -139,8 +140,12 @@ class _File:
         self.system.create_dir(posixpath.dirname(self.path), recursive=True)
         self.sink = _Hashing(self.system.open_output_stream(self.beside))
         self.writer = pq.ParquetWriter(pa.PythonFile(self.sink, mode="w"), self.schema, compression="none",
-                                       use_dictionary=[_leaf(column) for column in self.target.columns if column.name == self.target.label],
+                                       use_dictionary=[_leaf(column) for column in self.target.columns if self._repeats(column)],
                                        write_statistics=False, store_schema=False)
+
+    def _repeats(self, column: Column) -> bool:
+        """Few different values, so that a dictionary is smaller and no slower: labels, and codes of fields."""
+        return column.name == self.target.label or (column.name.startswith(EVENT) and column.dtype == "int32")
 
     def add(self, rows: pa.RecordBatch) -> None:
         self.waiting.append(rows.select(self.schema.names))

@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
-from recsys_spark.core.contracts import Column, Csr, Part, ShardFile, ShardSet
+from recsys_spark.core.contracts import Column, Csr, Feature, Part, ShardFile, ShardSet
 from recsys_spark.core.errors import DataError, ShardError
 from recsys_spark.core.shardset import sealed
 from recsys_spark.etl import order, shard_writer
@@ -77,10 +77,12 @@ def write(parts: Mapping[str, Rows], layout: Layout, folder: str, *, seed: int, 
 
 
 def manifest(layout_name: Any, layout: Layout, parts: dict[str, Part], statistics: dict[str, float], side: dict[str, Csr], *,
-             num_users: int, num_items: int, virtual_shards: int, split: str, table_versions: dict[str, int]) -> ShardSet:
+             num_users: int, num_items: int, virtual_shards: int, split: str, table_versions: dict[str, int],
+             features: Sequence[Feature] = ()) -> ShardSet:
     """The sealed contract; writing it as `manifest.json` is what makes the set whole."""
     return sealed(ShardSet(layout=layout_name, columns=layout.columns, parts=parts, virtual_shards=virtual_shards, num_users=num_users,
-                           num_items=num_items, side=side, statistics=statistics, split=split, table_versions=table_versions))
+                           num_items=num_items, side=side, statistics=statistics, features=tuple(features), split=split,
+                           table_versions=table_versions))
 
 
 def _hash(made: Rows, seed: int) -> Expression:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -18,8 +19,9 @@ from pyspark.sql import functions as F
 from recsys_spark.core import artifacts, log, shardset
 from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import MANIFEST
-from recsys_spark.core.errors import ShardError
-from recsys_spark.etl import layouts, shards, side
+from recsys_spark.core.errors import ConfigError, ShardError
+from recsys_spark.etl import features, layouts, shards, side
+from recsys_spark.etl.features import Entities, Features
 from recsys_spark.stages import context
 from recsys_spark.stages.context import Context, Outcome, Ref
 
@@ -36,11 +38,14 @@ class Job(context.Job):
     num_workers: int = Field(1, ge=1)  # the most ranks that will read the set; refused now if it cannot feed them
     row_group_rows: int | None = Field(None, ge=1)  # at most; None: the layout's own
     virtual_shards: int = Field(64, ge=1, le=4096)
+    features: Features = Features()  # of users, items and events; those of events are columns of layout pointwise
 
     @model_validator(mode="after")
     def _workers_divide(self) -> Job:
         if self.virtual_shards % self.num_workers:
             raise ValueError(f"num_workers {self.num_workers} must divide virtual_shards {self.virtual_shards}")
+        if self.features.event and self.layout != "pointwise":
+            raise ValueError(f"no features.event: rows of layout {self.layout} are no single events")
         return self
 
 
@@ -48,9 +53,11 @@ def run(ctx: Context, job: Job) -> Outcome:
     """Raises ShardError when there are fewer rows than workers or no room, DataError when no training row is left."""
     began = time.monotonic()
     prepared = ctx.inputs[job.source].summary
-    events = _events(ctx, job)
+    entities = _entities(ctx, job)
+    events, fields = features.of_events(_events(ctx, job), job.features.event)
     positive = events if job.positive_min is None else events.where(F.col(c.VALUE) >= job.positive_min)
     layout = layouts.LAYOUTS[job.layout]
+    layout = replace(layout, columns=(*layout.columns, *features.columns(fields)))
     num_users, num_items = int(prepared["num_users"]), int(prepared["num_items"])
     for left_over in ctx.run_dir.glob(f".tmp-*{FOLDER}-*"):
         shutil.rmtree(left_over)
@@ -65,8 +72,10 @@ def run(ctx: Context, job: Job) -> Outcome:
         # What is known of a user when valid is ranked: of users held out whole, their fold-in.
         sides = {"seen": _pairs(events.where(F.col(c.PART).isin(*c.BEFORE[c.VALID]))), "targets": _pairs(_of(positive, c.VALID))}
         csr = side.write(sides, str(folder), num_users=num_users, events=int(prepared["rows"]))
+        known = [one for of in entities for one in features.write(of, getattr(job.features, of.side), _of(events, c.TRAIN), str(folder))]
         made_set = shards.manifest(job.layout, layout, parts, statistics, csr, num_users=num_users, num_items=num_items,
-                                   virtual_shards=job.virtual_shards, split=str(prepared["split"]), table_versions=dict(ctx.read_versions))
+                                   virtual_shards=job.virtual_shards, split=str(prepared["split"]), table_versions=dict(ctx.read_versions),
+                                   features=[*known, *fields])
         for left_over in folder.rglob(".tmp-*"):  # of attempts that lost
             left_over.unlink()
         artifacts.write_model(folder / MANIFEST, made_set)
@@ -78,12 +87,15 @@ def run(ctx: Context, job: Job) -> Outcome:
         "row_group_rows": parts[c.TRAIN].files[0].row_groups[0], "bytes": size, "seconds": round(time.monotonic() - began, 2),
         "num_users": num_users, "num_items": num_items, "fingerprint": made_set.fingerprint, **statistics,
     }
+    if made_set.features:
+        summary["features"] = {one.name: one.kind if one.kind in ("number", "time") else len(one.vocabulary) for one in made_set.features}
     logger.info(log.fields(stage="export_shards", **summary))
     return Outcome(tables=dict(ctx.inputs[job.source].output_versions), shard_fingerprint=made_set.fingerprint, summary=summary)
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
-    """Rows, files and bytes to expect, before `positive_min`."""
+    """Rows, files and bytes to expect, before `positive_min` and without fields. Raises ConfigError for a field that is not there."""
+    _entities(ctx, job)
     prepared = ctx.inputs[job.source].summary
     layout = layouts.LAYOUTS[job.layout]
     ragged = any(column.shape for column in layout.columns)
@@ -96,6 +108,23 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
         "row_groups": job.virtual_shards * math.ceil(rows / job.virtual_shards / group),
         "bytes": int(rows * layout.row_bytes + entries * layout.entry_bytes + side_bytes),
     }
+
+
+def _entities(ctx: Context, job: Job) -> list[Entities]:
+    """Users and items, as far as fields of theirs are asked for. Raises ConfigError for a field or table that is not there."""
+    found = []
+    sides: tuple[tuple[Literal["user", "item"], str, str], ...] = (("user", c.USERS, c.USER_INDEX), ("item", c.ITEMS, c.ITEM_INDEX))
+    for side_name, table, index in sides:
+        wanted, thing = getattr(job.features, side_name), f"step {ctx.step}, features.{side_name}"
+        if not wanted:
+            continue
+        if table not in ctx.inputs[job.source].output_versions:
+            raise ConfigError(thing, found=", ".join(one.name for one in wanted), expected=f"none, for the data set has no table {table}")
+        rows = ctx.read(table, job.source)
+        features.check(rows, wanted, thing)
+        count = int(ctx.inputs[job.source].summary[f"num_{table}"])
+        found.append(Entities(side_name, rows, ctx.read(index, job.source), count))
+    return found
 
 
 def _events(ctx: Context, job: Job) -> DataFrame:

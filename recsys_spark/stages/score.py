@@ -37,7 +37,7 @@ class Job(context.Job):
     part: Literal["valid", "test"] = "test"
     k: int = Field(20, ge=1, le=1000)
     candidates: OptionalRef = None  # a candidates step of the same split and part: rank those alone, all of them; `k` plays no part
-    task: Literal["", "ranking", "rating"] = ""  # empty: what the model is for; one that predicts ratings can rank by them
+    task: Literal["", "ranking", "rating", "click"] = ""  # empty: what the model is for; any model can rank
     partitions: int = Field(0, ge=0)  # of the queries; 0: as many as the cluster runs tasks at once
 
 
@@ -49,7 +49,7 @@ def run(ctx: Context, job: Job) -> Outcome:
     scorer.load(folder, k=1, seed=0)  # a broken artefact is named here, not by a worker in the middle of a job
     scoring = Scoring(ctx, job.source, job.part, folder, job.k, job.partitions, job.candidates)
     with arrow_batches(ctx):
-        tables, facts = (_predict if task == "rating" else _recommend)(ctx, job, model, scoring)
+        tables, facts = (_recommend if task == "ranking" else _predict)(ctx, job, model, scoring)
     seconds = time.monotonic() - began
     facts = {"model": model.summary["model"], "task": task, "part": job.part, **facts, "seconds": round(seconds, 1)}
     logger.info(log.fields(stage="score", **facts))
@@ -60,7 +60,7 @@ def run(ctx: Context, job: Job) -> Outcome:
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
     model, prepared = _check(ctx, job), ctx.inputs[job.source].summary
-    if _task(job, model) == "rating":
+    if _task(job, model) != "ranking":
         return {"model": model.summary["model"], "predictions": int(prepared[job.part])}
     told = {"model": model.summary["model"], "worker_bytes": 600_000_000 + scorer.CELLS * 12}
     if job.candidates is not None:
@@ -104,7 +104,8 @@ def _listed(ctx: Context, job: Job, ranked: DataFrame, model: Run) -> DataFrame:
 def _predict(ctx: Context, job: Job, model: Run, scoring: Scoring) -> tuple[dict[str, int], dict[str, Any]]:
     version = ctx.lake.replace(c.PREDICTIONS, scoring.predictions().select(
         F.lit(ctx.run_id).alias(c.RUN_ID), F.lit(model.summary["model"]).alias(c.MODEL), F.lit(scoring.split).alias(c.SPLIT),
-        F.lit("rating").alias(c.TASK), c.ROW_KEY, c.USER_ID, c.ITEM_ID, c.LABEL, F.col(PREDICTION).alias(c.VALUE)), {c.RUN_ID: ctx.run_id})
+        F.lit(_task(job, model)).alias(c.TASK), c.ROW_KEY, c.USER_ID, c.ITEM_ID, c.LABEL, F.col(PREDICTION).alias(c.VALUE)),
+        {c.RUN_ID: ctx.run_id})
     written = ctx.lake.read(c.PREDICTIONS, version).where(F.col(c.RUN_ID) == ctx.run_id).count()
     if not written:
         raise DataError(f"split {scoring.split}, part {job.part}", found="no rows", expected="at least one",
@@ -144,9 +145,10 @@ def _check(ctx: Context, job: Job) -> Run:
     if job.part == c.VALID and "valid" in str(model.config.get("fit", "train")):
         raise ConfigError(f"step {ctx.step}, part", found="valid, on which the model was fitted", expected="test",
                           remedy=f"set fit: train in step {job.model}")
-    if job.task == "rating" and _made_for(model) != "rating":
-        raise ConfigError(f"step {ctx.step}, task", found=f"rating, of {job.model}, which ranks", expected="ranking",
-                          remedy="leave out task, or score a model that predicts ratings")
+    if job.task not in ("", "ranking", _made_for(model)):
+        can = dict.fromkeys(("ranking", _made_for(model)))
+        raise ConfigError(f"step {ctx.step}, task", found=f"{job.task}, of {job.model}, which is made for {_made_for(model)}",
+                          expected=" or ".join(can), remedy=f"leave out task, or score a model that predicts {job.task}s")
     if job.task == "ranking" and (_folder(model) / index.FILE).exists() and index.facts(_folder(model)).dampen is not None:
         raise ConfigError(f"step {ctx.step}, task", found=f"ranking, by {job.model}, which predicts ratings from neighbours",
                           expected="rating", remedy="train it with task: ranking to rank")
@@ -165,8 +167,8 @@ def _check_candidates(ctx: Context, job: Job, step: str, model: Run) -> None:
     if offered.config["part"] != job.part:
         raise ConfigError(thing, found=f"{step}, which is for part {offered.config['part']}", expected=f"candidates for part {job.part}",
                           remedy="set the same part in both steps")
-    if _task(job, model) == "rating":
-        raise ConfigError(thing, found=f"{step}, for {job.model}, which predicts ratings", expected="a model that ranks",
+    if _task(job, model) != "ranking":
+        raise ConfigError(thing, found=f"{step}, for {job.model}, which predicts {_task(job, model)}s", expected="a model that ranks",
                           remedy="leave out candidates, set task: ranking, or score another model")
 
 

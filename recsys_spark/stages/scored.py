@@ -21,6 +21,8 @@ from pyspark.sql import functions as F
 from recsys_spark.baselines import artifact
 from recsys_spark.core import columns as c
 from recsys_spark.core import seeds
+from recsys_spark.etl import features
+from recsys_spark.models import store
 from recsys_spark.scoring import index, worker
 from recsys_spark.scoring.scorer import CANDIDATES, COLD, FOLDED, HISTORY, PREDICTION
 from recsys_spark.stages.context import Context
@@ -57,9 +59,11 @@ class Scoring:
 
     def predictions(self) -> DataFrame:
         """(row_key, user_id, item_id, label, prediction): every row of the part."""
-        rows = self.events().where(F.col(c.PART) == self.part)
+        names = self._event_fields()
+        rows = features.raw(self.events(), names).where(F.col(c.PART) == self.part)
         key = F.concat_ws("|", c.USER_ID, c.ITEM_ID, c.TS).alias(c.ROW_KEY)
-        rows = rows.select(key, c.USER_ID, c.ITEM_ID, c.USER_IDX, c.ITEM_IDX, F.col(c.VALUE).alias(c.LABEL))
+        rows = rows.select(key, c.USER_ID, c.ITEM_ID, c.USER_IDX, c.ITEM_IDX, F.col(c.VALUE).alias(c.LABEL),
+                           *(c.TS if name == "ts" else c.EVENT + name for name in names))
         vectors = self.vectors()
         rows = rows if vectors is None else rows.join(vectors, on=c.USER_IDX, how="left")
         passed = (c.ROW_KEY, c.USER_ID, c.ITEM_ID, c.LABEL)
@@ -73,6 +77,12 @@ class Scoring:
             return None
         facts = index.facts(self.folder)
         return self.ctx.spark.read.parquet(str(self.folder / facts.queries)) if facts.queries else None
+
+    def _event_fields(self) -> list[str]:
+        """What a trained model knows of an event beside user and item."""
+        if not (self.folder / store.FACTS).exists():
+            return []
+        return [one.name for one in store.read_facts(self.folder).fields if one.side == "event"]
 
     def _queries(self) -> DataFrame:
         """(user_idx, user_id, history array<int>[, candidates array<int>][, what the index has of a query])."""
