@@ -35,7 +35,7 @@ class Fields(nn.Module):
 
     def __init__(self, num_users: int, num_items: int, features: Sequence[Feature]) -> None:
         super().__init__()
-        self.num_users = num_users
+        self.num_users, self.num_items = num_users, num_items
         self.features = {side: [f for f in features if f.side == side and f.kind != "time"] for side in ("user", "item", "event")}
         self.start: dict[str, int] = {}  # feature of code 0 of each field, so that code 1 is the next one
         self.num_features = num_users + num_items

@@ -27,7 +27,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def shards(rows: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
     """A shard set of each layout, and of users' and items' rating profiles."""
     folders = {layout: tmp_path_factory.mktemp(layout) for layout in ("profile", "pairs")}
-    made = {"pointwise": rows, **{layout: (folder, getattr(shardsets, layout)(folder)) for layout, folder in folders.items()}}
+    clicks = tmp_path_factory.mktemp("click")
+    made = {"pointwise": rows, "click": (clicks, shardsets.pointwise(clicks, fields=True, clicks=True)),
+            **{layout: (folder, getattr(shardsets, layout)(folder)) for layout, folder in folders.items()}}
     for by in ("user", "item"):
         folder = tmp_path_factory.mktemp(by)
         made[by] = folder, shardsets.ratings(folder, by)
@@ -36,6 +38,8 @@ def shards(rows: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def shards_of(model: str) -> str:
     kind = registry.find(model)
+    if kind.task == "click":
+        return "click"
     return kind.by_of({}) if kind.layout == "profile" and kind.task == "rating" else kind.layout
 
 
@@ -43,7 +47,8 @@ MODELS = [("mf_bias", "horovod", 1), ("mf_bias", "horovod", 2), ("mf_bias", "tor
           ("bpr_mf", "torch", 2), ("bpr_mf", "horovod", 4), ("fm", "horovod", 2), ("mf_side", "torch", 2),
           ("mf_variational", "torch", 2), ("multi_dae", "horovod", 2), ("cdae", "torch", 2),
           ("gmf", "torch", 2), ("ncf_mlp", "torch", 2), ("nnmf", "horovod", 2),
-          ("autorec_item", "horovod", 2), ("rbm_cf", "torch", 2)]
+          ("autorec_item", "horovod", 2), ("rbm_cf", "torch", 2),
+          ("logistic", "torch", 2), ("deepfm", "horovod", 2), ("wide_deep", "torch", 2), ("mf_temporal", "torch", 2)]
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,11 @@ import torch
 from recsys_spark.core import config as configuration
 from recsys_spark.core.contracts import Train, Workers
 from recsys_spark.core.errors import ConfigError
-from recsys_spark.metrics import ctr
 from recsys_spark.models import registry, store
 from recsys_spark.models.base import Context
 from recsys_spark.train import phases
 from recsys_spark.train.checkpoint import State
-from tests.models import worlds
+from tests.models import field_worlds, worlds
 
 ROOT = Path(__file__).parents[2]
 NAMES = registry.names()
@@ -164,6 +163,8 @@ def test_two_steps_of_sgd(model):
     """Against the same two steps on plain tensors: nothing is left over from the first batch in the second step. What the model does
     after a step is done to both."""
     beside = copy.deepcopy(model)
+    names = {weight: key for key, weight in model.named_parameters()}
+    rates = {names[weight]: group.get("lr", 0.1) for group in model.parameter_groups() for weight in group["params"]}
     batches = [worlds.batch(model.layout, seed=seed) for seed in (1, 2)]
     state = {key: value.detach().clone() for key, value in model.named_parameters()}
     other = {key: value.detach().clone() for key, value in model.named_buffers()}
@@ -177,7 +178,7 @@ def test_two_steps_of_sgd(model):
             return worlds.total(model.loss(rows, output, ctx))
 
         gradients = torch.func.grad(objective)(state)
-        state = {key: value - 0.1 * gradients[key] for key, value in state.items()}
+        state = {key: value - rates[key] * gradients[key] for key, value in state.items()}
         for key, value in beside.named_parameters():
             value.data, value.grad = state[key], gradients[key]
         beside.after_step()
@@ -248,12 +249,21 @@ def test_the_seed_decides_the_start(model):
     name, config = name_of(model), model.config.model_dump()
     one, same, other = (registry.build(name, config, worlds.SIZES, seed) for seed in (1, 1, 2))
     pairs = list(zip(one.parameters(), same.parameters(), other.parameters(), strict=True))
-    assert all(torch.equal(a, b) for a, b, _ in pairs) and any(not torch.equal(a, c) for a, _, c in pairs)
+    assert all(torch.equal(a, b) for a, b, _ in pairs)
+    if all(bool((weight == weight.flatten()[0]).all()) for weight in one.parameters()):
+        pytest.skip("it starts from constants")
+    assert any(not torch.equal(a, c) for a, _, c in pairs)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_a_planted_world(name):
-    """200 steps on users with tastes, negatives drawn anew at each step (models memorise fixed ones), beat popularity or the mean."""
+    """200 steps on users with tastes, negatives drawn anew at each step (models memorise fixed ones), beat popularity or the mean.
+    Models of clicks: on fields that matter one by one."""
+    if registry.find(name).task == "click":
+        world = field_worlds.plain()
+        clicks = field_worlds.fit(name, dict.fromkeys(worlds.tiny(registry.find(name)), 8), world, steps=200)
+        assert world.share(field_worlds.predictions(clicks, world), world.sizes.statistics["label_mean"]) > 0.6
+        return
     train, held, sizes = worlds.planted()
     model = worlds.fit(name, dict.fromkeys(worlds.tiny(registry.find(name)), 8), train, sizes, steps=200)
     if model.layout == "profile" and model.task == "rating":
@@ -265,11 +275,5 @@ def test_it_learns_a_planted_world(name):
         rows = worlds.rows_of(held)
         error, spread = ((value - rows.label).square().mean() for value in (model.predict(rows)["rating"], float(train.value.mean())))
         assert error < 0.6 * spread
-    elif model.task == "click":
-        rows = worlds.rows_of(held, "click")
-        rate = worlds.rows_of(train, "click").label.mean()
-        losses = (ctr.log_loss(rows.label.double().numpy(), p.double().detach().numpy()).mean()
-                  for p in (model.predict(rows)["click"], torch.full_like(rows.label, rate)))
-        assert next(losses) < 0.9 * next(losses)
     else:
         assert worlds.hits(model, train, held, sizes) > 2 * worlds.popularity_hits(train, held, sizes)

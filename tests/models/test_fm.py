@@ -10,7 +10,6 @@ import torch
 
 from recsys_spark.models import registry
 from recsys_spark.models.base import Context, Rows, Sizes
-from recsys_spark.nn.fields import Slots
 from tests.models import field_worlds, worlds
 
 TRAINING = Context(training=True)
@@ -19,8 +18,8 @@ TRAINING = Context(training=True)
 def test_equation_1_over_all_pairs() -> None:
     """Every pair of features, tags among themselves too, with their real-valued weights."""
     model, batch = worlds.stirred("fm", {"dim": 5}), worlds.batch("pointwise", rows=40)
-    fields, table = model.fields, model.table.table.weight.detach().numpy()
-    slots = Slots.joined(fields.user(batch.user), fields.item(batch.item), fields.event(batch.codes, batch.numbers))
+    table = model.table.table.weight.detach().numpy()
+    slots = model.slots(batch)
     output = model(batch, TRAINING)["output"]
     assert (slots.weight != 1).any() and (slots.feature == 0).any()
     for row in range(40):

@@ -154,7 +154,7 @@ def planted() -> tuple[Events, Events, Sizes]:
     """(train, held, sizes): 300 users and 60 items with a taste of two numbers; each user's last event is held."""
     train, held = shardsets.leave_last_out(shardsets.planted(300, 60, 15))
     statistics = {"label_count": float(len(train.value)), "label_mean": float(train.value.mean()), "label_min": 1.0, "label_max": 5.0}
-    return train, held, Sizes(300, 60, statistics)
+    return train, held, Sizes(300, 60, statistics, FIELDS[-1:])
 
 
 def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps: int, rows: int = 64, lr: float | None = None,

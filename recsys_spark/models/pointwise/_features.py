@@ -59,6 +59,10 @@ class FeatureModel(Model):
             return {"click": output.sigmoid()}
         return {"rating": output.clamp(seen.get("label_min"), seen.get("label_max")) if "label_min" in seen else output}
 
+    def slots(self, batch: Rows) -> Slots:
+        """Of user, item and event, one after the other."""
+        return Slots.joined(self.fields.user(batch.user), self.fields.item(batch.item), self.fields.event(batch.codes, batch.numbers))
+
     def catalogue(self, items: Tensor | None) -> Tensor:
         return torch.arange(self.sizes.num_items + 1, device=next(self.parameters()).device) if items is None else items
 
@@ -89,9 +93,9 @@ class TwoSided(FeatureModel):
         products = p @ q.T if q.dim() == 2 else torch.einsum("bd,bcd->bc", p, q)
         return self.start() + of_user[:, None] + of_item + products  # (B, C)
 
-    def index(self) -> DotFactors:
+    def index(self) -> DotFactors | None:
         device = next(self.parameters()).device
         of_user, p, _ = self.side(self.fields.user(torch.arange(self.sizes.num_users + 1, device=device)), False)
         of_item, q, _ = self.side(self.fields.item(self.catalogue(None)), False)
         users = torch.cat([p, (of_user + self.start()).unsqueeze(1)], 1)
-        return DotFactors(users, torch.cat([q, torch.ones_like(q[:, :1])], 1), of_item)
+        return DotFactors(users, torch.cat([q, q.new_ones(len(q), 1)], 1), of_item)

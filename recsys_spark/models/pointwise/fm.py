@@ -22,8 +22,7 @@ class Fm(TwoSided):
         self.table = FeatureTable(self.fields.num_features, config.dim, config.init_std)
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
-        slots = Slots.joined(self.fields.user(batch.user), self.fields.item(batch.item), self.fields.event(batch.codes, batch.numbers))
-        alone, _, found = self.side(slots, ctx.training)
+        alone, _, found = self.side(self.slots(batch), ctx.training)
         return {"output": self.w0 + alone, "l2_bias": found.bias_norms, "l2_factor": found.norms}  # equation 1, (B,)
 
     def side(self, slots: Slots, training: bool) -> tuple[Tensor, Tensor, Embedded]:

@@ -1,0 +1,53 @@
+"""DeepFM: a factorization machine and a multilayer perceptron over the same embeddings, added.
+
+Paper: Huifeng Guo, Ruiming Tang, Yunming Ye, Zhenguo Li, Xiuqiang He. DeepFM: A Factorization-Machine based Neural Network for CTR
+Prediction. IJCAI 2017, arXiv:1703.04247 (equations 1 to 4).
+Differs: of a list of tags the perceptron sees the mean, the factorization machine each of them; numbers are features of weight x and not
+put into bins; an L2 on the embeddings in the batch beside the paper's dropout; a feature that training never met adds nothing.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from recsys_spark.models.base import Context, Query, Rows, Sizes
+from recsys_spark.models.pointwise._features import Task, TwoSided
+from recsys_spark.models.pointwise.fm import Fm
+from recsys_spark.nn.fields import pooled
+from recsys_spark.nn.tower import Tower
+
+
+class Deepfm(Fm):
+    task = "click"
+
+    class Config(TwoSided.Config):
+        dim: int = Field(16, ge=1)
+        l2_factor: float = Field(0.0005, ge=0)
+        l2_bias: float = Field(0.0005, ge=0)
+        hidden_dim: int = Field(128, ge=1)  # of every layer: the paper's "constant" shape
+        num_layers: int = Field(2, ge=1)
+        dropout: float = Field(0.2, ge=0, lt=1)  # after every layer
+        task: Task = "click"
+
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.widths = {side: self.fields.widths(side) for side in ("user", "item", "event")}
+        inputs = [len(widths) * config.dim for widths in self.widths.values()]
+        self.tower = Tower(inputs, [config.hidden_dim] * config.num_layers, config.dropout)
+
+    def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
+        alone, _, found = self.side(self.slots(batch), ctx.training)  # equation 2 without its constant
+        fields = pooled(found.factors, [width for widths in self.widths.values() for width in widths])  # (B, F, D): equation 3
+        deep = self.tower(fields.flatten(1), (lambda name, width: ctx.uniform(name, batch.row, width)) if ctx.training else None)
+        return {"output": self.w0 + alone + deep, "l2_bias": found.bias_norms, "l2_factor": found.norms}  # equation 1, (B,)
+
+    def score(self, query: Query, items: Tensor | None = None) -> Tensor:
+        items = self.catalogue(items)
+        user = self.table(self.fields.user(query.user), False).factors  # (B, S, D)
+        item = self.table(self.fields.item(items), False).factors  # ([B,] C, S, D)
+        deep = self.tower.pairs(pooled(user, self.widths["user"]).flatten(-2), pooled(item, self.widths["item"]).flatten(-2))
+        return super().score(query, items) + deep
+
+    def index(self) -> None:
+        """None: its scores are no dot products."""

@@ -1,0 +1,41 @@
+"""Logistic regression on user, item and all fields: the linear baseline of click models.
+
+Paper: Matthew Richardson, Ewa Dominowska, Robert Ragno. Predicting Clicks: Estimating the Click-Through Rate for New Ads. WWW 2007,
+doi:10.1145/1242572.1242643 (section 4: logistic regression on the features of an impression).
+Differs: features are the user, the item and their fields as they are, one weight each, not the paper's hand-made ones; the regulariser
+counts a feature each time that it occurs in a batch; the job's optimiser over mini-batches takes the place of a batch method.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from recsys_spark.core.config import Settings
+from recsys_spark.models.base import Context, Rows, Sizes
+from recsys_spark.models.pointwise._features import Task, TwoSided
+from recsys_spark.nn.fields import Embedded, FeatureTable, Slots
+
+
+class Logistic(TwoSided):
+    task = "click"
+
+    class Config(Settings):
+        l2_bias: float = Field(0.0005, ge=0)
+        task: Task = "click"
+
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.w0 = self.offset()
+        self.table = FeatureTable(self.fields.num_features, 0, 1.0)  # no factors
+
+    def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
+        alone, _, found = self.side(self.slots(batch), ctx.training)
+        return {"output": self.w0 + alone, "l2_bias": found.bias_norms}
+
+    def side(self, slots: Slots, training: bool) -> tuple[Tensor, Tensor, Embedded]:
+        found = self.table(slots, training)
+        return found.linear.sum(-1), found.factors.sum(-2), found
+
+    def start(self) -> Tensor:
+        return self.w0
