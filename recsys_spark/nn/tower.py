@@ -1,28 +1,26 @@
-"""A multilayer perceptron whose output is one number, over an input that consists of a user's part, an item's part and an event's."""
+"""Multilayer perceptrons over an input that consists of a user's part, an item's part and possibly an event's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_BLOCK = 1 << 21  # numbers of a hidden layer held at once while a catalogue is scored
+BLOCK = 1 << 21  # numbers of a hidden layer held at once while a catalogue is scored
 
 
 class Tower(nn.Module):
-    """ReLU layers of these widths. parts: numbers of the input that are the user's, the item's and the event's, in that order."""
+    """ReLU layers of these widths and an output of one number. parts: numbers of the input that are the user's, the item's and the
+    event's, in that order."""
 
     def __init__(self, parts: Sequence[int], widths: Sequence[int], dropout: float) -> None:
         super().__init__()
         self.parts, self.dropout = list(parts), dropout
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in zip([sum(parts), *widths], widths, strict=False))
         self.output = nn.Linear(widths[-1], 1, bias=False)
-        for layer in [*self.layers, self.output]:
-            nn.init.xavier_uniform_(layer.weight)
-        for layer in self.layers:
-            nn.init.zeros_(layer.get_parameter("bias"))
+        glorot([*self.layers, self.output])
 
     def forward(self, x: Tensor, draw: Callable[[str, int], Tensor] | None = None) -> Tensor:
         """(B, user + item + event) -> (B,). draw(name, width): uniform numbers (B, width) of the rows, for dropout; None: not training."""
@@ -33,18 +31,45 @@ class Tower(nn.Module):
         return self.output(x).squeeze(-1)
 
     def pairs(self, user: Tensor, item: Tensor) -> Tensor:
-        """(B, user), ([B,] C, item) -> (B, C), of an event of which nothing is known: zeros, which add nothing.
+        """(B, user), ([B,] C, item) -> (B, C), of an event of which nothing is known: zeros, which add nothing."""
+        return over_pairs(self.layers, user, item, self.output.weight[0])
 
-        The first layer is linear in its parts: what a user and an item give to it is computed once, and added by pairs.
-        """
-        first, *rest = self.layers
-        of_user, of_item, _ = first.get_parameter("weight").split(self.parts, 1)
-        user, item = user @ of_user.T + first.bias, item @ of_item.T  # (B, H), ([B,] C, H)
-        step = max(1, _BLOCK // max(1, user.numel()))
-        made = []
-        for start in range(0, item.shape[-2], step):
-            z = F.relu(user[:, None] + item[..., start : start + step, :])  # (B, c, H)
-            for layer in rest:
-                z = F.relu(layer(z))
-            made.append(self.output(z).squeeze(-1))
-        return torch.cat(made, 1)
+
+class HalvingTower(nn.ModuleList):
+    """ReLU layers each half as wide as the one before, `top` wide at the end: two are [4 top, 2 top, top]. Weights by `glorot`."""
+
+    def __init__(self, top: int, num_layers: int) -> None:
+        super().__init__(nn.Linear(top * 2**n, top * 2 ** (n - 1)) for n in range(num_layers, 0, -1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, user + item), as wide as each other -> (B, top)"""
+        for layer in self:
+            z = F.relu(layer(z))
+        return z
+
+
+def over_pairs(layers: nn.ModuleList, user: Tensor, item: Tensor, head: Tensor) -> Tensor:
+    """head (H,) times the ReLU layers' output for every user (B, user) with the items ([B,] C, item). (B, C)
+
+    The first layer is linear in its parts: what a user and an item give to it is computed once, and added by pairs.
+    """
+    first, *rest = layers
+    of_user, of_item, _ = first.get_parameter("weight").tensor_split([user.shape[-1], user.shape[-1] + item.shape[-1]], 1)
+    user, item = user @ of_user.T + first.get_parameter("bias"), item @ of_item.T  # (B, W), ([B,] C, W)
+    step = max(1, BLOCK // max(1, user.numel()))
+    made = []
+    for start in range(0, item.shape[-2], step):
+        z = F.relu(user[:, None] + item[..., start : start + step, :])  # (B, c, W)
+        for layer in rest:
+            z = F.relu(layer(z))
+        made.append(z @ head)
+    return torch.cat(made, 1)
+
+
+def glorot(layers: Iterable[nn.Module]) -> None:
+    """Weights from Glorot's uniform distribution, biases zero."""
+    for layer in layers:
+        assert isinstance(layer, nn.Linear)
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -8,7 +8,7 @@ import torch
 
 from recsys_spark.models import registry
 from recsys_spark.models.base import Context, Query, Rows, Sizes
-from recsys_spark.nn import halving
+from recsys_spark.nn import tower
 from tests.models import taste_worlds, worlds
 
 
@@ -59,7 +59,7 @@ def test_against_numpy(num_layers):
 
 @pytest.mark.parametrize("block", [1, 60, 1 << 21])
 def test_the_catalogue_in_blocks_equals_forward(block, monkeypatch):
-    monkeypatch.setattr(halving, "BLOCK", block)
+    monkeypatch.setattr(tower, "BLOCK", block)
     model = worlds.stirred("ncf_mlp", {"dim": 4})
     users = torch.arange(1, 6)
     scores = model.score(Query(users, worlds.ragged([[]] * 5)))
@@ -73,6 +73,6 @@ def test_its_layers_find_what_users_like(monkeypatch):
     settings = {"steps": 300, "rows": 256, "lr": 0.02}
     model = worlds.fit("ncf_mlp", {"dim": 4, "init_std": 0.1}, world.train, world.sizes, **settings)
     assert taste_worlds.share(model, world) > 0.5
-    monkeypatch.setattr(halving.F, "relu", lambda z: z)
+    monkeypatch.setattr(tower.F, "relu", lambda z: z)
     linear = worlds.fit("ncf_mlp", {"dim": 4, "init_std": 0.1}, world.train, world.sizes, **settings)
     assert taste_worlds.share(linear, world) < 0.5

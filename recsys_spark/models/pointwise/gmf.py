@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from recsys_spark.models.base import Context, DotFactors, Query, Rows, Sizes
 from recsys_spark.models.pointwise._ncf import Ncf
-from recsys_spark.nn.halving import glorot
 from recsys_spark.nn.tables import table
+from recsys_spark.nn.tower import glorot
 
 
 class Gmf(Ncf):

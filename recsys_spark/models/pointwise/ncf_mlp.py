@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from recsys_spark.models.base import Context, Query, Rows, Sizes
 from recsys_spark.models.pointwise._ncf import Ncf
-from recsys_spark.nn.halving import HalvingTower, glorot
 from recsys_spark.nn.tables import table
+from recsys_spark.nn.tower import HalvingTower, glorot, over_pairs
 
 
 class NcfMlp(Ncf):
@@ -41,5 +41,4 @@ class NcfMlp(Ncf):
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         p, q = self.user(query.user), self.item.weight if items is None else self.item(items)  # (B, 2k), ([B,] C, 2k)
-        scores = p.new_zeros(len(p), q.shape[-2])
-        return self.tower.add_pairs(scores, p, q, self.output.weight[0]) + self.output.bias
+        return over_pairs(self.tower, p, q, self.output.weight[0]) + self.output.bias

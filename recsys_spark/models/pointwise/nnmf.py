@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, Gradient, Model, Query, Rows, Sizes, Term
-from recsys_spark.nn.halving import BLOCK
 from recsys_spark.nn.tables import table
+from recsys_spark.nn.tower import BLOCK
 
 
 class Nnmf(Model):
