@@ -1,8 +1,8 @@
 """Record batches of queries in, record batches of ranked items (or of predictions) out: the one scorer of models and baselines.
 
 A query is cold when there is nothing to score it by: no vector in the index nor a history that gives it one (fold_in.py), or for a
-trained model an unknown user (0) or an empty history. It gets the fallback (popularity) and is marked `cold`; no query is dropped. Where
-queries bring their `candidates`, each one's own are ranked, all of them: a history leaves none out.
+trained model an unknown user (0) or, unless it reads fields of users, an empty history. It gets the fallback (popularity) and is marked
+`cold`; no query is dropped. Where queries bring their `candidates`, each one's own are ranked, all of them: a history leaves none out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.errors import CheckpointError
 from recsys_spark.models import store
 from recsys_spark.models.base import Model, Query, Ragged, Rows
+from recsys_spark.nn.fields import Fields
 from recsys_spark.scoring import index as indices
 from recsys_spark.scoring import lists
 from recsys_spark.scoring.dot import DotIndex
@@ -102,6 +103,8 @@ class ModelScorer(Scorer):
         super().__init__(k, seed, fallback)
         self.network, self.model, self.device = model.to(device).eval(), name, torch.device(device)
         self.num_items = model.sizes.num_items
+        # By its fields a user is known who has no history.
+        self.reads_users = any(isinstance(part, Fields) and part.features["user"] for part in model.modules())
         self.factors = model.index()
         self.dot = DotIndex(self.factors.items.detach().cpu(), self.factors.bias.detach().cpu(), name) if self.factors else None
 
@@ -109,7 +112,8 @@ class ModelScorer(Scorer):
         return 1 << 20 if self.dot else block  # DotIndex makes its own blocks
 
     def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
-        return (user == 0) | (user > self.network.sizes.num_users) | (history.offsets.diff() == 0)
+        unknown = (user == 0) | (user > self.network.sizes.num_users)
+        return unknown if self.reads_users else unknown | (history.offsets.diff() == 0)
 
     def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
         if self.dot and self.factors:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recsys_spark.core import shardset
-from recsys_spark.core.errors import ShardError
+from recsys_spark.core.errors import ConfigError, ShardError
 from recsys_spark.models import registry, store
 from recsys_spark.models.base import Rows, Sizes
 from recsys_spark.nn.fields import FeatureTable, Fields, Slots, pooled
@@ -98,6 +98,36 @@ def test_a_scorer_knows_the_fields_without_the_shards(rows: tuple[Path, Any], tm
     expected = loaded.predict(Rows(user, item, nothing, nothing, user, codes, torch.full((4, 1), 0.3)).to("cpu", torch.float64))["rating"]
     np.testing.assert_allclose(predicted, expected.detach().numpy(), rtol=1e-6)
     assert len(set(predicted)) == 4 and np.isfinite(predicted).all()
+
+
+def test_a_user_with_fields_needs_no_history(tmp_path: Path) -> None:
+    """Ranked by the model, not by the fallback; one whom the model has no index for is cold all the same."""
+    query = pa.record_batch({"user_idx": pa.array([3, 99], pa.int32()), "history": pa.array([[], []], pa.list_(pa.int32()))})
+    for name, sizes, cold in (("fm", worlds.SIZES, [False, True]), ("fm", Sizes(30, 25), [True, True]), ("mf_bias", worlds.SIZES, [True, True])):
+        place = tmp_path / f"{name}{len(sizes.fields)}"
+        store.save(place, worlds.stirred(name, {}, sizes), name)
+        with torch.no_grad():
+            assert scorer.load(place, k=5, seed=1).rank(query).column("cold").to_pylist() == cold
+
+
+def test_clicks_are_learned_and_judged_by_their_log_loss(tmp_path: Path) -> None:
+    made = shardsets.pointwise(tmp_path / "clicks", fields=True, clicks=True)
+    result = training.train_here(training.job(tmp_path / "run", tmp_path / "clicks", made, "logistic", epochs=4, batch_size=30))
+    assert result is not None and set(result.best) == {"log_loss"}
+    _, held = shardsets.leave_last_out(shardsets.planted())
+    loaded = store.load(tmp_path / "run" / result.checkpoint)
+    rows = Reader(tmp_path / "clicks", "valid", batch_size=999, seed=1).epoch(0)
+    batch = collate(next(rows), "pointwise").to("cpu", torch.float64)
+    p = loaded.predict(batch)["click"].detach().numpy()
+    expected = -np.where(batch.label.numpy() > 0, np.log(p), np.log1p(-p)).mean()
+    assert len(batch) == len(held.user) and result.best["log_loss"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_ratings_are_no_clicks(rows: tuple[Path, Any], tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"labels: found 1 to 5; expected 0 and 1, for logistic predicts clicks"):
+        training.train_here(training.job(tmp_path, *rows, "logistic"))
+    with pytest.raises(ConfigError, match=r"train.monitor: found 'rmse'; expected one of log_loss"):
+        training.train_here(training.job(tmp_path, *rows, "logistic", monitor="rmse"))
 
 
 def test_a_user_is_known_by_its_fields_alone() -> None:

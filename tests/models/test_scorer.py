@@ -107,7 +107,7 @@ def test_equal_candidates_tie_by_hash_wherever_they_stand(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", [name for name in registry.names() if registry.find(name).by_of({}) == "user"])
 def test_a_checkpoint_ranks_as_its_model_scores(tmp_path: Path, name: str) -> None:
-    model = registry.build(name, {}, Sizes(6, 30, worlds.SIZES.statistics), seed=3).eval()
+    model = registry.build(name, {}, Sizes(6, 30, worlds.SIZES.statistics, worlds.FIELDS[-1:]), seed=3).eval()
     store.save(tmp_path / "checkpoint", model, name)
     np.save(tmp_path / "popularity.npy", np.arange(31, dtype=np.float32))
     made = load(tmp_path / "checkpoint", k=3, seed=1, fallback=tmp_path / "popularity.npy")
