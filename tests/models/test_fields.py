@@ -103,7 +103,8 @@ def test_a_scorer_knows_the_fields_without_the_shards(rows: tuple[Path, Any], tm
 def test_a_user_with_fields_needs_no_history(tmp_path: Path) -> None:
     """Ranked by the model, not by the fallback; one whom the model has no index for is cold all the same."""
     query = pa.record_batch({"user_idx": pa.array([3, 99], pa.int32()), "history": pa.array([[], []], pa.list_(pa.int32()))})
-    for name, sizes, cold in (("fm", worlds.SIZES, [False, True]), ("fm", Sizes(30, 25), [True, True]), ("mf_bias", worlds.SIZES, [True, True])):
+    for name, sizes, cold in (("fm", worlds.SIZES, [False, True]), ("fm", Sizes(30, 25), [True, True]),
+                              ("mf_bias", worlds.SIZES, [True, True])):
         place = tmp_path / f"{name}{len(sizes.fields)}"
         store.save(place, worlds.stirred(name, {}, sizes), name)
         with torch.no_grad():
