@@ -10,11 +10,11 @@ from torch import Tensor
 from recsys_spark.models.base import Ragged
 
 
-def ragged(column: pa.ListArray) -> Ragged:
-    """A list column as CSR; null is an empty list."""
+def ragged(column: pa.ListArray, dtype: type[np.generic] = np.int32) -> Ragged:
+    """A list column as CSR of this dtype; null is an empty list."""
     lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return Ragged(torch.from_numpy(offsets), torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).astype(np.int32)))
+    return Ragged(torch.from_numpy(offsets), torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).astype(dtype)))
 
 
 def padded(lists: Ragged) -> Tensor:

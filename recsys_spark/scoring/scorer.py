@@ -19,7 +19,7 @@ from torch import Tensor
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import CheckpointError
 from recsys_spark.models import store
-from recsys_spark.models.base import Model, Query, Ragged, Rows
+from recsys_spark.models.base import Model, Profile, Query, Ragged, Rows
 from recsys_spark.nn.fields import Fields
 from recsys_spark.scoring import index as indices
 from recsys_spark.scoring import lists
@@ -33,6 +33,7 @@ from recsys_spark.scoring.topk import TopK, select, top_k, top_k_of
 HISTORY, VECTOR, COLD, FOLDED, PREDICTION = "history", "vector", "cold", "folded", "prediction"
 ROWS, WEIGHTS, OFFSET = "rows", "weights", "offset"  # of a query of an index of kind `sparse`
 CANDIDATES = "candidates"
+VALUES = "history_values"  # beside the history, for models of rating profiles
 CELLS = 8 << 20  # scores held at once: 32 MB
 WIDTH = 512  # numbers that a candidate takes while it is scored, at most about (its factors, a hidden layer)
 
@@ -118,16 +119,23 @@ class ModelScorer(Scorer):
     def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
         if self.dot and self.factors:
             return self.dot.top_k(self.factors.users[user.to(self.device)].cpu().float(), user, history, self.k, self.seed)
-        here = Ragged(history.offsets.to(self.device), history.values.to(self.device))
-        scores = self.network.score(Query(user.int().to(self.device), here))
-        best = top_k(scores, user.to(self.device), here, self.k, self.seed, self.model)
+        query = self._query(batch, rows, user, history)
+        best = top_k(self.network.score(query), user.to(self.device), query.history, self.k, self.seed, self.model)
         return TopK(best.items.cpu(), best.scores.cpu())
 
     def _score(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor) -> Tensor:
-        here = Ragged(history.offsets.to(self.device), history.values.to(self.device))
-        return self.network.score(Query(user.int().to(self.device), here), items.to(self.device)).float().cpu()
+        return self.network.score(self._query(batch, rows, user, history), items.to(self.device)).float().cpu()
+
+    def _query(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> Query:
+        values = None
+        if VALUES in batch.schema.names:
+            values = select(ragged(batch.column(VALUES), np.float32), rows).values.to(self.device)
+        return Query(user.int().to(self.device), Ragged(history.offsets.to(self.device), history.values.to(self.device)), values)
 
     def predict(self, batch: pa.RecordBatch) -> pa.Array:
+        """Of profiles, rows of (user_idx or item_idx, history, history_values, held_idx): of each held entry, (held entries,)."""
+        if self.network.layout == "profile":
+            return self._predict_held(batch)
         user, item = (torch.from_numpy(batch.column(name).to_numpy().astype(np.int32)) for name in (c.USER_IDX, c.ITEM_IDX))
         sizes = self.network.sizes
         user, item = user * (user <= sizes.num_users), item * (item <= sizes.num_items)  # beyond the tables: unknown, row 0
@@ -135,6 +143,21 @@ class ModelScorer(Scorer):
         rows = Rows(user, item, nothing, nothing, torch.zeros(len(user), dtype=torch.int64), *encoded(batch, sizes.fields))
         dtype = next(self.network.parameters()).dtype
         return pa.array(self.network.predict(rows.to(self.device, dtype))[self.network.task].double().cpu().numpy())
+
+    def _predict_held(self, batch: pa.RecordBatch) -> pa.Array:
+        """Some rows at a time: profiles are dense in the model. Entries beyond its tables are unknown, 0."""
+        by_user = c.USER_IDX in batch.schema.names
+        sizes, dtype = self.network.sizes, next(self.network.parameters()).dtype
+        entries = sizes.num_items if by_user else sizes.num_users
+        own = torch.from_numpy(batch.column(c.USER_IDX if by_user else c.ITEM_IDX).to_numpy().astype(np.int32))
+        history, held, values = *(ragged(batch.column(name)) for name in (HISTORY, c.HELD_IDX)), ragged(batch.column(VALUES), np.float32)
+        history, held = (Ragged(lists.offsets, lists.values * (lists.values <= entries)) for lists in (history, held))
+        found = []
+        for rows in torch.arange(len(own)).split(max(1, CELLS // (entries + 1))):
+            known, asked = select(history, rows), select(held, rows)
+            profile = Profile(own[rows], known, select(values, rows).values, rows, asked, torch.zeros(len(asked.values)))
+            found.append(self.network.predict(profile.to(self.device, dtype))[self.network.task].double().cpu().numpy())
+        return pa.array(np.concatenate(found) if found else np.zeros(0))
 
 
 class DotScorer(Scorer):

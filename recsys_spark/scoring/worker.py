@@ -48,7 +48,7 @@ def rank_batches(settings: Settings, batches: Iterator[pa.RecordBatch]) -> Itera
 
 
 def predict_batches(settings: Settings, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """For mapInArrow: the `passed` columns and the prediction."""
+    """For mapInArrow: the `passed` columns and the prediction; where the rows are profiles, one row for each of their held entries."""
     scorer = _of_process(settings)
     with torch.inference_mode():
         for batch in batches:
@@ -64,5 +64,7 @@ def _of_process(settings: Settings) -> Scorer:
 
 
 def _beside(batch: pa.RecordBatch, settings: Settings, made: dict[str, pa.Array]) -> pa.RecordBatch:
-    arrays = {name: batch.column(name) for name in settings.passed} | made
+    flat = PREDICTION in made  # of profiles: lists of what was to be predicted
+    arrays = {name: column.flatten() if flat and pa.types.is_list(column.type) else column
+              for name, column in ((name, batch.column(name)) for name in settings.passed)} | made
     return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))

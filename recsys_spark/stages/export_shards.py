@@ -34,6 +34,7 @@ class Job(context.Job):
     source: Ref  # a prepare step
     layout: layouts.Name = "pointwise"
     label: layouts.Label = "value"  # one: that it happened, whatever its value; pairs have no label
+    by: layouts.By = "user"  # layout `profile` with values: whose vectors the rows are
     positive_min: float | None = None  # events of a lower value make no row (they still count as seen)
     num_workers: int = Field(1, ge=1)  # the most ranks that will read the set; refused now if it cannot feed them
     row_group_rows: int | None = Field(None, ge=1)  # at most; None: the layout's own
@@ -46,6 +47,8 @@ class Job(context.Job):
             raise ValueError(f"num_workers {self.num_workers} must divide virtual_shards {self.virtual_shards}")
         if self.features.event and self.layout != "pointwise":
             raise ValueError(f"no features.event: rows of layout {self.layout} are no single events")
+        if self.by == "item" and (self.layout != "profile" or self.label != "value"):
+            raise ValueError("by: item is for layout profile with label value")
         return self
 
 
@@ -56,14 +59,14 @@ def run(ctx: Context, job: Job) -> Outcome:
     entities = _entities(ctx, job)
     events, fields = features.of_events(_events(ctx, job), job.features.event)
     positive = events if job.positive_min is None else events.where(F.col(c.VALUE) >= job.positive_min)
-    layout = layouts.LAYOUTS[job.layout]
+    layout = layouts.of(job.layout, job.label, job.by)
     layout = replace(layout, columns=(*layout.columns, *features.columns(fields)))
     num_users, num_items = int(prepared["num_users"]), int(prepared["num_items"])
     for left_over in ctx.run_dir.glob(f".tmp-*{FOLDER}-*"):
         shutil.rmtree(left_over)
 
     with artifacts.new_folder(ctx.run_dir / FOLDER) as folder:
-        made = {part: layout.build(_of(positive, part), job.label) for part in layout.parts}
+        made = {part: layouts.rows(layout, positive, part, job.label) for part in layout.parts}
         parts, statistics = shards.write(made, layout, str(folder), seed=ctx.seed, virtual_shards=job.virtual_shards,
                                          row_group_rows=job.row_group_rows, entries=int(prepared["rows"]))
         if len(parts[c.TRAIN].files) < job.num_workers:
@@ -97,10 +100,11 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     """Rows, files and bytes to expect, before `positive_min` and without fields. Raises ConfigError for a field that is not there."""
     _entities(ctx, job)
     prepared = ctx.inputs[job.source].summary
-    layout = layouts.LAYOUTS[job.layout]
+    layout = layouts.of(job.layout, job.label, job.by)
     ragged = any(column.shape for column in layout.columns)
-    rows = int(prepared["users"]) if ragged else sum(int(prepared[part]) for part in layout.parts)
-    entries = int(prepared[c.TRAIN]) if ragged else 0
+    profiles = int(prepared[f"{layout.by}s"]) * len(layout.parts)
+    rows = profiles if ragged else sum(int(prepared[part]) for part in layout.parts)
+    entries = int(prepared[c.TRAIN]) * len(layout.parts) + int(prepared[c.VALID]) * layout.held if ragged else 0
     side_bytes = 2 * 8 * int(prepared["num_users"]) + 4 * (int(prepared[c.TRAIN]) + int(prepared[c.VALID]))
     group = shards.group_rows(rows, job.virtual_shards, job.row_group_rows or layout.row_group_rows)
     return {

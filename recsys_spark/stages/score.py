@@ -18,6 +18,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core import log
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, DataError
+from recsys_spark.etl import layouts
 from recsys_spark.models import registry
 from recsys_spark.scoring import index, scorer
 from recsys_spark.scoring.scorer import COLD, FOLDED, PREDICTION
@@ -110,12 +111,17 @@ def _predict(ctx: Context, job: Job, model: Run, scoring: Scoring) -> tuple[dict
     if not written:
         raise DataError(f"split {scoring.split}, part {job.part}", found="no rows", expected="at least one",
                         remedy="change the prepare step")
-    return {c.PREDICTIONS: version}, {"rows": written, "cold": _cold_rows(scoring), "fallback": "what is known of the item alone"}
+    other = "user" if scoring.profiles_by() == "item" else "item"
+    return {c.PREDICTIONS: version}, {"rows": written, "cold": _cold_rows(scoring), "fallback": f"what is known of the {other} alone"}
 
 
 def _cold_rows(scoring: Scoring) -> int:
-    """Rows of the part whose user the model was not fitted on."""
-    events, vectors = scoring.events(), scoring.vectors()
+    """Rows of the part whose user the model was not fitted on; of a model of profiles, whose user (or item) has none."""
+    events, vectors, by = scoring.events(), scoring.vectors(), scoring.profiles_by()
+    if by is not None:
+        mine, _ = layouts.sides(by)
+        profiled = events.where(F.col(c.PART).isin(*c.BEFORE[scoring.part])).select(mine).distinct()
+        return events.where(F.col(c.PART) == scoring.part).join(profiled, on=mine, how="left_anti").count()
     known = events.where(F.col(c.PART) == c.TRAIN) if vectors is None else vectors
     return events.where(F.col(c.PART) == scoring.part).join(known.select(c.USER_IDX).distinct(), on=c.USER_IDX, how="left_anti").count()
 
@@ -152,6 +158,11 @@ def _check(ctx: Context, job: Job) -> Run:
     if job.task == "ranking" and (_folder(model) / index.FILE).exists() and index.facts(_folder(model)).dampen is not None:
         raise ConfigError(f"step {ctx.step}, task", found=f"ranking, by {job.model}, which predicts ratings from neighbours",
                           expected="rating", remedy="train it with task: ranking to rank")
+    if _task(job, model) == "ranking" and model.stage == "train_deep":
+        kind = registry.find(model.summary["model"])
+        if kind.layout == "profile" and kind.by_of(model.config.get("config", {})) == "item":
+            raise ConfigError(f"step {ctx.step}, task", found=f"ranking, of {job.model}, which reads items' profiles", expected="rating",
+                              remedy="leave out task, or score a model of users' profiles")
     if job.candidates is not None:
         _check_candidates(ctx, job, job.candidates, model)
     return model

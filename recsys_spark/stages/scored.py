@@ -21,13 +21,14 @@ from pyspark.sql import functions as F
 from recsys_spark.baselines import artifact
 from recsys_spark.core import columns as c
 from recsys_spark.core import seeds
-from recsys_spark.etl import features
-from recsys_spark.models import store
+from recsys_spark.etl import features, layouts
+from recsys_spark.models import registry, store
 from recsys_spark.scoring import index, worker
-from recsys_spark.scoring.scorer import CANDIDATES, COLD, FOLDED, HISTORY, PREDICTION
+from recsys_spark.scoring.scorer import CANDIDATES, COLD, FOLDED, HISTORY, PREDICTION, VALUES
 from recsys_spark.stages.context import Context
 
 BATCH_ROWS = 4096  # of an Arrow batch: with histories of some hundred items a few MB
+BATCH_BYTES = 64 << 20  # and at most about so much, where profiles are long
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Scoring:
 
     def predictions(self) -> DataFrame:
         """(row_key, user_id, item_id, label, prediction): every row of the part."""
+        if (by := self.profiles_by()) is not None:
+            return self._predicted(self._profiles(by).repartition(self._tasks(), layouts.sides(by)[0]))
         names = self._event_fields()
         rows = features.raw(self.events(), names).where(F.col(c.PART) == self.part)
         key = F.concat_ws("|", c.USER_ID, c.ITEM_ID, c.TS).alias(c.ROW_KEY)
@@ -66,10 +69,40 @@ class Scoring:
                            *(c.TS if name == "ts" else c.EVENT + name for name in names))
         vectors = self.vectors()
         rows = rows if vectors is None else rows.join(vectors, on=c.USER_IDX, how="left")
+        return self._predicted(rows.repartition(self._tasks(), c.USER_IDX))
+
+    def _predicted(self, rows: DataFrame) -> DataFrame:
         passed = (c.ROW_KEY, c.USER_ID, c.ITEM_ID, c.LABEL)
         shape = f"{c.ROW_KEY} string, {c.USER_ID} string, {c.ITEM_ID} string, {c.LABEL} double, {PREDICTION} double"
-        settings = self._settings(self.ctx.seed, passed)
-        return rows.repartition(self._tasks(), c.USER_IDX).mapInArrow(partial(worker.predict_batches, settings), shape)
+        return rows.mapInArrow(partial(worker.predict_batches, self._settings(self.ctx.seed, passed)), shape)
+
+    def profiles_by(self) -> layouts.By | None:
+        """Whose profiles a trained model predicts ratings from; None where it does nothing of the kind."""
+        if not (self.folder / store.FACTS).exists():
+            return None
+        facts = store.read_facts(self.folder)
+        kind = registry.find(facts.model)
+        if kind.layout != "profile" or kind.task_of(facts.config) != "rating":
+            return None
+        return "item" if kind.by_of(facts.config) == "item" else "user"
+
+    def _profiles(self, by: layouts.By) -> DataFrame:
+        """One row a user (or item) with an event in the part: its index, its history with values, and the events to be predicted, as lists
+        beside each other (index of the other side, row_key, user_id, item_id, label)."""
+        mine, other = layouts.sides(by)
+        events = self.ctx.read(c.SPLITS, self.source).where(F.col(c.SPLIT) == self.split)
+        known = layouts.latest(events.where(F.col(c.PART).isin(*c.BEFORE[self.part])))
+        asked = self.events().where(F.col(c.PART) == self.part)
+        key = F.concat_ws("|", c.USER_ID, c.ITEM_ID, c.TS).alias(c.ROW_KEY)
+        event = F.struct(F.col(other).alias(c.HELD_IDX), key, c.USER_ID, c.ITEM_ID, F.col(c.VALUE).alias(c.LABEL))
+        held = asked.groupBy(mine).agg(F.collect_list(event).alias("held"))
+        entry = F.struct(F.col(other).alias(HISTORY), F.col(c.VALUE).cast("float").alias(VALUES))
+        history = known.groupBy(mine).agg(F.sort_array(F.collect_list(entry)).alias("known"))
+        both = held.join(history, on=mine, how="left")
+        none = F.expr(f"cast(array() as array<struct<{HISTORY}: int, {VALUES}: float>>)")
+        both = both.withColumn("known", F.coalesce("known", none))
+        return both.select(mine, *(F.col("known").getField(name).alias(name) for name in (HISTORY, VALUES)),
+                           *(F.col("held").getField(name).alias(name) for name in (c.HELD_IDX, c.ROW_KEY, c.USER_ID, c.ITEM_ID, c.LABEL)))
 
     def vectors(self) -> DataFrame | None:
         """(user_idx, vector), or (user_idx, rows, weights), of an index whose queries bring their own."""
@@ -85,13 +118,15 @@ class Scoring:
         return [one.name for one in store.read_facts(self.folder).fields if one.side == "event"]
 
     def _queries(self) -> DataFrame:
-        """(user_idx, user_id, history array<int>[, candidates array<int>][, what the index has of a query])."""
-        known = F.when(F.col(c.PART).isin(*c.BEFORE[self.part]), F.col(c.ITEM_IDX))  # null, which collect_list leaves out, for later parts
+        """(user_idx, user_id, history array<int>[, history_values array<float>][, candidates array<int>][, what the index has of one])."""
+        entry = F.struct(F.col(c.ITEM_IDX).alias(HISTORY), F.col(c.VALUE).cast("float").alias(VALUES))
+        known = F.when(F.col(c.PART).isin(*c.BEFORE[self.part]), entry)  # null, which collect_list leaves out, for later parts
         users = self.events().repartition(self._tasks(), c.USER_IDX).groupBy(c.USER_IDX).agg(
-            F.first(c.USER_ID).alias(c.USER_ID), F.collect_list(known).alias(HISTORY), F.max(F.col(c.PART) == self.part).alias("_scored"))
+            F.first(c.USER_ID).alias(c.USER_ID), F.collect_list(known).alias("known"), F.max(F.col(c.PART) == self.part).alias("_scored"))
         if self.ctx.inputs[self.source].summary.get("users_held_out"):
             users = users.where(F.col("_scored"))
-        columns = [c.USER_IDX, c.USER_ID, HISTORY]
+        columns = [c.USER_IDX, c.USER_ID, HISTORY, *([VALUES] if self.profiles_by() else [])]
+        users = users.withColumns({name: F.col("known").getField(name) for name in columns if name in (HISTORY, VALUES)})
         if self.candidates is not None:
             users = users.join(self._offered(self.candidates), on=c.USER_ID, how="inner")
             columns.append(CANDIDATES)
@@ -129,10 +164,12 @@ class Scoring:
 @contextmanager
 def arrow_batches(ctx: Context) -> Iterator[None]:
     """Arrow batches of the size that the scorer likes, while lists or predictions are computed."""
-    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    before = ctx.spark.conf.get(name)
-    ctx.spark.conf.set(name, str(BATCH_ROWS))
+    wanted = {"spark.sql.execution.arrow.maxRecordsPerBatch": BATCH_ROWS, "spark.sql.execution.arrow.maxBytesPerBatch": BATCH_BYTES}
+    before = {name: ctx.spark.conf.get(name) for name in wanted}
     try:
+        for name, value in wanted.items():
+            ctx.spark.conf.set(name, str(value))
         yield
     finally:
-        ctx.spark.conf.set(name, str(before))
+        for name, earlier in before.items():
+            ctx.spark.conf.set(name, str(earlier))

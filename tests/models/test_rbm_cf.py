@@ -12,6 +12,7 @@ import torch
 from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.models import registry
 from recsys_spark.models.base import Context, Query, Sizes
+from recsys_spark.models.profile.rbm_cf import RbmCf
 from tests.models import worlds
 from tests.models.test_autorec_user import closed
 
@@ -125,6 +126,13 @@ def test_a_rating_outside_the_scale_is_named(value):
 def test_a_step_that_does_not_divide_the_range_is_refused():
     with pytest.raises(ConfigError, match=r"config.step of rbm_cf: found 0.4; expected a part of the range 1 to 2"):
         tiny(step=0.4)
+
+
+def test_by_item_it_has_a_unit_for_each_user_and_cannot_rank():
+    model = tiny(by="item")
+    assert model.visible_bias.shape == (10, 2) and RbmCf.by_of({"by": "item"}) == "item" and RbmCf.by_of({}) == "user"
+    with pytest.raises(ConfigError, match="ranking by rbm_cf by item: found a model of items' profiles"):
+        model.score(Query(torch.tensor([1]), worlds.ragged([[1]])))
 
 
 def test_what_training_never_met_is_predicted_the_mean():

@@ -90,6 +90,28 @@ def test_profile_holds_one_row_a_user_of_positive_events(steps: Steps) -> None:
     assert lists(place, shards, "targets") == grouped([row for row in split_rows(steps, "valid") if row[2] >= 3])
 
 
+@pytest.mark.parametrize("by", ["user", "item"])
+def test_rating_profiles_hold_what_is_known_beside_what_is_held(steps: Steps, by: str) -> None:
+    """In train every training rating, in valid every held one beside the training profile of the same user or item."""
+    steps.run(by, export_shards, source="prepare", layout="profile", by=by)
+    place = folder(steps, by)
+    shards = shardset.load(place, digests=True)
+    mine, other = ("user_idx", "item_idx") if by == "user" else ("item_idx", "user_idx")
+    turned = {part: sorted((user, item, value) if by == "user" else (item, user, value) for user, item, value in split_rows(steps, part))
+              for part in ("train", "valid")}
+
+    def entries(rows: list[dict[str, Any]], index: str, value: str) -> list[tuple[int, int, float]]:
+        return [(row[mine], i, v) for row in sorted(rows, key=lambda row: row[mine]) for i, v in zip(row[index], row[value], strict=True)]
+
+    train, valid = (read(place, shards, part).to_pylist() for part in ("train", "valid"))
+    assert shards.by == by and list(shards.parts) == ["train", "valid"] and shards.statistics["label_count"] == len(turned["train"])
+    assert entries(train, other, "value") == turned["train"] and all(not row["held_idx"] for row in train)
+    assert entries(valid, "held_idx", "held_value") == turned["valid"]
+    asked = {row[mine] for row in valid}
+    assert entries(valid, other, "value") == [row for row in turned["train"] if row[0] in asked]
+    assert export_shards.plan(steps.context(by), export_shards.Job(source="prepare", layout="profile", by=by))["rows"] >= len(train)
+
+
 def test_pairs_hold_each_positive_once_and_no_label(steps: Steps) -> None:
     place = folder(steps, "pairs")
     shards = shardset.load(place, digests=True)
@@ -131,6 +153,12 @@ def test_what_cannot_be_exported_leaves_the_older_set(steps: Steps) -> None:
 def test_workers_that_do_not_divide_the_shards_are_refused() -> None:
     with pytest.raises(ValidationError, match="num_workers 3 must divide virtual_shards 64"):
         export_shards.Job(source="prepare", num_workers=3)
+
+
+def test_profiles_of_items_need_values() -> None:
+    for job in ({"layout": "profile", "label": "one"}, {"layout": "pointwise"}):
+        with pytest.raises(ValidationError, match="by: item is for layout profile with label value"):
+            export_shards.Job(source="prepare", by="item", **job)  # type: ignore[arg-type]
 
 
 def test_the_plan_tells_the_rows_and_starts_nothing(steps: Steps) -> None:

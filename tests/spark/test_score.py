@@ -39,10 +39,14 @@ def parts(steps: Chain, prepared: str) -> dict[tuple[str, str], str]:
 
 
 def deep(steps: Chain, step: str, model: str, prepared: str) -> Run:
-    """A train_deep run by hand: a model with random weights, in a checkpoint where training leaves one."""
+    """A train_deep run by hand: a model with random weights, none of them zero, in a checkpoint where training leaves one."""
     facts, folder = steps.done[prepared].summary, steps.root / "runs" / step
-    sizes = Sizes(facts["num_users"], facts["num_items"], {"label_mean": 3.0, "label_min": 1.0, "label_max": 5.0})
-    store.save(folder / "checkpoints" / "best", registry.build(model, {}, sizes, seed=1), model)
+    sizes = Sizes(facts["num_users"], facts["num_items"], {"label_count": 50.0, "label_mean": 3.0, "label_min": 1.0, "label_max": 5.0})
+    made, draw = registry.build(model, {}, sizes, seed=1), torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(0.2 * torch.randn(weight.shape, generator=draw))
+    store.save(folder / "checkpoints" / "best", made, model)
     steps.done[step] = steps.done[prepared].model_copy(update={
         "run_id": f"{step}-1", "step": step, "stage": "train_deep", "upstream": {prepared: f"{prepared}-1"}, "config": {},
         "run_dir": str(folder), "summary": {"model": model, "checkpoint": "checkpoints/best"}})

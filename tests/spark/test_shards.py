@@ -12,7 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from recsys_spark.core.errors import ShardError
-from recsys_spark.etl import shard_writer, shards, side
+from recsys_spark.etl import layouts, shard_writer, shards, side
 from recsys_spark.etl.layouts import LAYOUTS
 from recsys_spark.etl.shard_writer import PART, SHARD, Target
 
@@ -112,6 +112,17 @@ def test_a_profile_is_sorted_and_keeps_the_latest_event(spark: SparkSession) -> 
     events = spark.createDataFrame([(2, 9, 1, 1.0), (2, 4, 5, 2.0), (2, 9, 7, 3.0), (1, 5, 1, 4.0), (2, 9, 3, 5.0)], EVENTS)
     rows = LAYOUTS["profile"].build(events, "value").rows.collect()
     assert sorted((row["user_idx"], row["item_idx"], row["value"]) for row in rows) == [(1, [5], [4.0]), (2, [4, 9], [2.0, 3.0])]
+
+
+def test_one_of_whom_nothing_is_known_has_an_empty_profile(spark: SparkSession) -> None:
+    """Item 7 is new in valid; item 9 was rated twice by user 2 before, and twice in valid: the latest is known, both are held."""
+    events = spark.createDataFrame([(2, 9, 1, 1.0, "train"), (2, 9, 7, 3.0, "train"), (1, 4, 2, 2.0, "train"), (2, 9, 8, 4.0, "valid"),
+                                    (2, 9, 9, 5.0, "valid"), (1, 7, 9, 2.0, "valid"), (1, 4, 9, 1.0, "test")], EVENTS + ", part string")
+    layout = layouts.of("profile", "value", "item")
+    found = {part: {row["item_idx"]: tuple(row[name] for name in ("user_idx", "value", "held_idx", "held_value"))
+                    for row in layouts.rows(layout, events, part, "value").rows.collect()} for part in ("train", "valid")}
+    assert found == {"train": {9: ([2], [3.0], [], []), 4: ([1], [2.0], [], [])},
+                     "valid": {9: ([2], [3.0], [2, 2], [4.0, 5.0]), 7: ([], [], [1], [2.0])}}
 
 
 def test_a_pair_counts_once_however_often_it_met(spark: SparkSession) -> None:

@@ -25,7 +25,7 @@ from recsys_spark.models.base import Context, Model, Profile, Query, Ragged, Siz
 from recsys_spark.models.profile.autorec_item import cannot_rank
 from recsys_spark.nn import profiles
 
-_ENTRIES = 8192  # held entries predicted at once: as many rows of K * H weights
+_CELLS = 1 << 22  # numbers held at once while many ratings are predicted
 
 
 class _Entries(NamedTuple):
@@ -99,37 +99,29 @@ class RbmCf(Model):
         nearest = self.low + round((self.mean - self.low) / self.config.step) * self.config.step
         values = query.values if query.values is not None else torch.full_like(query.history.values, nearest, dtype=self.weight.dtype)
         hidden = self._hidden(self._entries(query.history, values)).sigmoid()
-        width, block = len(self.visible_bias), max(1, (1 << 22) // self.weight.shape[0])
-        made = [self._expected(part, torch.arange(width, device=hidden.device).expand(len(part), -1)) for part in hidden.split(block)]
-        whole = torch.cat(made) if len(hidden) else hidden.new_zeros(0, width)
+        blocks = hidden.split(max(1, _CELLS // len(self.weight)))
+        whole = torch.cat([self._expected(self._all(block), self.visible_bias) for block in blocks])
         if items is None:
             return whole
         return whole[:, items] if items.dim() == 1 else whole.gather(1, items)
 
     def predict(self, batch: Profile) -> dict[str, Tensor]:
         hidden = self._hidden(self._entries(batch.items, batch.values)).sigmoid()  # (B, H)
-        row, held, found = profiles.rows(batch.held), batch.held.values.long(), []
-        for start in range(0, len(held), _ENTRIES):
-            part = slice(start, start + _ENTRIES)
-            found.append(self._expected(hidden[row[part]], held[part, None])[:, 0])
-        return {"rating": torch.cat(found) if found else hidden.new_zeros(0)}
+        weight, found = self.weight.view(-1, self.num_levels, hidden.shape[1]), []
+        block = max(1, _CELLS // (self.num_levels * hidden.shape[1]))
+        for row, held in zip(profiles.rows(batch.held).split(block), batch.held.values.long().split(block), strict=True):
+            inputs = torch.einsum("eh,ekh->ek", hidden[row], weight[held])
+            found.append(self._expected(inputs, self.visible_bias[held]))
+        return {"rating": torch.cat(found)}
 
-    def _expected(self, hidden: Tensor, items: Tensor) -> Tensor:
-        """The expected rating of `items` (B, C), (B, C): sum over k of its value times equation 1; where never met, the training mean."""
-        if items.shape[1] == len(self.visible_bias):
-            inputs = self._all(hidden) + self.visible_bias  # (B, I + 1, K)
-        else:
-            inputs = torch.einsum("bh,bckh->bck", hidden, self._weights(items)) + self.visible_bias[items]
+    def _expected(self, inputs: Tensor, bias: Tensor) -> Tensor:
+        """What the units (..., K) get, and their bias -> expected ratings (...), by equation 1; of items never met, the training mean."""
         values = self.low + self.config.step * torch.arange(self.num_levels, dtype=inputs.dtype, device=inputs.device)
-        met = (self.visible_bias != 0).any(1)[items]
-        return torch.where(met, inputs.softmax(-1) @ values, self.mean)
+        return torch.where((bias != 0).any(-1), (inputs + bias).softmax(-1) @ values, self.mean)
 
     def _all(self, hidden: Tensor) -> Tensor:
         """What the units of all items get from the hidden ones, (B, I + 1, K)."""
         return (hidden @ self.weight.T).view(len(hidden), len(self.visible_bias), self.num_levels)
-
-    def _weights(self, items: Tensor) -> Tensor:
-        return self.weight.view(-1, self.num_levels, self.weight.shape[1])[items]  # (..., K, H)
 
     def _entries(self, items: Ragged, values: Tensor) -> _Entries:
         """Raises DataError for a rating that is no level."""
