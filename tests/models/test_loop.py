@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pydantic import ValidationError
 
 from recsys_spark.core import columns
 from recsys_spark.core.errors import ConfigError, ShardError
@@ -92,13 +93,25 @@ def test_clipping_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adagrad"])
 def test_every_optimiser_comes_back_from_its_state(name: str, rows: tuple[Path, Any], tmp_path: Path) -> None:
-    made = training.job(tmp_path / "run", *rows, optim={"name": name, "lr": 0.05, "weight_decay": 0.01, "clip_norm": 1.0}, epochs=2)
-    whole = training.job(tmp_path / "whole", *rows, optim={"name": name, "lr": 0.05, "weight_decay": 0.01, "clip_norm": 1.0}, epochs=2)
+    settings = {"name": name, "lr": 0.05, "weight_decay": 0.01, "clip_norm": 1.0, "momentum": 0.9 if name == "sgd" else 0.0}
+    made, whole = (training.job(tmp_path / folder, *rows, optim=settings, epochs=2) for folder in ("run", "whole"))
     training.train_here(whole)
     stopper = iter([False] * 17 + [True] * 100)
     assert training.train_here(made, stop=lambda: next(stopper)) is None
     assert training.train_here(made) is not None
     assert training.difference(training.weights(tmp_path / "run"), training.weights(tmp_path / "whole")) == 0.0
+
+
+def test_momentum_by_hand() -> None:
+    """As in test_two_steps_by_hand, half of the first step's gradient of 6 goes into the second: w = .94 - .01 (-3.18 + 3)."""
+    line = Line(False)
+    settings = training.Train(optim={"name": "sgd", "lr": 0.01, "momentum": 0.5}).optim  # type: ignore[arg-type]
+    stepper = step.Stepper(line, optim.build(settings, line.parameter_groups()), workers.Workers(), clip_norm=0.0)  # type: ignore[arg-type]
+    stepper((_numbers(1, 2), _numbers(0, 0)), Context(), stop=False)  # type: ignore[arg-type]
+    stepper((_numbers(1), _numbers(3)), Context(), stop=False)  # type: ignore[arg-type]
+    assert line.w.item() == pytest.approx(0.9418, abs=1e-12)
+    with pytest.raises(ValidationError, match="momentum is a setting of sgd, not of adam"):
+        training.Train(optim={"momentum": 0.5})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("model", "layout"), [("mf_bias", "rows"), ("neumf", "rows"), ("multi_vae", "profiles"), ("bpr_mf", "pairs")])

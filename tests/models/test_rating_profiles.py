@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from recsys_spark.models.base import Profile, Ragged
+from recsys_spark.models import store
+from recsys_spark.models.base import Profile, Query, Ragged
+from recsys_spark.scoring import scorer, worker
 from recsys_spark.train import collate
 from recsys_spark.train.loop import Loop
 from recsys_spark.train.reader import Reader
 from recsys_spark.train.workers import Workers
 from tests import shardsets, training
+from tests.models import worlds
 
 
 @pytest.fixture(scope="module", params=["user", "item"])
@@ -77,3 +81,39 @@ def test_rows_of_a_batch_are_taken_with_what_is_held() -> None:
     assert (second.user.tolist(), second.items.values.tolist(), second.values.tolist()) == ([5], [9], [3.0])
     assert (second.held.offsets.tolist(), second.held.values.tolist(), second.held_values.tolist()) == ([0, 2], [2, 3], [5.0, 6.0])
     assert Profile(batch.user, batch.items, batch.values, batch.row).held.offsets.tolist() == [0, 0, 0]
+
+
+def arrow(**columns: list[Any]) -> pa.RecordBatch:
+    kinds = {"user_idx": pa.int32(), "item_idx": pa.int32(), "history": pa.list_(pa.int32()), "history_values": pa.list_(pa.float32()),
+             "held_idx": pa.list_(pa.int32()), "row_key": pa.list_(pa.string())}
+    return pa.RecordBatch.from_arrays([pa.array(values, kinds[name]) for name, values in columns.items()], names=list(columns))
+
+
+@pytest.mark.parametrize(("name", "own"), [("autorec_user", "user_idx"), ("autorec_item", "item_idx"), ("rbm_cf", "user_idx")])
+def test_a_worker_gives_a_row_for_each_held_entry(name: str, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in blocks of any size; a row without history, and entries that came after the training (99), among them."""
+    model = worlds.stirred(name, {}).float()
+    store.save(tmp_path, model, name)
+    batch = arrow(**{own: [4, 9, 90], "history": [[3, 99, 7], [], [2]], "history_values": [[5.0, 1.0, 2.0], [], [4.0]],
+                     "held_idx": [[1, 2], [99], [3]], "row_key": [["a", "b"], ["c"], ["d"]]})
+    settings = worker.Settings(str(tmp_path), k=1, seed=1, passed=("row_key",))
+    made = []
+    for cells in (scorer.CELLS, 1):
+        monkeypatch.setattr(scorer, "CELLS", cells)
+        made.append(next(worker.predict_batches(settings, iter([batch]))))
+    assert made[0].equals(made[1]) and made[0].column("row_key").to_pylist() == ["a", "b", "c", "d"]
+    profile = Profile(torch.tensor([4, 9, 90]), worlds.ragged([[3, 0, 7], [], [2]]), torch.tensor([5.0, 1.0, 2.0, 4.0]), torch.arange(3),
+                      worlds.ragged([[1, 2], [0], [3]]), torch.zeros(4))
+    assert made[0].column("prediction").to_pylist() == pytest.approx(model.predict(profile)["rating"].tolist(), abs=1e-6)
+
+
+def test_a_list_is_ranked_with_what_was_thought_of_the_history(tmp_path: Path) -> None:
+    model = worlds.stirred("autorec_user", {}).float()
+    store.save(tmp_path, model, "autorec_user")
+    liked, disliked = (arrow(user_idx=[4], history=[[3, 7]], history_values=[values]) for values in ([5.0, 5.0], [1.0, 1.0]))
+    made = scorer.load(tmp_path, k=3, seed=1)
+    for batch, values in ((liked, [5.0, 5.0]), (disliked, [1.0, 1.0])):
+        scores = model.score(Query(torch.tensor([4]), worlds.ragged([[3, 7]]), torch.tensor(values)))[0]
+        scores[[0, 3, 7]] = -torch.inf
+        with torch.inference_mode():
+            assert made.rank(batch).column("item_idx").to_pylist() == [scores.topk(3).indices.tolist()]

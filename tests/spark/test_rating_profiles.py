@@ -47,7 +47,7 @@ def test_ratings_from_profiles(steps: Chain, by: str) -> None:
         row = rows[f"{event.user_id}|{event.item_id}|{event.ts}"]
         assert row.label == event.value and row.value == pytest.approx(model.predict(profile)["rating"].item(), abs=1e-5)
     assert run.summary["cold"] == cold and run.summary["fallback"] == f"what is known of the {'item' if by == 'user' else 'user'} alone"
-    assert len({row.value for row in rows.values()}) > 10
+    assert len({row.value for row in rows.values()}) > 5
 
 
 def test_a_model_of_users_profiles_ranks_by_ratings_and_one_of_items_refuses(steps: Chain) -> None:
