@@ -81,8 +81,8 @@ def manifest(layout_name: Any, layout: Layout, parts: dict[str, Part], statistic
              features: Sequence[Feature] = ()) -> ShardSet:
     """The sealed contract; writing it as `manifest.json` is what makes the set whole."""
     return sealed(ShardSet(layout=layout_name, by=layout.by, columns=layout.columns, parts=parts, virtual_shards=virtual_shards,
-                           num_users=num_users, num_items=num_items, side=side, statistics=statistics, features=tuple(features), split=split,
-                           table_versions=table_versions))
+                           num_users=num_users, num_items=num_items, side=side, statistics=statistics, features=tuple(features),
+                           split=split, table_versions=table_versions))
 
 
 def _hash(made: Rows, seed: int) -> Expression:
