@@ -102,10 +102,10 @@ def test_a_worker_gives_a_row_for_each_held_entry(name: str, own: str, tmp_path:
         monkeypatch.setattr(scorer, "CELLS", cells)
         made.append(next(worker.predict_batches(settings, iter([batch]))))
     one, other = (batch.column("prediction").to_pylist() for batch in made)
-    assert one == pytest.approx(other, abs=1e-6) and made[0].column("row_key").to_pylist() == ["a", "b", "c", "d"]
+    assert one == pytest.approx(other, abs=1e-4) and made[0].column("row_key").to_pylist() == ["a", "b", "c", "d"]
     profile = Profile(torch.tensor([4, 9, 90]), worlds.ragged([[3, 0, 7], [], [2]]), torch.tensor([5.0, 1.0, 2.0, 4.0]), torch.arange(3),
                       worlds.ragged([[1, 2], [0], [3]]), torch.zeros(4))
-    assert made[0].column("prediction").to_pylist() == pytest.approx(model.predict(profile)["rating"].tolist(), abs=1e-6)
+    assert made[0].column("prediction").to_pylist() == pytest.approx(model.predict(profile)["rating"].tolist(), abs=1e-4)
 
 
 def test_a_list_is_ranked_with_what_was_thought_of_the_history(tmp_path: Path) -> None:
