@@ -58,7 +58,7 @@ def test_notebook_is_widgets_one_call_and_display(notebook: Path) -> None:
     assert text.count("pipeline.run(") == 1
     assert "display(" in text.split("# COMMAND ----------")[-1]
     stages = set(re.findall(r"job\.stage in (\(.+?\))", text))
-    assert stages
+    assert stages or "pipeline.run(plan, list(known.values())" in text, "it runs the steps of some stages, or all"
     assert all(stage in STAGES for group in stages for stage in ast.literal_eval(group))
 
 
