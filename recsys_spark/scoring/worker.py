@@ -12,7 +12,8 @@ import torch
 from recsys_spark.core import columns as c
 from recsys_spark.models import store
 from recsys_spark.scoring import index as indices
-from recsys_spark.scoring.scorer import COLD, FOLDED, PREDICTION, Scorer, load, own_vector
+from recsys_spark.scoring.queries import COLD, FOLDED, PREDICTION, Scorer, own_vector
+from recsys_spark.scoring.scorer import load
 
 
 def written(path: str | Path) -> int:

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import ConfigError, DataError, nearest
 from recsys_spark.metrics import ranking, rating
-from recsys_spark.scoring.scorer import PREDICTION
+from recsys_spark.scoring.queries import PREDICTION
 from recsys_spark.stages.context import Context
 from recsys_spark.stages.scored import Scoring, arrow_batches
 

@@ -21,7 +21,7 @@ from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.etl import layouts
 from recsys_spark.models import registry
 from recsys_spark.scoring import index, scorer
-from recsys_spark.scoring.scorer import COLD, FOLDED, PREDICTION
+from recsys_spark.scoring.queries import CELLS, COLD, FOLDED, PREDICTION
 from recsys_spark.stages import context
 from recsys_spark.stages.context import Context, OptionalRef, Outcome, Ref
 from recsys_spark.stages.scored import Scoring, arrow_batches
@@ -63,7 +63,7 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     model, prepared = _check(ctx, job), ctx.inputs[job.source].summary
     if _task(job, model) != "ranking":
         return {"model": model.summary["model"], "predictions": int(prepared[job.part])}
-    told = {"model": model.summary["model"], "worker_bytes": 600_000_000 + scorer.CELLS * 12}
+    told = {"model": model.summary["model"], "worker_bytes": 600_000_000 + CELLS * 12}
     if job.candidates is not None:
         offered = ctx.inputs[job.candidates].summary
         return told | {"queries": int(offered["queries"]), "rows": int(offered["rows"])}

@@ -24,7 +24,7 @@ from recsys_spark.core import seeds
 from recsys_spark.etl import features, layouts
 from recsys_spark.models import registry, store
 from recsys_spark.scoring import index, worker
-from recsys_spark.scoring.scorer import CANDIDATES, COLD, FOLDED, HISTORY, PREDICTION, VALUES
+from recsys_spark.scoring.queries import CANDIDATES, COLD, FOLDED, HISTORY, PREDICTION, VALUES
 from recsys_spark.stages.context import Context
 
 BATCH_ROWS = 4096  # of an Arrow batch: with histories of some hundred items a few MB

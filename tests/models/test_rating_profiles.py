@@ -12,7 +12,7 @@ import torch
 
 from recsys_spark.models import store
 from recsys_spark.models.base import Profile, Query, Ragged
-from recsys_spark.scoring import scorer, worker
+from recsys_spark.scoring import model_scorer, scorer, worker
 from recsys_spark.train import collate
 from recsys_spark.train.loop import Loop
 from recsys_spark.train.reader import Reader
@@ -98,8 +98,8 @@ def test_a_worker_gives_a_row_for_each_held_entry(name: str, own: str, tmp_path:
                      "held_idx": [[1, 2], [99], [3]], "row_key": [["a", "b"], ["c"], ["d"]]})
     settings = worker.Settings(str(tmp_path), k=1, seed=1, passed=("row_key",))
     made = []
-    for cells in (scorer.CELLS, 1):
-        monkeypatch.setattr(scorer, "CELLS", cells)
+    for cells in (model_scorer.CELLS, 1):
+        monkeypatch.setattr(model_scorer, "CELLS", cells)
         made.append(next(worker.predict_batches(settings, iter([batch]))))
     one, other = (batch.column("prediction").to_pylist() for batch in made)
     assert one == pytest.approx(other, abs=1e-4) and made[0].column("row_key").to_pylist() == ["a", "b", "c", "d"]

@@ -16,7 +16,7 @@ from recsys_spark.core.contracts import Index
 from recsys_spark.core.errors import CheckpointError, RecsysError
 from recsys_spark.models import registry, store
 from recsys_spark.models.base import Query, Ragged, Sizes
-from recsys_spark.scoring import scorer, worker
+from recsys_spark.scoring import queries, worker
 from recsys_spark.scoring.scorer import load
 from recsys_spark.scoring.worker import Settings, predict_batches, rank_batches
 from tests.models import worlds
@@ -141,7 +141,7 @@ def test_rows_of_the_answer_do_not_depend_on_the_block(tmp_path: Path, monkeypat
     made = load(tmp_path, k=5, seed=1)
     with torch.inference_mode():
         whole = made.rank(batch)
-        monkeypatch.setattr(scorer, "CELLS", 200)
+        monkeypatch.setattr(queries, "CELLS", 200)
         assert made.rank(batch).column("item_idx").equals(whole.column("item_idx"))
 
 

@@ -1,0 +1,146 @@
+"""The scorers of index artefacts (contracts.Index), one a kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from scipy.sparse import vstack
+from torch import Tensor
+
+from recsys_spark.core import columns as c
+from recsys_spark.core.errors import CheckpointError
+from recsys_spark.models.base import Ragged
+from recsys_spark.scoring import index as indices
+from recsys_spark.scoring.dot import DotIndex
+from recsys_spark.scoring.fold_in import FoldIn
+from recsys_spark.scoring.lists import ragged
+from recsys_spark.scoring.queries import CELLS, HISTORY, OFFSET, ROWS, VECTOR, WEIGHTS, Scorer, own_vector
+from recsys_spark.scoring.sparse import SparseIndex
+from recsys_spark.scoring.topk import TopK, select
+
+
+class DotScorer(Scorer):
+    """Factors: the query's vector, or the index's constant one, times the items'."""
+
+    def __init__(self, folder: Path, k: int, seed: int, fallback: Tensor | None) -> None:
+        facts = indices.facts(folder)
+        self.facts, self.model, self.num_items = facts, facts.model, facts.num_items
+        columns = facts.num_items + 1
+        own = indices.array(folder, facts.fallback_scores, (columns,)) if facts.fallback_scores else fallback
+        super().__init__(k, seed, torch.zeros(columns) if own is None else own)
+        self.items = indices.array(folder, facts.items, (columns, facts.dim))
+        self.bias = indices.array(folder, facts.bias, (columns,)) if facts.bias else None
+        self.dot = DotIndex(self.items, self.bias, facts.model)
+        self.fold_in = FoldIn(facts.fold_in, self.items, indices.gram(folder, facts), facts.model) if facts.fold_in else None
+
+    def _rows(self, block: int) -> int:
+        return 1 << 20  # DotIndex makes its own blocks
+
+    def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
+        if self.facts.constant:
+            return torch.zeros(len(user), dtype=torch.bool)
+        cold = ~own_vector(batch)
+        if self.fold_in is not None:
+            cold[cold.clone()] = ~self.fold_in.reaches(select(history, cold.nonzero()[:, 0]))
+        return cold
+
+    def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
+        return self.dot.top_k(self._vectors(batch, rows), user, history, self.k, self.seed)
+
+    def _score(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor) -> Tensor:
+        # Added along the last dimension, in one order wherever an item stands: items that are equal get equal scores, and are seen to tie.
+        scores = (self.items[items] * self._vectors(batch, rows)[:, None]).sum(-1)
+        return scores if self.bias is None else scores + self.bias[items]
+
+    def _vectors(self, batch: pa.RecordBatch, rows: Tensor) -> Tensor:
+        if self.facts.constant:
+            return torch.tensor(self.facts.constant).expand(len(rows), -1)
+        column = batch.column(VECTOR)
+        flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        warm = len(column) - column.null_count
+        if len(flat) != warm * self.facts.dim:
+            raise CheckpointError(f"vectors of {self.model}", found=f"{len(flat)} numbers for {warm} queries",
+                                  expected=f"{self.facts.dim} each", remedy="run the step that wrote the index again")
+        made = torch.from_numpy(flat).view(warm, self.facts.dim)
+        if warm == len(rows) == len(column):
+            return made
+        own = own_vector(batch)
+        found = torch.zeros(len(column), self.facts.dim)
+        found[own] = made
+        if self.fold_in is not None:
+            missing = rows[~own[rows]]
+            found[missing] = self.fold_in.vectors(select(ragged(batch.column(HISTORY)), missing))
+        return found[rows]
+
+    def predict(self, batch: pa.RecordBatch) -> pa.Array:
+        item = torch.from_numpy(batch.column(c.ITEM_IDX).to_numpy().astype(np.int64))
+        item = item * (item <= self.num_items)
+        cold = self._cold(batch, item, Ragged(item, item))
+        warm = (~cold).nonzero()[:, 0]
+        values = self.fallback[item].double()
+        found = (self._vectors(batch, warm).double() * self.items[item[warm]].double()).sum(1)
+        values[warm] = found if self.bias is None else found + self.bias[item[warm]].double()
+        return pa.array(values.clamp(self.facts.low, self.facts.high).numpy() if self.facts.low is not None else values.numpy())
+
+
+class SparseScorer(Scorer):
+    """Weighted rows of one matrix: the query's own, or those of its history."""
+
+    def __init__(self, folder: Path, k: int, seed: int, fallback: Tensor | None) -> None:
+        facts = indices.facts(folder)
+        self.model, self.num_items, self.own_rows, self.history = facts.model, facts.num_items, bool(facts.queries), facts.history
+        own = indices.array(folder, facts.fallback_scores, (facts.num_items + 1,)) if facts.fallback_scores else fallback
+        super().__init__(k, seed, torch.zeros(facts.num_items + 1) if own is None else own)
+        self.index = SparseIndex(indices.matrix(folder, facts), facts.num_items, facts.model)
+        self.facts = facts
+        self.bias = indices.array(folder, facts.bias, (facts.num_items + 1,)).numpy() if facts.bias else None
+
+    def _rows(self, block: int) -> int:
+        return 1 << 20  # SparseIndex makes its own blocks
+
+    def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
+        cold = ~self.index.reaches(ragged(batch.column(ROWS)) if self.own_rows else history)
+        if self.history:
+            cold[cold.clone()] = ~self.index.reaches(select(history, cold.nonzero()[:, 0]))
+        return cold
+
+    def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
+        return self.index.top_k(self._pairs(batch, rows, history), user, history, self.k, self.seed)
+
+    def _score(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor) -> Tensor:
+        pairs = self._pairs(batch, rows, history)
+        blocks = torch.arange(len(rows)).split(max(1, CELLS // (self.num_items + 1)))
+        return torch.cat([self.index.scores(pairs[block.numpy()]).gather(1, items[block]) for block in blocks])
+
+    def predict(self, batch: pa.RecordBatch) -> pa.Array:
+        """A user's rows of the batch are met with the matrix together. A user without `offset` gets the item's own value."""
+        if self.facts.dampen is None or self.bias is None:
+            return super().predict(batch)
+        item = batch.column(c.ITEM_IDX).to_numpy(zero_copy_only=False).astype(np.int64)
+        item = item * (item <= self.num_items)
+        offset = batch.column(OFFSET).to_numpy(zero_copy_only=False).astype(np.float64)  # NaN: none
+        _, first, user = np.unique(batch.column(c.USER_IDX).to_numpy(zero_copy_only=False), return_index=True, return_inverse=True)
+        mine = batch.take(pa.array(first))
+        pairs = self.index.pairs(ragged(mine.column(ROWS)), mine.column(WEIGHTS).flatten().to_numpy(zero_copy_only=False))
+        order = np.argsort(user, kind="stable")
+        departure = np.zeros(len(item))
+        departure[order] = self.index.means(pairs, user[order], item[order], self.facts.dampen)
+        values = self.bias[item].astype(np.float64) + np.nan_to_num(offset) + departure
+        return pa.array(values.clip(self.facts.low, self.facts.high))
+
+    def _pairs(self, batch: pa.RecordBatch, rows: Tensor, history: Ragged) -> Any:
+        """Rows of the matrix and their weights: scipy CSR (B, num_rows + 1)."""
+        if not self.own_rows:
+            return self.index.pairs(history)
+        weights = batch.column(WEIGHTS).flatten().to_numpy(zero_copy_only=False)
+        brought = ragged(batch.column(ROWS))
+        own = self.index.pairs(brought, weights)[rows.numpy()]
+        if not self.history or not len(missing := (~self.index.reaches(brought)[rows]).nonzero()[:, 0]):
+            return own
+        order = np.arange(len(rows))
+        order[missing.numpy()] = len(rows) + np.arange(len(missing))
+        return vstack([own, self.index.pairs(select(history, missing))], format="csr")[order]
