@@ -112,7 +112,8 @@ def _predict(ctx: Context, job: Job, model: Run, scoring: Scoring) -> tuple[dict
         raise DataError(f"split {scoring.split}, part {job.part}", found="no rows", expected="at least one",
                         remedy="change the prepare step")
     other = "user" if scoring.profiles_by() == "item" else "item"
-    return {c.PREDICTIONS: version}, {"rows": written, "cold": _cold_rows(scoring), "fallback": f"what is known of the {other}, and of fields"}
+    fallback = f"what is known of the {other}, and of fields"
+    return {c.PREDICTIONS: version}, {"rows": written, "cold": _cold_rows(scoring), "fallback": fallback}
 
 
 def _cold_rows(scoring: Scoring) -> int:
