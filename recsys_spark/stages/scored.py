@@ -119,14 +119,17 @@ class Scoring:
 
     def _queries(self) -> DataFrame:
         """(user_idx, user_id, history array<int>[, history_values array<float>][, candidates array<int>][, what the index has of one])."""
-        entry = F.struct(F.col(c.ITEM_IDX).alias(HISTORY), F.col(c.VALUE).cast("float").alias(VALUES))
+        with_values = self.profiles_by() is not None
+        entry = F.struct(F.col(c.ITEM_IDX).alias(HISTORY), F.col(c.VALUE).cast("float").alias(VALUES)) if with_values else F.col(c.ITEM_IDX)
         known = F.when(F.col(c.PART).isin(*c.BEFORE[self.part]), entry)  # null, which collect_list leaves out, for later parts
         users = self.events().repartition(self._tasks(), c.USER_IDX).groupBy(c.USER_IDX).agg(
-            F.first(c.USER_ID).alias(c.USER_ID), F.collect_list(known).alias("known"), F.max(F.col(c.PART) == self.part).alias("_scored"))
+            F.first(c.USER_ID).alias(c.USER_ID), F.collect_list(known).alias(HISTORY), F.max(F.col(c.PART) == self.part).alias("_scored"))
         if self.ctx.inputs[self.source].summary.get("users_held_out"):
             users = users.where(F.col("_scored"))
-        columns = [c.USER_IDX, c.USER_ID, HISTORY, *([VALUES] if self.profiles_by() else [])]
-        users = users.withColumns({name: F.col("known").getField(name) for name in columns if name in (HISTORY, VALUES)})
+        columns = [c.USER_IDX, c.USER_ID, HISTORY]
+        if with_values:
+            columns.append(VALUES)
+            users = users.withColumns({name: F.col(HISTORY).getField(name) for name in (HISTORY, VALUES)})
         if self.candidates is not None:
             users = users.join(self._offered(self.candidates), on=c.USER_ID, how="inner")
             columns.append(CANDIDATES)
