@@ -193,7 +193,8 @@ def _settings(fitted: Sequence[Run]) -> str:
     space = dict((fitted[0].config.get("search") or {}).get("space") or {})
     if not space:
         return "not tuned"
-    chosen = [", ".join(f"{name} {_short(run.summary[name])}" for name in space) for run in fitted]
+    known = [run.summary | run.summary.get("chosen", {}) for run in fitted]  # `chosen` has settings of training too
+    chosen = [", ".join(f"{name} {_short(facts[name])}" for name in space if name in facts) for facts in known]
     edges = ", ".join(dict.fromkeys(str(run.summary["edges"]) for run in fitted if run.summary["edges"] != "none")) or "none"
     return f"{' / '.join(dict.fromkeys(chosen))}; {fitted[0].summary['trials']} trials, edges: {edges}"
 

@@ -108,7 +108,8 @@ def choose(ctx: Context, search: Search, metric: str, trial: Callable[[dict[str,
         logger.warning(log.fields(step=ctx.step, best_at_the_edge_of=",".join(at_edge), remedy="widen the search there"))
     ctx.lake.add_runs(_record(ctx, made) for made in done[:search.trials])
     facts = {"trials": len(done[:search.trials]), "sampler": search.sampler, "metric": metric, "valid": best["value"],
-             "edges": ",".join(at_edge) or "none", "search_s": round(sum(made["seconds"] for made in done[:search.trials]), 1)}
+             "chosen": dict(best["values"]), "edges": ",".join(at_edge) or "none",
+             "search_s": round(sum(made["seconds"] for made in done[:search.trials]), 1)}
     return dict(best["values"]), facts
 
 
