@@ -46,7 +46,8 @@ def test_ratings_from_profiles(steps: Chain, by: str) -> None:
                           torch.zeros(1, dtype=torch.int64), lists[1], torch.zeros(1))
         row = rows[f"{event.user_id}|{event.item_id}|{event.ts}"]
         assert row.label == event.value and row.value == pytest.approx(model.predict(profile)["rating"].item(), abs=1e-5)
-    assert run.summary["cold"] == cold and run.summary["fallback"] == f"what is known of the {'item' if by == 'user' else 'user'}, and of fields"
+    other_side = "item" if by == "user" else "user"
+    assert run.summary["cold"] == cold and run.summary["fallback"] == f"what is known of the {other_side}, and of fields"
     assert len({row.value for row in rows.values()}) > 5
 
 
