@@ -40,6 +40,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+class Two(workers.Workers):
+    """Two ranks that hold the same numbers; counts what they exchange."""
+
+    def __init__(self) -> None:
+        super().__init__(rank=0, size=2)
+        self.calls: list[int] = []
+
+    def _sum(self, flat: torch.Tensor) -> None:
+        self.calls.append(flat.numel())
+        flat.mul_(2)
+
+    def _copy(self, flat: torch.Tensor) -> None:
+        self.calls.append(flat.numel())
+
+
 def job(run_dir: Path, shards: Path, made: ShardSet, model: str = "mf_bias", *, seed: int = 1, engine: str = "auto", num_workers: int = 1,
         timeout_s: float = 60.0, config: dict[str, Any] | None = None, **train: Any) -> TrainJob:
     run_dir.mkdir(parents=True, exist_ok=True)

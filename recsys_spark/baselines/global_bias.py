@@ -9,7 +9,7 @@ Differs: solved by alternating between users and items, each exactly, until noth
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -39,24 +39,30 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     num_items = training.num_items
     ratings = training.events.select(c.USER_IDX, c.ITEM_IDX, c.VALUE).repartition(c.USER_IDX).persist()
     try:
-        low, high = ratings.agg(F.min(c.VALUE), F.max(c.VALUE)).collect()[0]
-        mean, expected, users, sweeps = fit(ratings, config, num_items)
-        queries = users.select(c.USER_IDX, F.array(F.col(BIAS).cast("float")).alias(artifact.VECTOR))
+        fitted = fit(ratings, config, num_items)
+        queries = fitted.users.select(c.USER_IDX, F.array(F.col(BIAS).cast("float")).alias(artifact.VECTOR))
         items = np.ones((num_items + 1, 1), dtype=np.float32)
         items[0] = 0.0
-        usual = expected.astype(np.float32)
-        artifact.write_dot(folder, model="global_bias", items=items, bias=usual, popularity=usual, queries=queries, limits=(low, high))
+        usual = fitted.expected.astype(np.float32)
+        artifact.write_dot(folder, model="global_bias", items=items, bias=usual, popularity=usual, queries=queries, limits=fitted.limits)
     finally:
         ratings.unpersist()
-    return {"mean": mean, "sweeps": sweeps}
+    return {"mean": fitted.mean, "sweeps": fitted.sweeps}
 
 
-def fit(ratings: DataFrame, config: Config, num_items: int) -> tuple[float, NDArray[np.float64], DataFrame, int]:
-    """(mean, what a user without a rating is predicted to give each item (I + 1,), (user_idx, bias), sweeps). Reads the ratings often."""
-    mean = ratings.agg(F.avg(c.VALUE)).collect()[0][0]
+class Fitted(NamedTuple):
+    mean: float
+    limits: tuple[float, float]  # the least and the greatest value
+    expected: NDArray[np.float64]  # (I + 1,): what a user without a rating is predicted to give; at 0 the mean
+    users: DataFrame  # (user_idx, bias)
+    sweeps: int
+
+
+def fit(ratings: DataFrame, config: Config, num_items: int) -> Fitted:
+    """ratings (user_idx, item_idx, value), which are read once a sweep."""
+    mean, low, high = ratings.agg(F.avg(c.VALUE), F.min(c.VALUE), F.max(c.VALUE)).collect()[0]
     item_bias, sweeps = _solve(ratings, mean, config, num_items)
-    expected = mean + item_bias  # at 0, and of an item without ratings, the mean
-    return mean, expected, _users(ratings, mean, item_bias, config), sweeps
+    return Fitted(mean, (low, high), mean + item_bias, _users(ratings, mean, item_bias, config), sweeps)
 
 
 def _solve(ratings: DataFrame, mean: float, config: Config, num_items: int) -> tuple[NDArray[np.float64], int]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recsys_spark.baselines import artifact, matrix, nearest, weighting
+from recsys_spark.baselines import artifact, matrix, nearest
 from recsys_spark.baselines.matrix import Rows
 from recsys_spark.baselines.similarity import Similarity
 from recsys_spark.baselines.training import Training
@@ -28,9 +28,7 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     """The index at `folder`: items x items, few a row. Queries are histories."""
     with matrix.scratch(folder) as work:
         users, items = matrix.interactions(training, work, values=config.values)
-        weighted = weighting.weighted(items, users, config)
-        done = weighted.product.work()
-        found = nearest.rows(training.events.sparkSession, weighted, config, done)
+        found, done = nearest.of(items, users, config, training.events.sparkSession)
         kept = matrix.write({"nearest": Rows(nearest.entries(found, turned=config.neighbours_of == "scored"), training.num_items)}, work)
         popularity = matrix.mapped(items).lengths
         facts = {"pairs": int(popularity.sum()), "multiplications": int(done.sum()), "entries": len(matrix.mapped(kept["nearest"]).data),

@@ -14,11 +14,18 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from recsys_spark.baselines import products, similarity
-from recsys_spark.baselines.artifact import ROWS, WEIGHTS
+from recsys_spark.baselines import products, similarity, weighting
+from recsys_spark.baselines.artifact import ROWS, WEIGHTS, Csr
 from recsys_spark.baselines.matrix import COLUMN, ENTRY, ROW
 from recsys_spark.baselines.similarity import Similarity
 from recsys_spark.baselines.weighting import Weighted
+
+
+def of(files: Csr, turned: Csr, config: Similarity, spark: SparkSession) -> tuple[DataFrame, NDArray[np.int64]]:
+    """(the nearest rows as `rows` gives them, multiplications for each row) of a matrix on disk and of the same one turned, weighted."""
+    weighted = weighting.weighted(files, turned, config)
+    work = weighted.product.work()
+    return rows(spark, weighted, config, work), work
 
 
 def rows(spark: SparkSession, weighted: Weighted, config: Similarity, work: NDArray[np.int64], tasks: int = 0) -> DataFrame:

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from pyspark.sql import functions as F
 
-from recsys_spark.baselines import artifact, global_bias, matrix, nearest, weighting
+from recsys_spark.baselines import artifact, global_bias, matrix, nearest
 from recsys_spark.baselines.matrix import ROW
 from recsys_spark.baselines.similarity import Similarity
 from recsys_spark.baselines.training import Training
@@ -53,9 +53,7 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
 def _lists(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     with matrix.scratch(folder) as work:
         users, items = matrix.interactions(training, work, values=config.values)
-        weighted = weighting.weighted(users, items, config)
-        done = weighted.product.work()
-        found = nearest.rows(training.events.sparkSession, weighted, config, done)
+        found, done = nearest.of(users, items, config, training.events.sparkSession)
         popularity = matrix.mapped(items).lengths
         queries = found.select(F.col(ROW).alias(c.USER_IDX), artifact.ROWS, artifact.WEIGHTS)
         artifact.write_sparse(folder, model="user_knn", num_rows=training.num_users, matrix=users, queries=queries,
@@ -66,20 +64,18 @@ def _lists(training: Training, config: Config, folder: Path) -> dict[str, Any]:
 def _ratings(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     ratings = training.events.repartition(c.USER_IDX).persist()
     try:
-        low, high = ratings.agg(F.min(c.VALUE), F.max(c.VALUE)).collect()[0]
-        _, expected, biases, _ = global_bias.fit(ratings, config.bias, training.num_items)
-        usual = ratings.sparkSession.createDataFrame(global_bias.table_of(expected))
-        departures = ratings.join(F.broadcast(usual), on=c.ITEM_IDX, how="inner").join(biases, on=c.USER_IDX, how="inner").withColumn(
+        fitted = global_bias.fit(ratings, config.bias, training.num_items)
+        usual = ratings.sparkSession.createDataFrame(global_bias.table_of(fitted.expected))
+        departures = ratings.join(F.broadcast(usual), on=c.ITEM_IDX, how="inner").join(fitted.users, on=c.USER_IDX, how="inner").withColumn(
             c.VALUE, F.col(c.VALUE) - F.col(global_bias.EXPECTED) - F.col(global_bias.BIAS))
         with matrix.scratch(folder) as work:
             users, items = matrix.interactions(replace(training, events=departures), work, values=True)
-            weighted = weighting.weighted(users, items, config)
-            done = weighted.product.work()
-            found = nearest.rows(ratings.sparkSession, weighted, config, done).withColumnRenamed(ROW, c.USER_IDX)
-            queries = biases.withColumnRenamed(global_bias.BIAS, artifact.OFFSET).join(found, on=c.USER_IDX, how="left")
-            artifact.write_sparse(folder, model="user_knn", num_rows=training.num_users, matrix=users, queries=queries,
-                                  bias=expected.astype(np.float32), popularity=expected.astype(np.float32), dampen=config.dampen,
-                                  limits=(low, high))
+            found, done = nearest.of(users, items, config, ratings.sparkSession)
+            queries = fitted.users.withColumnRenamed(global_bias.BIAS, artifact.OFFSET).join(
+                found.withColumnRenamed(ROW, c.USER_IDX), on=c.USER_IDX, how="left")
+            expected = fitted.expected.astype(np.float32)
+            artifact.write_sparse(folder, model="user_knn", num_rows=training.num_users, matrix=users, queries=queries, bias=expected,
+                                  popularity=expected, dampen=config.dampen, limits=fitted.limits)
             cold = int((matrix.mapped(items).lengths[1:] == 0).sum())
     finally:
         ratings.unpersist()

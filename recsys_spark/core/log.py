@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -14,6 +15,11 @@ def get(name: str) -> logging.Logger:
 def fields(**values: Any) -> str:
     """`fields(rows=3, path='a b')` -> `rows=3 path="a b"`; floats with six significant digits."""
     return " ".join(f"{key}={_text(value)}" for key, value in values.items())
+
+
+def plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a run's summary that fit into a line: all but those that are mappings themselves."""
+    return {name: fact for name, fact in facts.items() if not isinstance(fact, Mapping)}
 
 
 def _text(value: Any) -> str:

@@ -225,14 +225,18 @@ def _of_training(rows: DataFrame, names: Sequence[str]) -> list[Feature]:
             asked += [F.avg(c.EVENT + name).alias(f"{name}_mean"), F.stddev_pop(c.EVENT + name).alias(f"{name}_std")]
         else:
             asked += [F.min(name).alias(f"{name}_low"), F.max(name).alias(f"{name}_high")]
-    found: Mapping[str, Any] = rows.agg(*asked).collect()[0].asDict()
-    told: dict[str, dict[str, Any]] = {
-        "category": {"vocabulary": lambda name: tuple(sorted(found[name], key=lambda value: (len(value), value)))},
-        "number": {"mean": lambda name: found[f"{name}_mean"] or 0.0, "std": lambda name: found[f"{name}_std"] or 1.0},
-        "time": {"low": lambda name: float(found[f"{name}_low"] or 0), "high": lambda name: float(found[f"{name}_high"] or 0)},
-    }
-    return [Feature(name=name, side="event", kind=EVENT_KINDS[name], **{key: fact(name) for key, fact in told[EVENT_KINDS[name]].items()})
-            for name in names]
+    found = rows.agg(*asked).collect()[0].asDict()
+    return [_of_event(name, found) for name in names]
+
+
+def _of_event(name: str, found: Mapping[str, Any]) -> Feature:
+    kind = EVENT_KINDS[name]
+    if kind == "category":
+        vocabulary = tuple(sorted(found[name], key=lambda value: (len(value), value)))
+        return Feature(name=name, side="event", kind=kind, vocabulary=vocabulary)
+    if kind == "number":
+        return Feature(name=name, side="event", kind=kind, mean=found[f"{name}_mean"] or 0.0, std=found[f"{name}_std"] or 1.0)
+    return Feature(name=name, side="event", kind=kind, low=float(found[f"{name}_low"] or 0), high=float(found[f"{name}_high"] or 0))
 
 
 def _encoded(one: Feature) -> Expression:

@@ -76,10 +76,9 @@ def _pointwise(events: DataFrame, label: Label) -> Rows:
 
 def _profile(events: DataFrame, label: Label) -> Rows:
     # One shuffle: grouping by (user, item) is already met by rows that lie together by user.
-    latest = (events.select(c.USER_IDX, c.ITEM_IDX, c.TS, _label(label).alias(c.VALUE)).repartition(c.USER_IDX)
-              .groupBy(c.USER_IDX, c.ITEM_IDX).agg(F.max(F.struct(c.TS, c.VALUE)).alias("latest")))
-    entry = F.struct(c.ITEM_IDX, F.col("latest").getField(c.VALUE).alias(c.VALUE))
-    users = latest.groupBy(c.USER_IDX).agg(F.sort_array(F.collect_list(entry)).alias("entries"))
+    pairs = latest(events.select(c.USER_IDX, c.ITEM_IDX, c.TS, _label(label).alias(c.VALUE)).repartition(c.USER_IDX))
+    entry = F.struct(c.ITEM_IDX, c.VALUE)
+    users = pairs.groupBy(c.USER_IDX).agg(F.sort_array(F.collect_list(entry)).alias("entries"))
     rows = users.select(c.USER_IDX, F.col("entries").getField(c.ITEM_IDX).alias(c.ITEM_IDX),
                         F.col("entries").getField(c.VALUE).alias(c.VALUE))
     return Rows(rows, events.select(c.USER_IDX).distinct(), (c.USER_IDX,))

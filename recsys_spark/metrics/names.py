@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from recsys_spark.core.errors import ConfigError, nearest
 from recsys_spark.metrics import candidates, ctr, exposure, lists, ranking, rating
 
-RANKING, SAMPLED, NEW_ITEMS, RATING, CLICK = "ranking", "sampled_ranking", "new_item_ranking", "rating", "click"
+RANKING, RATING, CLICK = "ranking", "rating", "click"
+SAMPLED = "sampled_ranking"  # among drawn candidates: never shown without that word, nor without the full ranking where there is one
+NEW_ITEMS = "new_item_ranking"  # among the items that training does not know, all of them
 OF_TASK = {
     RANKING: (*ranking.METRICS, *lists.METRICS, *exposure.METRICS),
     SAMPLED: candidates.METRICS,
@@ -15,7 +17,7 @@ OF_TASK = {
     RATING: rating.METRICS,
     CLICK: ctr.METRICS,
 }
-LOWER_IS_BETTER = (*rating.METRICS, "log_loss")  # of what can be optimised for
+LOWER_IS_BETTER = (*rating.METRICS, "log_loss")
 EVERY = tuple(dict.fromkeys(name for names in OF_TASK.values() for name in names))
 ITEM_FIELDS = ("diversity",)  # metrics that need the items' fields
 

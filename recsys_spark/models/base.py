@@ -28,6 +28,11 @@ class Sizes:
     statistics: dict[str, float] = field(default_factory=dict)
     fields: tuple[Feature, ...] = ()
 
+    def clamped(self, ratings: Tensor) -> Tensor:
+        """To the range of the training labels, where that is known."""
+        seen = self.statistics
+        return ratings.clamp(seen.get("label_min"), seen.get("label_max")) if "label_min" in seen else ratings
+
     def statistic(self, name: str) -> float:
         """Raises ShardError when the shard set has it not."""
         if name not in self.statistics:

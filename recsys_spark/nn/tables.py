@@ -32,6 +32,11 @@ def table(rows: int, dim: int, std: float) -> Table:
     return made
 
 
+def products(users: Tensor, items: Tensor) -> Tensor:
+    """Dot products of (B, D) with the items (C, D) of all, or (B, C, D) of each. (B, C)"""
+    return users @ items.T if items.dim() == 2 else torch.einsum("bd,bcd->bc", users, items)
+
+
 class _Lookup(torch.autograd.Function):
     """`embedding` with `index_add_` for its gradient: on a CPU torch's own loops over the rows one by one, this one sorts the
     indices and adds a row's gradients in the order in which they come, on any number of threads. (int32 would take the slow way.)"""

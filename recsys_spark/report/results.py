@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys_spark.core.contracts import Run
+from recsys_spark.metrics.names import LOWER_IS_BETTER as LOWER_IS_BETTER
+from recsys_spark.metrics.names import NEW_ITEMS as NEW_ITEMS
+from recsys_spark.metrics.names import SAMPLED as SAMPLED
 from recsys_spark.metrics.slices import ALL as ALL
 
-SAMPLED = "sampled_ranking"  # among drawn candidates: never shown without that word, nor without the full ranking where there is one
-NEW_ITEMS = "new_item_ranking"  # among the items that training does not know, all of them
 TASKS = {  # in the order of a page
     "ranking": "Ranking", NEW_ITEMS: "Ranking of new items", SAMPLED: "Sampled ranking", "rating": "Ratings", "click": "Clicks"}
 SAYS = {"ranking": "ranks best", NEW_ITEMS: "ranks new items best", SAMPLED: "ranks the candidates best",
@@ -55,7 +56,6 @@ MEANINGS = {
     "auc_per_impression": "AUC within each user's rows, averaged over users weighted by their rows",
     "calibration": "mean prediction divided by the click rate: 1 is right",
 }
-LOWER_IS_BETTER = ("rmse", "mae", "log_loss")
 HIGHER_IS_BETTER = ("ndcg", "recall", "recall_capped", "hit_rate", "mrr", "map", "precision", "serendipity", "rce", "auc", "pr_auc",
                     "auc_per_user", "auc_per_impression")
 JUDGED = HIGHER_IS_BETTER + LOWER_IS_BETTER  # any other metric describes: neither better nor worse by itself

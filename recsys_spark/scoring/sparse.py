@@ -8,6 +8,7 @@ that of `top_k` over all scores. A score is added up in float32 in the order of 
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,12 @@ class SparseIndex:
         self.filled = np.diff(matrix.indptr) > 0 if isinstance(matrix, Csr) else _any(matrix)  # (num_rows + 1,)
         self.filled[0] = False
         self.whole = self._checked(*matrix) if isinstance(matrix, Csr) and len(matrix.indices) <= _WHOLE else None
+
+    @cached_property
+    def ones(self) -> sparse.csr_array:
+        """The whole matrix with 1 in place of every entry; made for a model that predicts ratings alone."""
+        assert self.whole is not None
+        return _present(self.whole)
 
     def reaches(self, lists: Ragged) -> Tensor:
         """bool (B,): whether any of the list's rows holds anything."""
@@ -118,7 +125,7 @@ class SparseIndex:
     def _product(self, pairs: sparse.csr_array, present: bool = False) -> sparse.csr_array:
         """present: with 1 in place of every entry of the matrix."""
         if self.whole is not None:
-            return pairs @ (_present(self.whole) if present else self.whole)
+            return pairs @ (self.ones if present else self.whole)
         assert self.csr is not None
         rows, place = np.unique(pairs.indices, return_inverse=True)  # only those, from the mapped files
         starts, lengths = self.csr.indptr[rows], self.csr.indptr[rows + 1] - self.csr.indptr[rows]

@@ -111,7 +111,7 @@ def _write(ctx: Context, job: Job, rule: Rule, kept: DataFrame, dropped: dict[st
     summary |= {"num_users": _highest(ctx, c.USER_INDEX, versions, c.USER_IDX),
                 "num_items": _highest(ctx, c.ITEM_INDEX, versions, c.ITEM_IDX),
                 "source_version": ctx.read_versions[c.INTERACTIONS]}
-    logger.info(log.fields(stage="prepare", **{key: value for key, value in summary.items() if not isinstance(value, dict)}))
+    logger.info(log.fields(stage="prepare", **log.plain(summary)))
     # What later steps read through this one: its source's tables, at the versions that it saw.
     source = ctx.inputs[job.source].output_versions
     return Outcome(tables={name: source[name] for name in (c.INTERACTIONS, c.USERS, c.ITEMS) if name in source} | versions, summary=summary)

@@ -78,9 +78,8 @@ class Scoring:
 
     def profiles_by(self) -> layouts.By | None:
         """Whose profiles a trained model predicts ratings from; None where it does nothing of the kind."""
-        if not (self.folder / store.FACTS).exists():
+        if (facts := self._trained()) is None:
             return None
-        facts = store.read_facts(self.folder)
         kind = registry.find(facts.model)
         if kind.layout != "profile" or kind.task_of(facts.config) != "rating":
             return None
@@ -113,9 +112,12 @@ class Scoring:
 
     def _event_fields(self) -> list[str]:
         """What a trained model knows of an event beside user and item."""
-        if not (self.folder / store.FACTS).exists():
-            return []
-        return [one.name for one in store.read_facts(self.folder).fields if one.side == "event"]
+        facts = self._trained()
+        return [one.name for one in facts.fields if one.side == "event"] if facts else []
+
+    def _trained(self) -> store.Stored | None:
+        """None: an index."""
+        return store.read_facts(self.folder) if (self.folder / store.FACTS).exists() else None
 
     def _queries(self) -> DataFrame:
         """(user_idx, user_id, history array<int>[, history_values array<float>][, candidates array<int>][, what the index has of one])."""

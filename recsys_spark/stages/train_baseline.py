@@ -77,8 +77,7 @@ def run(ctx: Context, job: Job) -> Outcome:
         found |= baseline.write(training(ctx, job, events), config, ctx.run_dir / INDEX)
     facts = {"model": job.model, "task": task(baseline, config), "fit": job.fit, **config.model_dump(mode="json"), **found}
     facts["seconds"] = round(time.monotonic() - began, 1)
-    told = {name: fact for name, fact in facts.items() if not isinstance(fact, dict)}
-    logger.info(log.fields(stage=job.stage, **told, index=ctx.run_dir / INDEX))
+    logger.info(log.fields(stage=job.stage, **log.plain(facts), index=ctx.run_dir / INDEX))
     return Outcome(tables=dict(ctx.inputs[job.source].output_versions), summary=facts)
 
 

@@ -65,8 +65,7 @@ def run(ctx: Context, job: Job) -> Outcome:
     summary = {"model": job.model, **job.config, **found, **result.model_dump(mode="json", exclude={"run_id"}),
                "num_workers": job.workers.num_workers, "engine": workers.resolve(job.workers.engine, job.workers.num_workers),
                "shard_fingerprint": made.shard_fingerprint}
-    told = {key: value for key, value in summary.items() if not isinstance(value, dict)}
-    logger.info(log.fields(stage="train_deep", **told, **result.best))
+    logger.info(log.fields(stage="train_deep", **log.plain(summary), **result.best))
     return Outcome(tables=dict(ctx.inputs[job.shards].output_versions), shard_fingerprint=made.shard_fingerprint, summary=summary)
 
 

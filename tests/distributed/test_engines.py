@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from recsys_spark.models import registry
-from recsys_spark.train import checkpoint, entry, workers
+from recsys_spark.train import checkpoint, entry
 from recsys_spark.train.gradients import Gradients
 from tests import shardsets, training
 
@@ -104,19 +104,9 @@ def test_a_rank_needs_no_spark() -> None:
     assert subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False).stderr == ""
 
 
-class Doubling(workers.Workers):
-    """Two ranks that hold the same numbers."""
-
-    def __init__(self) -> None:
-        super().__init__(rank=0, size=2)
-        self.calls: list[int] = []
-
-    def _sum(self, flat: torch.Tensor) -> None:
-        self.calls.append(flat.numel())
-        flat.mul_(2)
-
+class Doubling(training.Two):
     def _copy(self, flat: torch.Tensor) -> None:
-        self.calls.append(flat.numel())
+        super()._copy(flat)
         flat.fill_(7)
 
 

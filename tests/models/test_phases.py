@@ -178,23 +178,8 @@ def test_the_optimiser_remembers_a_group_while_others_have_their_turn(turning: N
     assert steps == {"users": 2 * STEPS, "items": STEPS}
 
 
-class Two(workers.Workers):
-    """Two ranks that hold the same numbers; counts what they exchange."""
-
-    def __init__(self) -> None:
-        super().__init__(rank=0, size=2)
-        self.calls: list[int] = []
-
-    def _sum(self, flat: torch.Tensor) -> None:
-        self.calls.append(flat.numel())
-        flat.mul_(2)
-
-    def _copy(self, flat: torch.Tensor) -> None:
-        """The same numbers."""
-
-
 def test_ranks_exchange_what_moves_alone(staged: list[str], rows: tuple[Path, Any], tmp_path: Path) -> None:
-    group = Two()
+    group = training.Two()
     loop = Loop(training.job(tmp_path, *rows), group)
     loop._freeze()
     group.calls.clear()

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, DotFactors, Model, Query, Rows, Sizes, Term
-from recsys_spark.nn.fields import Embedded, Fields, Slots
+from recsys_spark.nn.fields import Embedded, FeatureTable, Fields, Slots
+from recsys_spark.nn.tables import products
 
 Task = Literal["rating", "click"]
 
@@ -54,10 +55,8 @@ class FeatureModel(Model):
         return terms
 
     def predict(self, batch: Rows) -> dict[str, Tensor]:
-        output, seen = self(batch, Context())["output"], self.sizes.statistics
-        if self.task == "click":
-            return {"click": output.sigmoid()}
-        return {"rating": output.clamp(seen.get("label_min"), seen.get("label_max")) if "label_min" in seen else output}
+        output = self(batch, Context())["output"]
+        return {"click": output.sigmoid()} if self.task == "click" else {"rating": self.sizes.clamped(output)}
 
     def slots(self, batch: Rows) -> Slots:
         """Of user, item and event, one after the other."""
@@ -78,20 +77,22 @@ class TwoSided(FeatureModel):
         task: Task = "rating"
 
     task = "rating"
+    table: FeatureTable
+    w0: nn.Parameter
 
     def side(self, slots: Slots, training: bool) -> tuple[Tensor, Tensor, Embedded]:
-        """Constant (...), vector (..., D) of a user's or an item's slots (..., S)."""
-        raise NotImplementedError
+        """Constant (...), vector (..., D) of a user's or an item's slots (..., S), and what they were made of: all slots added up."""
+        found = self.table(slots, training)
+        return found.linear.sum(-1), found.factors.sum(-2), found
 
     def start(self) -> Tensor | float:
-        """What is added to every output."""
-        raise NotImplementedError
+        """What is added to every output: w0, unless the model has another constant."""
+        return self.w0
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         of_user, p, _ = self.side(self.fields.user(query.user), False)
         of_item, q, _ = self.side(self.fields.item(self.catalogue(items)), False)  # ([B,] C), ([B,] C, D)
-        products = p @ q.T if q.dim() == 2 else torch.einsum("bd,bcd->bc", p, q)
-        return self.start() + of_user[:, None] + of_item + products  # (B, C)
+        return self.start() + of_user[:, None] + of_item + products(p, q)  # (B, C)
 
     def index(self) -> DotFactors | None:
         device = next(self.parameters()).device

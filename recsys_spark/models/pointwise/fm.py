@@ -32,6 +32,3 @@ class Fm(TwoSided):
         # Lemma 3.1: the sum over pairs is half of the square of the sum less the sum of the squares.
         pairs = 0.5 * (total.square() - found.factors.square().sum(-2)).sum(-1)
         return found.linear.sum(-1) + pairs, total, found
-
-    def start(self) -> Tensor:
-        return self.w0

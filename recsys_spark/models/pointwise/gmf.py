@@ -9,12 +9,11 @@ keeps its start, close to zero, and index 0 is zero: such a user gets all items 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from recsys_spark.models.base import Context, DotFactors, Query, Rows, Sizes
 from recsys_spark.models.pointwise._ncf import Ncf
-from recsys_spark.nn.tables import table
+from recsys_spark.nn.tables import products, table
 from recsys_spark.nn.tower import glorot
 
 
@@ -34,7 +33,7 @@ class Gmf(Ncf):
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         p = self.user(query.user) * self.output.weight  # (B, k)
         q = self.item.weight if items is None else self.item(items)  # ([B,] C, k)
-        return (p @ q.T if q.dim() == 2 else torch.einsum("bk,bck->bc", p, q)) + self.output.bias
+        return products(p, q) + self.output.bias
 
     def index(self) -> DotFactors:
         return DotFactors(self.user.weight * self.output.weight, self.item.weight, self.output.bias.expand(self.sizes.num_items + 1))

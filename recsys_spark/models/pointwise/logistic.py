@@ -14,7 +14,7 @@ from torch import Tensor
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, Rows, Sizes
 from recsys_spark.models.pointwise._features import Task, TwoSided
-from recsys_spark.nn.fields import Embedded, FeatureTable, Slots
+from recsys_spark.nn.fields import FeatureTable
 
 
 class Logistic(TwoSided):
@@ -32,10 +32,3 @@ class Logistic(TwoSided):
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
         alone, _, found = self.side(self.slots(batch), ctx.training)
         return {"output": self.w0 + alone, "l2_bias": found.bias_norms}
-
-    def side(self, slots: Slots, training: bool) -> tuple[Tensor, Tensor, Embedded]:
-        found = self.table(slots, training)
-        return found.linear.sum(-1), found.factors.sum(-2), found
-
-    def start(self) -> Tensor:
-        return self.w0

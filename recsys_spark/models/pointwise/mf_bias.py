@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, Model, Query, Rows, Sizes, Term
-from recsys_spark.nn.tables import table
+from recsys_spark.nn.tables import products, table
 
 
 class MfBias(Model):
@@ -58,13 +58,10 @@ class MfBias(Model):
         p, b_u = self._side(self.user, self.user_bias, query.user, training=False)
         items = torch.arange(self.sizes.num_items + 1, device=p.device) if items is None else items
         q, b_i = self._side(self.item, self.item_bias, items, training=False)  # ([B,] C, D), ([B,] C)
-        products = p @ q.T if items.dim() == 1 else torch.einsum("bd,bcd->bc", p, q)
-        return self.mean + b_u[:, None] + b_i + products  # (B, C)
+        return self.mean + b_u[:, None] + b_i + products(p, q)  # (B, C)
 
     def predict(self, batch: Rows) -> dict[str, Tensor]:
-        rating = self(batch, Context())["rating"]
-        seen = self.sizes.statistics
-        return {"rating": rating.clamp(seen.get("label_min"), seen.get("label_max")) if "label_min" in seen else rating}
+        return {"rating": self.sizes.clamped(self(batch, Context())["rating"])}
 
     @staticmethod
     def _side(factors: Any, biases: Any, index: Tensor, training: bool) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys_spark.models.base import Context, Rows, Sizes
 from recsys_spark.models.pointwise._features import TwoSided
-from recsys_spark.nn.fields import Embedded, FeatureTable, Slots
+from recsys_spark.nn.fields import FeatureTable
 
 
 class MfSide(TwoSided):
@@ -29,10 +29,6 @@ class MfSide(TwoSided):
         output = self.mean + moment.linear.sum(-1) + b_u + b_i + (p * q).sum(-1)  # equation 1, (B,)
         return {"output": output, "l2_bias": of_user.bias_norms + of_item.bias_norms + moment.bias_norms,
                 "l2_factor": of_user.norms + of_item.norms}
-
-    def side(self, slots: Slots, training: bool) -> tuple[Tensor, Tensor, Embedded]:
-        found = self.table(slots, training)
-        return found.linear.sum(-1), found.factors.sum(-2), found
 
     def start(self) -> float:
         return self.mean

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from recsys_spark.core.config import Settings
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.models.base import Context, DotFactors, Model, Query, Rows, Sizes, Term
-from recsys_spark.nn.tables import table
+from recsys_spark.nn.tables import products, table
 
 
 class MfTemporal(Model):
@@ -70,8 +70,7 @@ class MfTemporal(Model):
         """At the end of training."""
         items = torch.arange(self.sizes.num_items + 1, device=query.user.device) if items is None else items
         (b_u, p), (b_i, q) = self._users_at_end(query.user), self._items_at_end(items)
-        products = p @ q.T if items.dim() == 1 else torch.einsum("bd,bcd->bc", p, q)
-        return self.mean + b_u[:, None] + b_i + products
+        return self.mean + b_u[:, None] + b_i + products(p, q)
 
     def index(self) -> DotFactors:
         device = self.times.device
@@ -80,9 +79,7 @@ class MfTemporal(Model):
         return DotFactors(torch.cat([p, (b_u + self.mean).unsqueeze(1)], 1), torch.cat([q, q.new_ones(len(q), 1)], 1), b_i)
 
     def predict(self, batch: Rows) -> dict[str, Tensor]:
-        rating = self(batch, Context())["rating"]
-        seen = self.sizes.statistics
-        return {"rating": rating.clamp(seen.get("label_min"), seen.get("label_max")) if "label_min" in seen else rating}
+        return {"rating": self.sizes.clamped(self(batch, Context())["rating"])}
 
     def when(self, ts: Tensor) -> tuple[Tensor, Tensor]:
         """int64 (B,) -> the bin, and the time on a scale from -1 to 1 (B,); what lies outside of training is at its nearer end."""

@@ -10,13 +10,12 @@ training labels. Index 0 has no factors: it is predicted the mean. A row that tr
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, Model, Query, Rows, Sizes, Term
-from recsys_spark.nn.tables import table
+from recsys_spark.nn.tables import products, table
 
 
 class MfVanilla(Model):
@@ -48,8 +47,7 @@ class MfVanilla(Model):
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         u = self.user(query.user)
         v = self.item.weight if items is None else self.item(items)  # ([B,] C, D)
-        return self.mean + (u @ v.T if v.dim() == 2 else torch.einsum("bd,bcd->bc", u, v))  # (B, C)
+        return self.mean + products(u, v)  # (B, C)
 
     def predict(self, batch: Rows) -> dict[str, Tensor]:
-        rating, seen = self(batch, Context())["rating"], self.sizes.statistics
-        return {"rating": rating.clamp(seen.get("label_min"), seen.get("label_max")) if "label_min" in seen else rating}
+        return {"rating": self.sizes.clamped(self(batch, Context())["rating"])}

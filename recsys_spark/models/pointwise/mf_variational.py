@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, Model, Query, Rows, Sizes, Term
-from recsys_spark.nn.tables import table
+from recsys_spark.nn.tables import products, table
 
 _START = -2.0  # from the prior itself, samples are so wide at first that the means learn slowly
 
@@ -94,13 +94,10 @@ class MfVariational(Model):
         """Expected ratings: under independent distributions, the rating of the means."""
         p = self.user.mean(query.user)  # (B, 1 + D)
         q = self.item.mean.weight if items is None else self.item.mean(items)  # ([B,] C, 1 + D)
-        products = p[:, 1:] @ q[:, 1:].T if q.dim() == 2 else torch.einsum("bd,bcd->bc", p[:, 1:], q[..., 1:])
-        return self.mean + p[:, :1] + q[..., 0] + products
+        return self.mean + p[:, :1] + q[..., 0] + products(p[:, 1:], q[..., 1:])
 
     def predict(self, batch: Rows) -> dict[str, Tensor]:
-        rating, seen = self(batch, Context())["rating"], self.sizes.statistics
-        rating = rating.clamp(seen.get("label_min"), seen.get("label_max")) if "label_min" in seen else rating
-        return {"rating": rating, "variance": self._variance(batch.user, batch.item)}
+        return {"rating": self.sizes.clamped(self(batch, Context())["rating"]), "variance": self._variance(batch.user, batch.item)}
 
     def _variance(self, user: Tensor, item: Tensor) -> Tensor:
         """Of a new rating, (B,): the noise, the biases, and of a product of independent x and y: vx vy + vx my^2 + vy mx^2."""

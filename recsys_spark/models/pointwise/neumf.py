@@ -24,7 +24,7 @@ from recsys_spark.models.base import Context, Gradient, Query, Rows, Sizes
 from recsys_spark.models.pointwise._ncf import Ncf
 from recsys_spark.models.pointwise.gmf import Gmf
 from recsys_spark.models.pointwise.ncf_mlp import NcfMlp
-from recsys_spark.nn.tables import table
+from recsys_spark.nn.tables import products, table
 from recsys_spark.nn.tower import HalvingTower, glorot, over_pairs
 
 JOINT = "joint"
@@ -66,8 +66,7 @@ class Neumf(Ncf):
         q_gmf, q_mlp = (self.item.weight if items is None else self.item(items)).split(self.widths, -1)  # ([B,] C, k), ([B,] C, 2k)
         h_gmf, h_mlp = self.output.weight.squeeze(0).chunk(2)
         p_gmf = p_gmf * h_gmf
-        scores = p_gmf @ q_gmf.T if q_gmf.dim() == 2 else torch.einsum("bk,bck->bc", p_gmf, q_gmf)
-        return scores + over_pairs(self.tower, p_mlp, q_mlp, h_mlp) + self.output.bias
+        return products(p_gmf, q_gmf) + over_pairs(self.tower, p_mlp, q_mlp, h_mlp) + self.output.bias
 
     def phases(self) -> list[Gradient]:
         if not self.config.pretrain_epochs:

@@ -85,8 +85,7 @@ class Nnmf(Model):
         return torch.cat(scores, 1)  # (B, C)
 
     def predict(self, batch: Rows) -> dict[str, Tensor]:
-        rating, seen = self(batch, Context())["rating"], self.sizes.statistics
-        return {"rating": rating.clamp(seen.get("label_min"), seen.get("label_max")) if "label_min" in seen else rating}
+        return {"rating": self.sizes.clamped(self(batch, Context())["rating"])}
 
     def _layers(self) -> list[nn.Linear]:
         return [self.first, *(layer for layer in self.hidden if isinstance(layer, nn.Linear)), self.output]
