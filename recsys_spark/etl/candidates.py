@@ -1,8 +1,8 @@
 """The items among which a query's targets are ranked where that is not the whole catalogue: a set for each query.
 
 A query is a user with an event in the scored part; its items of that part are its targets. Beside them stand
-sampled    `count` items, uniform among those of the split that the user touched in no part at all, without repeats: draw d of a user
-           is the item at the place hash(seed, user_id, d) of all items ordered by hash(item_id), and what was touched or drawn before is
+sampled    `count` items, uniform among those of the split that the user touched neither in the part nor before it, without repeats
+           (what a later part holds is unknown when validation is scored): draw d of a user is the item at the place hash(seed, user_id, d) of all items ordered by hash(item_id), and what was touched or drawn before is
            passed over. So they depend on the seed, the user and the split alone.
 new_items  every item of the scored part that no part before it knows: the catalogue of C-ITEM.
 published  what a file says: NCF's format, `(user,item)<tab>negative<tab>negative ...` a line, in the ids of the raw data.
@@ -40,7 +40,8 @@ def sampled(events: DataFrame, part: str, count: int, seed: int) -> DataFrame:
     numbers = items.select(c.ITEM_IDX, F.xxhash64(c.ITEM_ID).alias("hash")).toArrow()  # 12 bytes an item, on the driver and each worker
     by_hash = np.lexsort((numbers.column(c.ITEM_IDX).to_numpy(), numbers.column("hash").to_numpy()))
     catalogue = numbers.column(c.ITEM_IDX).to_numpy()[by_hash].astype(np.int32)
-    users = events.groupBy(c.USER_ID).agg(F.collect_set(c.ITEM_IDX).alias("touched"), F.max(F.col(c.PART) == part).alias("scored"))
+    known = events.where(F.col(c.PART).isin(*c.BEFORE[part], part))
+    users = known.groupBy(c.USER_ID).agg(F.collect_set(c.ITEM_IDX).alias("touched"), F.max(F.col(c.PART) == part).alias("scored"))
     queries = users.where(F.col("scored")).select(c.USER_ID, order.hashed(seed, "candidates", c.USER_ID).alias("key"), "touched")
     drawn = queries.mapInArrow(partial(draw_batches, catalogue, count), f"{c.USER_ID} string, items array<int>")
     rows = drawn.select(c.USER_ID, F.posexplode("items").alias("place", c.ITEM_IDX)).join(items, on=c.ITEM_IDX, how="inner")

@@ -23,17 +23,20 @@ class Judge:
     """Judges the model in a folder on the validation part of the split of step `source`.
 
     metric: a ranking metric at one cut-off, or a rating metric. users: at most so many are ranked, chosen by a hash of their number.
-    Raises DataError when there is no validation event, ConfigError for an unknown metric.
+    candidates: the step that drew the items among which the targets are ranked; None: all items.
+    Raises DataError when there is no validation event, ConfigError for an unknown metric or candidates that do not fit.
     """
 
-    def __init__(self, ctx: Context, source: str, *, task: str, metric: str, users: int) -> None:
-        self.ctx, self.source, self.metric = ctx, source, metric or DEFAULT[task]
+    def __init__(self, ctx: Context, source: str, *, task: str, metric: str, users: int, candidates: str | None = None) -> None:
+        self.ctx, self.source, self.metric, self.candidates = ctx, source, metric or DEFAULT[task], candidates
         name, _, cut = self.metric.partition("@")
         known = rating.METRICS if task == "rating" else tuple(f"{one}@10" for one in ranking.METRICS)
         if (name not in rating.METRICS) if task == "rating" else (name not in ranking.METRICS or not cut.isdigit() or int(cut) < 1):
             raise ConfigError(f"step {ctx.step}, search.metric", found=self.metric,
                               expected=f"one of {', '.join(known)}{nearest(self.metric, known)}")
         self.k = int(cut or 1)
+        if candidates is not None:
+            _check_candidates(ctx, source, candidates, task)
         valid = Scoring(ctx, source, c.VALID, Path(), 1).events().where(F.col(c.PART) == c.VALID)
         if valid.isEmpty():
             raise DataError(f"split {ctx.inputs[source].summary['split']}, validation part", found="no event",
@@ -49,7 +52,7 @@ class Judge:
             self.users = ctx.spark.createDataFrame(self.targets.select([c.USER_IDX]))
 
     def __call__(self, folder: Path) -> float:
-        scoring = Scoring(self.ctx, self.source, c.VALID, folder, self.k, only=self.users)
+        scoring = Scoring(self.ctx, self.source, c.VALID, folder, self.k, candidates=self.candidates, only=self.users)
         with arrow_batches(self.ctx):
             if self.users is None:
                 return self._rating(scoring)
@@ -58,7 +61,7 @@ class Judge:
         assert found.column(c.USER_IDX).equals(self.targets.column(c.USER_IDX)), "every judged user gets a list"
         items = np.zeros((len(found), self.k), dtype=np.int64)
         for row, best in enumerate(found.column(c.ITEM_IDX).to_numpy()):
-            items[row, : len(best)] = best
+            items[row, : min(len(best), self.k)] = best[: self.k]  # candidates come all of them
         lists = self.targets.column("targets").combine_chunks()
         indptr = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())])
         values = ranking.from_lists(items, indptr, lists.flatten().to_numpy(), ks=(self.k,))
@@ -68,3 +71,15 @@ class Judge:
         error = F.col(PREDICTION) - F.col(c.LABEL)
         squares, absolute = scoring.predictions().agg(F.avg(error * error), F.avg(F.abs(error))).collect()[0]
         return math.sqrt(squares) if self.metric == "rmse" else float(absolute)
+
+
+def _check_candidates(ctx: Context, source: str, step: str, task: str) -> None:
+    thing, offered = f"step {ctx.step}, candidates", ctx.inputs[step]
+    if offered.stage != "candidates" or ctx.inputs[source].run_id not in offered.upstream.values():
+        raise ConfigError(thing, found=f"{step}, a step of stage {offered.stage} for {', '.join(offered.upstream) or 'nothing'}",
+                          expected=f"a step of stage candidates with source: {source}")
+    if offered.config["part"] != c.VALID:
+        raise ConfigError(thing, found=f"{step}, which is for part {offered.config['part']}", expected="candidates for part valid",
+                          remedy=f"add a candidates step with source: {source} and part: valid")
+    if task != "ranking":
+        raise ConfigError(thing, found=f"{step}, for a model that predicts {task}s", expected="a model that ranks", remedy="leave out candidates")

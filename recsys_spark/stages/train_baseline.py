@@ -22,7 +22,7 @@ from recsys_spark.core import config as configuration
 from recsys_spark.core import log
 from recsys_spark.core.errors import ConfigError, DataError, nearest
 from recsys_spark.stages import context, search
-from recsys_spark.stages.context import Context, Outcome, Ref
+from recsys_spark.stages.context import Context, OptionalRef, Outcome, Ref
 from recsys_spark.stages.judge import Judge
 from recsys_spark.stages.search import Search
 
@@ -49,6 +49,7 @@ class Job(context.Job):
     model: str
     config: dict[str, Any] = Field(default_factory=dict, validate_default=True)  # of the baseline's Config; defaults are written out
     search: Search | None = None  # of the settings in its space; none: `config` as it is
+    candidates: OptionalRef = None  # a candidates step of part valid: the search ranks among those; none: among all items
     fit: Literal["train", "train+valid"] = "train+valid"  # events of the final fit, after the choice on validation
 
     @field_validator("config", mode="after")
@@ -63,6 +64,8 @@ class Job(context.Job):
     def _space_fits(self) -> Job:
         for setting in search.corners(self.search) if self.search else ():
             configuration.validate(find(self.model).Config, self.config | setting, source=f"baseline {self.model}", key="search.space")
+        if self.candidates and self.search is None:
+            raise ValueError("candidates play a part in a search alone: add `search`, or leave them out")
         return self
 
 
@@ -84,7 +87,8 @@ def run(ctx: Context, job: Job) -> Outcome:
 def _chosen(ctx: Context, job: Job, wanted: Search, baseline: ModuleType) -> tuple[Any, dict[str, Any]]:
     """The best configuration on validation; every trial is fitted on the training part alone."""
     base = baseline.Config(**job.config)
-    judge = Judge(ctx, job.source, task=task(baseline, base), metric=wanted.metric, users=wanted.users)
+    judge = Judge(ctx, job.source, task=task(baseline, base), metric=wanted.metric, users=wanted.users,
+                  candidates=job.candidates)
     folder = ctx.run_dir / "trial"
 
     with _kept(_events(ctx, job, "train")) as events:

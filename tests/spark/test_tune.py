@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import ConfigError, DataError
-from recsys_spark.stages import prepare, score, search, train_baseline
+from recsys_spark.stages import candidates, evaluate, prepare, score, search, train_baseline
 from recsys_spark.stages.judge import Judge
 from recsys_spark.stages.search import Search
 from tests.spark.chained import Chain
@@ -73,6 +73,32 @@ def test_rankings_are_judged_like_the_scorer_ranks(steps: Chain) -> None:
     held = {user: item for (user, item), where in part.items() if where == c.VALID}
     ranks = {row.query_id: row.rank for row in steps.rows(c.RECOMMENDATIONS, "lists") if held.get(row.query_id) == row.item_id}
     assert judge(Path(made.run_dir) / "index") == pytest.approx(sum(1 / rank for rank in ranks.values()) / len(held))
+
+
+def test_among_candidates_a_trial_is_judged_as_they_are_evaluated(steps: Chain) -> None:
+    steps.run("few", candidates, source="last_out", part="valid", draws=3)
+    steps.run("factors", train_baseline, source="last_out", model="ials", config={"dim": 3}, fit="train")  # no two scores are equal
+    steps.run("counts", train_baseline, source="last_out", model="popularity", fit="train")
+    judge = Judge(steps.context("judge"), "last_out", task="ranking", metric="ndcg@2", users=1000, candidates="few")
+    for model in ("factors", "counts"):
+        steps.run(f"{model}_of_few", score, model=model, source="last_out", part="valid", candidates="few")
+    run = steps.run("worth", evaluate, source="last_out", of=("factors_of_few", "counts_of_few"), part="valid", ks=(2,))
+    mine = steps.lake.read(c.METRICS, run.output_versions[c.METRICS]).where("of_run_id = 'factors_of_few-1'").collect()
+    value = next(row.value for row in mine if (row.metric, row.k, row.slice) == ("ndcg", 2, "all"))
+    assert judge(Path(steps.done["factors"].run_dir) / "index") == pytest.approx(value, abs=1e-9)
+    chosen = steps.run("chosen", train_baseline, source="last_out", model="item_knn", fit="train", candidates="few",
+                       search={"space": {"neighbours": [1, 2]}, "trials": 2, "metric": "hit_rate@2"})
+    assert chosen.summary["metric"] == "hit_rate@2" and chosen.upstream["few"] == "few-1"
+
+
+def test_candidates_that_do_not_fit_the_search_are_named(steps: Chain) -> None:
+    steps.run("of_test", candidates, source="last_out", part="test", draws=3)
+    with pytest.raises(ConfigError, match=r"candidates: found of_test, which is for part test; expected candidates for part valid"):
+        Judge(steps.context("late"), "last_out", task="ranking", metric="", users=10, candidates="of_test")
+    with pytest.raises(ConfigError, match=r"candidates: found random, a step of stage prepare .*expected a step of stage candidates"):
+        Judge(steps.context("other"), "last_out", task="ranking", metric="", users=10, candidates="random")
+    with pytest.raises(ValueError, match="candidates play a part in a search alone"):
+        train_baseline.Job(source="last_out", model="item_knn", candidates="few")
 
 
 def test_what_cannot_be_judged_is_named(steps: Chain) -> None:
