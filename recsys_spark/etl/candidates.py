@@ -2,8 +2,9 @@
 
 A query is a user with an event in the scored part; its items of that part are its targets. Beside them stand
 sampled    `count` items, uniform among those of the split that the user touched neither in the part nor before it, without repeats
-           (what a later part holds is unknown when validation is scored): draw d of a user is the item at the place hash(seed, user_id, d) of all items ordered by hash(item_id), and what was touched or drawn before is
-           passed over. So they depend on the seed, the user and the split alone.
+           (what a later part holds is unknown when validation is scored): draw d of a user is the item at the place hash(seed,
+           user_id, d) of all items ordered by hash(item_id), and what was touched or drawn before is passed over. So they depend
+           on the seed, the user and the split alone.
 new_items  every item of the scored part that no part before it knows: the catalogue of C-ITEM.
 published  what a file says: NCF's format, `(user,item)<tab>negative<tab>negative ...` a line, in the ids of the raw data.
 A target that stands among its own negatives is one candidate, and counts as the target.

@@ -82,4 +82,5 @@ def _check_candidates(ctx: Context, source: str, step: str, task: str) -> None:
         raise ConfigError(thing, found=f"{step}, which is for part {offered.config['part']}", expected="candidates for part valid",
                           remedy=f"add a candidates step with source: {source} and part: valid")
     if task != "ranking":
-        raise ConfigError(thing, found=f"{step}, for a model that predicts {task}s", expected="a model that ranks", remedy="leave out candidates")
+        raise ConfigError(thing, found=f"{step}, for a model that predicts {task}s", expected="a model that ranks",
+                          remedy="leave out candidates")
