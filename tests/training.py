@@ -87,10 +87,10 @@ def train_on_ranks(made: TrainJob, limit_s: float = 60.0) -> list[int | None]:
     """Every rank as the launcher would start it, but forked from a process that has imported torch: a second instead of five."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["recsys_spark.train.entry", "horovod.torch", "tests.training"])
-    artifacts.write_model(Path(made.run_dir) / launch.JOB, made)
+    artifacts.write_model(Path(made.run_dir) / entry.JOB, made)
     number = made.workers.num_workers
-    with launch._meeting(workers.resolve(made.workers.engine, number), number) as meeting:
-        ranks = [context.Process(target=_rank, args=(str(Path(made.run_dir) / launch.JOB), rank, number, environment))
+    with launch.meeting(workers.resolve(made.workers.engine, number), number) as meeting:
+        ranks = [context.Process(target=_rank, args=(str(Path(made.run_dir) / entry.JOB), rank, number, environment))
                  for rank, environment in enumerate(meeting)]
         for process in ranks:
             process.start()

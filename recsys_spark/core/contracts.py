@@ -129,8 +129,17 @@ class Workers(Settings):
     num_workers: int = Field(1, ge=1)
     threads: int = Field(0, ge=0)  # per rank; 0: cores / ranks
     launch: Literal["local", "spark"] = "local"
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda", "auto"] = "cpu"  # auto: a GPU where there is one, else the CPU
     timeout_s: float = Field(600.0, gt=0)  # a rank silent for longer is named and the job stopped
+    restarts: int = Field(0, ge=0)  # so many times a training that lost a rank goes on by itself from its last checkpoint
+    backoff_s: float = Field(1.0, ge=0)  # before the first restart; twice as long before each next one, at most a minute
+    min_workers: int = Field(0, ge=0)  # restart on the ranks that are left, down to so many, and grow back; 0: on all of them only
+
+    @model_validator(mode="after")
+    def _fewer(self) -> Workers:
+        if self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers is at most num_workers={self.num_workers}, not {self.min_workers}")
+        return self
 
 
 class Optim(Settings):

@@ -22,7 +22,7 @@ from recsys_spark.stages import context, search
 from recsys_spark.stages.context import Context, Outcome, Ref
 from recsys_spark.stages.export_shards import FOLDER
 from recsys_spark.stages.search import Search
-from recsys_spark.train import launch, phases, validate, workers
+from recsys_spark.train import launch, phases, placement, validate, workers
 
 logger = log.get(__name__)
 _PROCESS_BYTES = 600 << 20  # of a rank before it has any data: the interpreter and its libraries
@@ -111,7 +111,7 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     made = _train_job(ctx, job)
     shards = shardset.load(made.shards, expect=made.shard_fingerprint)
     _fits(job, shards)
-    launch.check(made)
+    placement.check(made)
     rows, train = shards.parts["train"].rows, job.train
     kind = registry.find(job.model)
     validate.monitor(made, kind)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -171,6 +171,15 @@ def verify(folder: Path) -> Manifest:
 def folders(run: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     return sorted((run / FOLDER).glob("step-*"))
+
+
+def carries(run: Path) -> bool:
+    """Whether the newest checkpoint holds a state of each rank, so that only the same number of ranks can go on from it."""
+    found = folders(run)
+    if not found:
+        return False
+    with safe_open(found[-1] / OPTIM, "pt") as held:
+        return any(key.startswith("carry.") for key in held.keys())  # noqa: SIM118
 
 
 def clean(run: Path) -> None:

@@ -1,7 +1,8 @@
 """What every rank runs: `python -m recsys_spark.train.entry RUN_DIR/train_job.json`. It never imports pyspark, and starts no JVM.
 
-The launcher tells a rank who it is by environment variables; a rank tells the launcher how it goes by files in the run folder:
-`rank-N.beat` (signs of life), `rank-N.error.json` (why it gave up), metrics.jsonl and result.json (rank 0).
+Started by the launcher, or from outside: `torchrun -m recsys_spark.train.entry ...`, `horovodrun python -m recsys_spark.train.entry ...`.
+A rank tells how it goes by files in the run folder: `rank-N.beat` (signs of life), `rank-N.error.json` (why it gave up), metrics.jsonl and
+result.json (rank 0).
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
@@ -20,27 +25,26 @@ import pyarrow
 import torch
 
 from recsys_spark.core import artifacts, log
-from recsys_spark.core.contracts import TrainJob
+from recsys_spark.core.contracts import TrainJob, TrainResult
 from recsys_spark.core.errors import ConfigError, RecsysError
-from recsys_spark.train import workers
+from recsys_spark.train import owner, placement, watch, workers
 from recsys_spark.train.beat import Beat
 from recsys_spark.train.loop import Loop
+from recsys_spark.train.placement import Place
 from recsys_spark.train.workers import PeerLost
 
+JOB = "train_job.json"  # job.json is the step's own
 PARENT = "RECSYS_SPARK_PARENT"  # process id of the launcher; without it the rank was started from outside
 DONE, USER_ERROR, LOST_PEER, STOPPED = 0, 2, 70, 75  # exit codes; any other is a crash
 _log = log.get("train.entry")
 
 
 def run_rank(job_path: str) -> int:
-    """Train as one rank of the job; the exit code."""
+    """Train as one rank of the job; the exit code. Who it is among the others, its environment says (train/placement.py)."""
     _die_with_launcher()
     log.configure()
     faulthandler.enable()
-    job = artifacts.read_model(Path(job_path), TrainJob, error=ConfigError, remedy="start ranks through the launcher")
-    rank = int(os.environ.get(workers.RANK, os.environ.get("HOROVOD_RANK", "0")))
-    beat = Beat(beat_file(job, rank))
-    _use_threads(job)
+    job: TrainJob | None = None
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -48,24 +52,77 @@ def run_rank(job_path: str) -> int:
 
     signal.signal(signal.SIGTERM, ask)
     try:
-        group = workers.connect(workers.resolve(job.workers.engine, job.workers.num_workers), device=job.workers.device,
-                                timeout_s=job.workers.timeout_s, beat=beat)
-        assert (group.rank, group.size) == (rank, job.workers.num_workers), f"rank {group.rank} of {group.size}, not {rank}"
-        result = Loop(job, group, stop=lambda: bool(asked)).run()
-        group.close()
+        job = artifacts.read_model(Path(job_path), TrainJob, error=ConfigError, remedy="start ranks through the launcher, or make the "
+                                   "file by `jobs/train_deep.py --prepare`")
+        result = _train(job, placement.place(), stop=lambda: bool(asked))
     except RecsysError as problem:
-        _log.error(log.fields(rank=rank, error=str(problem)))
-        artifacts.write_text(error_file(job, rank), json.dumps(
-            {"kind": type(problem).__name__, "thing": problem.thing, "found": _plain(problem.found), "expected": _plain(problem.expected),
-             "remedy": problem.remedy}))
+        _log.error(log.fields(error=str(problem)))
+        if job is not None:
+            _tell(job, _rank(), problem)
         return USER_ERROR
     except PeerLost as problem:
-        _log.error(log.fields(rank=rank, lost_peer=str(problem)))
+        _log.error(log.fields(lost_peer=str(problem)))
         return LOST_PEER
     if result is None:
-        _log.info(log.fields(rank=rank, event="stopped"))
+        _log.info(log.fields(event="stopped"))
         return STOPPED
     return DONE
+
+
+def _train(job: TrainJob, here: Place, stop: Callable[[], bool]) -> TrainResult | None:
+    """As the rank that the environment names. None: asked to stop, a checkpoint is written."""
+    error_file(job, here.rank).unlink(missing_ok=True)
+    beat = Beat(beat_file(job, here.rank))
+    job = placement.placed(job, here)
+    settings = job.workers
+    _use_threads(job)
+    with ExitStack() as held:
+        if here.rank == 0:
+            held.enter_context(owner.alone(Path(job.run_dir), owner.RANK, wait_s=min(settings.timeout_s, 30.0)))
+        if here.by != placement.LAUNCHER and here.size > 1:
+            _watch(job, here)
+        number = placement.gpu(settings.device, here.local_rank)
+        if settings.device == "cuda":
+            torch.cuda.set_device(number)
+        group = workers.connect(settings.engine, local_rank=number, device=settings.device, timeout_s=settings.timeout_s, beat=beat)
+        assert group.rank == here.rank and group.size == here.size, f"rank {group.rank} of {group.size}, not {here.rank} of {here.size}"
+        result = Loop(job, group, stop=stop).run()
+        group.close()
+    return result
+
+
+def _watch(job: TrainJob, here: Place) -> None:
+    """Where no launcher sees all ranks' signs of life, each rank does, in the background: a silent wait ends in the name of whom it
+    waits for."""
+    silence = watch.Silence([beat_file(job, rank) for rank in range(here.size)])
+
+    def look() -> None:
+        while True:
+            time.sleep(min(1.0, job.workers.timeout_s / 4))
+            silence.look()
+            found = silence.silent(job.workers.timeout_s)
+            if found is not None and found[0] != here.rank:
+                hung = watch.lost(found[0], here.size, found[1], job.workers.timeout_s, f"look at rank {found[0]}, then start again to "
+                                  "go on from the last checkpoint")
+                _log.error(log.fields(error=str(hung)))
+                _tell(job, here.rank, hung)
+                os._exit(LOST_PEER)
+
+    threading.Thread(target=look, name="watch", daemon=True).start()
+
+
+def _tell(job: TrainJob, rank: int, problem: RecsysError) -> None:
+    artifacts.write_text(error_file(job, rank), json.dumps(
+        {"kind": type(problem).__name__, "thing": problem.thing, "found": _plain(problem.found), "expected": _plain(problem.expected),
+         "remedy": problem.remedy}))
+
+
+def _rank() -> int:
+    """Even where the environment is refused."""
+    try:
+        return placement.place().rank
+    except ConfigError:
+        return 0
 
 
 def beat_file(job: TrainJob, rank: int) -> Path:

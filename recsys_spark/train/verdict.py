@@ -10,10 +10,14 @@ from recsys_spark.core import errors
 from recsys_spark.core.contracts import TrainJob
 from recsys_spark.core.errors import RecsysError, WorkerError
 from recsys_spark.train import checkpoint, entry
+from recsys_spark.train.watch import Lost
 
 
 def cause(job: TrainJob, codes: list[int | None]) -> RecsysError:
-    """The error to tell: a rank's own word first, then a death, then a stop; a lost peer is only a consequence."""
+    """The error to tell: a rank's own word first, then a death, then a stop; a lost peer is only a consequence.
+
+    Lost when a rank died or hangs, which to go on from the last checkpoint may mend; any other error stays.
+    """
     told = [problem for rank in range(len(codes)) if (problem := told_by(job, rank)) is not None]
     # Of a step whose loss is not finite all ranks speak, but just one knows the rows.
     told.sort(key=lambda problem: "rows of another rank" in problem.thing)
@@ -26,10 +30,14 @@ def cause(job: TrainJob, codes: list[int | None]) -> RecsysError:
     if code == entry.STOPPED:
         return WorkerError(f"training {job.run_id}", found=f"worker {rank} was asked to stop (SIGTERM)", expected="to go on to the end",
                            remedy=go_on(job).lstrip("; "))
-    ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code == entry.LOST_PEER and None in codes:
+        rank = codes.index(None)  # it runs on, and yet its peers have lost it
+        ended = "no answer to its peers"
+    else:
+        ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     why = " (out of memory? try fewer workers.num_workers or a smaller train.batch_size)" if code == -signal.SIGKILL else ""
-    return WorkerError(f"worker {rank} of {len(codes)}", found=ended + why, expected="to train to the end",
-                       remedy="look into " + last_lines(job, rank) + go_on(job))
+    return Lost(f"worker {rank} of {len(codes)}", found=ended + why, expected="to train to the end",
+                remedy="look into " + last_lines(job, rank) + go_on(job))
 
 
 def told_by(job: TrainJob, rank: int) -> RecsysError | None:
@@ -37,7 +45,8 @@ def told_by(job: TrainJob, rank: int) -> RecsysError | None:
     if not path.exists():
         return None
     facts = json.loads(path.read_text(encoding="utf-8"))
-    kind = getattr(errors, facts.pop("kind"), RecsysError)
+    name = facts.pop("kind")
+    kind = Lost if name == Lost.__name__ else getattr(errors, name, RecsysError)
     return kind(facts.pop("thing"), **facts)
 
 

@@ -19,6 +19,7 @@ from recsys_spark.core.errors import WorkerError
 from recsys_spark.train.beat import Beat
 
 RANK, SIZE, STORE = "RECSYS_SPARK_RANK", "RECSYS_SPARK_SIZE", "RECSYS_SPARK_STORE"  # environment variables that the launcher sets
+PATIENCE = 2.0  # a collective waits so many times `timeout_s`: long enough for whoever watches the ranks to name the one that hangs
 
 
 class PeerLost(Exception):
@@ -73,12 +74,12 @@ class Workers:
 class Horovod(Workers):
     engine = "horovod"
 
-    def __init__(self, beat: Beat | None = None) -> None:
+    def __init__(self, local_rank: int, beat: Beat | None = None) -> None:
         import horovod.torch as hvd
 
         hvd.init()
         self.hvd = hvd
-        super().__init__(hvd.rank(), hvd.size(), hvd.local_rank(), beat)
+        super().__init__(hvd.rank(), hvd.size(), local_rank, beat)
 
     # A tensor keeps its name from step to step: Horovod then skips the negotiation that a new name needs.
     def _sum(self, flat: Tensor) -> None:
@@ -94,16 +95,18 @@ class Horovod(Workers):
 class Torch(Workers):
     engine = "torch"
 
-    def __init__(self, device: str = "cpu", timeout_s: float = 600.0, beat: Beat | None = None) -> None:
+    def __init__(self, local_rank: int, device: str = "cpu", timeout_s: float = 600.0, beat: Beat | None = None) -> None:
         from torch import distributed
 
         self.distributed = distributed
-        rank, size = int(os.environ[RANK]), int(os.environ[SIZE])
-        host, _, port = os.environ[STORE].rpartition(":")
-        store = distributed.TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=timeout_s))  # type: ignore[attr-defined]
-        distributed.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=size,
-                                       timeout=timedelta(seconds=timeout_s))
-        super().__init__(rank, size, rank, beat)
+        patience = timedelta(seconds=PATIENCE * timeout_s)
+        met: dict[str, Any] = {}  # without a store: MASTER_ADDR and its like, as torchrun sets them
+        if where := os.environ.get(STORE):
+            host, _, port = where.rpartition(":")
+            store = distributed.TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=timeout_s))  # type: ignore[attr-defined]
+            met = {"store": store, "rank": int(os.environ[RANK]), "world_size": int(os.environ[SIZE])}
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=patience, **met)
+        super().__init__(distributed.get_rank(), distributed.get_world_size(), local_rank, beat)
 
     def _sum(self, flat: Tensor) -> None:
         self.distributed.all_reduce(flat)
@@ -120,20 +123,23 @@ def resolve(engine: str, num_workers: int) -> str:
     return ("horovod" if num_workers > 1 else "single") if engine == "auto" else engine
 
 
-def connect(engine: str, *, device: str = "cpu", timeout_s: float = 600.0, beat: Beat | None = None) -> Workers:
-    """Join the ranks that the launcher started. Raises WorkerError when the engine is not installed or nobody answers."""
+def connect(engine: str, *, local_rank: int = 0, device: str = "cpu", timeout_s: float = 600.0, beat: Beat | None = None) -> Workers:
+    """Join the ranks that were started together. `local_rank`: the number of this rank's GPU on its host.
+
+    Raises WorkerError when the engine is not installed, PeerLost when nobody answers.
+    """
     try:
         if engine == "horovod":
-            return Horovod(beat)
+            return Horovod(local_rank, beat)
         if engine == "torch":
-            return Torch(device, timeout_s, beat)
+            return Torch(local_rank, device, timeout_s, beat)
     except ImportError as problem:
         raise WorkerError(f"workers.engine {engine}", found=str(problem), expected="an installed library",
                           remedy="run `make setup`, or set workers.engine=torch") from problem
     except RuntimeError as problem:
         raise PeerLost(" ".join(str(problem).split())[:300]) from problem
     assert engine == "single", f"engine {engine}"
-    return Workers(beat=beat)
+    return Workers(local_rank=local_rank, beat=beat)
 
 
 def _by_dtype(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import pytest
 from recsys_spark.core import artifacts
 from recsys_spark.core.contracts import TrainJob
 from recsys_spark.core.errors import CheckpointError, ConfigError, ShardError, WorkerError
-from recsys_spark.train import beat, checkpoint, entry, launch
+from recsys_spark.train import beat, checkpoint, entry, launch, owner, watch
 from tests import shardsets, training
+from tests.distributed import ranks
 
 LONG = {"epochs": 100_000, "patience": 100_000}
 
@@ -29,38 +31,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, shardsets.pointwise(folder)
 
 
-def _processes(run: Path) -> dict[int, int]:
-    """rank -> process id, of the living ranks of this run folder."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (folder / "cmdline").read_bytes().decode().split("\0")
-            if str(run / launch.JOB) in arguments and "recsys_spark.train.entry" in arguments:
-                environment = dict(line.split("=", 1) for line in (folder / "environ").read_text().split("\0") if "=" in line)
-                found[int(environment["RECSYS_SPARK_RANK"])] = int(folder.name)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-    return found
-
-
-def _wait(what: Callable[[], Any], seconds: float = 60.0) -> Any:
-    until = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.02)
-    return found
-
-
-def _steps(job: TrainJob, rank: int = 0) -> int:
-    reading = beat.read(entry.beat_file(job, rank))
-    return reading.step if reading else 0
-
-
 def _when(job: TrainJob, steps: int, deed: Callable[[], None]) -> threading.Thread:
     """Do it, in the background, when rank 0 has done so many steps."""
 
     def wait_and_do() -> None:
-        _wait(lambda: _steps(job) >= steps)
+        ranks.wait(lambda: ranks.steps(job) >= steps)
         deed()
 
     thread = threading.Thread(target=wait_and_do)
@@ -75,7 +50,7 @@ def test_a_dead_worker_ends_the_others_and_the_next_call_goes_on(rows: tuple[Pat
     ended: list[float] = []
 
     def kill() -> None:
-        os.kill(_processes(tmp_path / "run")[1], signal.SIGKILL)
+        os.kill(ranks.processes(job)[1], signal.SIGKILL)
         ended.append(time.monotonic())
 
     thread = _when(job, 17, kill)
@@ -83,7 +58,7 @@ def test_a_dead_worker_ends_the_others_and_the_next_call_goes_on(rows: tuple[Pat
         launch.launch(job)
     assert time.monotonic() - ended[0] < 10
     thread.join()
-    assert not _processes(tmp_path / "run"), "no rank runs on"
+    assert not ranks.processes(job), "no rank runs on"
     message = str(told.value)
     assert "worker 1 of 2: found killed by SIGKILL" in message and "rank-1.log" in message and "run again to go on from step-" in message
     result = launch.launch(job)
@@ -97,12 +72,16 @@ def test_a_dead_worker_ends_the_others_and_the_next_call_goes_on(rows: tuple[Pat
 
 def test_a_silent_worker_is_named(rows: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = training.job(tmp_path, *rows, engine="torch", num_workers=2, timeout_s=300.0, **LONG)
-    haste = [1.0]  # once the worker is stopped, its silence counts a hundredfold
-    age = beat.Reading.age_s.fget  # type: ignore[attr-defined]
-    monkeypatch.setattr(beat.Reading, "age_s", property(lambda reading: haste[0] * age(reading)))
+    stopped: list[float] = []
+
+    def clock() -> float:  # once the worker is stopped, silence counts a hundredfold
+        now = time.monotonic()
+        return now + 99 * (now - stopped[0]) if stopped else now
+
+    monkeypatch.setattr(watch, "Silence", partial(watch.Silence, clock=clock))
 
     def stop() -> None:
-        worker = _processes(tmp_path)[1]
+        worker = ranks.processes(job)[1]
         while True:  # in its own work, not in a collective
             os.kill(worker, signal.SIGSTOP)
             time.sleep(0.05)
@@ -111,16 +90,16 @@ def test_a_silent_worker_is_named(rows: tuple[Path, Any], tmp_path: Path, monkey
                 break
             os.kill(worker, signal.SIGCONT)
             time.sleep(0.003)
-        haste[0] = 100.0
+        stopped.append(time.monotonic())
 
     thread = _when(job, 3, stop)
     with pytest.raises(WorkerError) as told:
         launch.launch(job)
     thread.join()
-    assert haste[0] == 100.0, "not before"
+    assert stopped, "not before"
     assert "worker 1 of 2: found silent for 3" in str(told.value) and "workers.timeout_s=300" in str(told.value)
     assert "rank-1.log" in str(told.value)
-    assert not _processes(tmp_path)
+    assert not ranks.processes(job)
 
 
 def test_ctrl_c_saves_and_a_killed_launcher_leaves_no_orphan(rows: tuple[Path, Any], tmp_path: Path) -> None:
@@ -135,28 +114,28 @@ def test_ctrl_c_saves_and_a_killed_launcher_leaves_no_orphan(rows: tuple[Path, A
         return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     launcher = begin()
-    _wait(lambda: _steps(job) > 20)
+    ranks.wait(lambda: ranks.steps(job) > 20)
     os.killpg(launcher.pid, signal.SIGINT)
     _, output = launcher.communicate(timeout=60)
     assert "KeyboardInterrupt" in output and launcher.returncode != 0
-    assert not _processes(tmp_path / "run")
+    assert not ranks.processes(job)
     saved = checkpoint.folders(tmp_path / "run")[-1]
     manifest = checkpoint.verify(saved)
     assert manifest.step > 20
 
     launcher = begin()
-    _wait(lambda: _steps(job) > manifest.step + 3)
-    assert len(_processes(tmp_path / "run")) == 2
+    ranks.wait(lambda: ranks.steps(job) > manifest.step + 3)
+    assert len(ranks.processes(job)) == 2
     launcher.send_signal(signal.SIGKILL)
     launcher.wait()
-    _wait(lambda: not _processes(tmp_path / "run"), 10)
+    ranks.wait(lambda: not ranks.processes(job), 10)
     assert launcher.stderr is not None
     launcher.stderr.close()
 
 
 def test_sigterm_of_a_worker_saves_and_says_how_to_go_on(rows: tuple[Path, Any], tmp_path: Path) -> None:
     job = training.job(tmp_path, *rows, **LONG)
-    thread = _when(job, 5, lambda: os.kill(_processes(tmp_path)[0], signal.SIGTERM))
+    thread = _when(job, 5, lambda: os.kill(ranks.processes(job)[0], signal.SIGTERM))
     with pytest.raises(WorkerError) as told:
         launch.launch(job)
     thread.join()
@@ -188,7 +167,7 @@ def test_engines_that_cannot_be(rows: tuple[Path, Any], tmp_path: Path) -> None:
     assert "workers.num_workers=2" in _refused(training.job(tmp_path / "a", *rows, engine="single", num_workers=2), ConfigError)
     job = training.job(tmp_path / "b", *rows)
     spark = job.model_copy(update={"workers": job.workers.model_copy(update={"launch": "spark"})})
-    assert "workers.launch: found spark" in _refused(spark, ConfigError)
+    assert "workers.launch: found spark; expected local: this process has no Spark session" in _refused(spark, ConfigError)
 
 
 def test_other_shards_than_the_jobs(rows: tuple[Path, Any], tmp_path: Path) -> None:
@@ -209,14 +188,14 @@ def test_no_free_port(engine: str, rows: tuple[Path, Any], tmp_path: Path, monke
 
 
 def test_two_launchers_in_one_folder(rows: tuple[Path, Any], tmp_path: Path) -> None:
-    with launch._alone(tmp_path):
+    with owner.alone(tmp_path):
         assert "another process" in _refused(training.job(tmp_path, *rows), WorkerError)
 
 
 def test_the_result_of_another_job_is_not_taken(rows: tuple[Path, Any], tmp_path: Path) -> None:
     job = training.job(tmp_path, *rows, epochs=1)
     training.train_here(job)
-    artifacts.write_model(tmp_path / launch.JOB, job)
+    artifacts.write_model(tmp_path / entry.JOB, job)
     assert launch.launch(job).epochs == 1
     message = _refused(job.model_copy(update={"seed": 5, "run_id": "other"}), CheckpointError)
     assert str(tmp_path) in message and "the result of another job" in message and "empty run folder" in message
