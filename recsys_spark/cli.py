@@ -32,6 +32,19 @@ def run(config: Config = None, overrides: Overrides = None, step: Steps = None, 
 
 
 @app.command()
+def prepare_ranks(config: Config = None, overrides: Overrides = None,
+            step: Annotated[str, typer.Option(help="A train_deep step.")] = "") -> None:
+    """Prepare a training for ranks that torchrun or horovodrun starts: run what it needs, write its job file, print the commands."""
+    console = Console()
+    job, ctx = _trained(config, overrides, step, console, compute=True)
+    from recsys_spark.stages import train_deep
+
+    path, ranks = train_deep.prepare(ctx, job), job.workers.num_workers
+    for command in (f"torchrun --standalone --nproc-per-node {ranks} -m", f"horovodrun -np {ranks} python -m"):
+        console.print(f"{command} recsys_spark.train.entry {path}", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def tune(config: Config = None, overrides: Overrides = None, step: Steps = None, dry_run: DryRun = False) -> None:
     """Run the steps that have a `search` (and what they need), then show their trials, best first. Validation only."""
     from recsys_spark.report import terminal
@@ -221,6 +234,26 @@ def _run(config: str | None, overrides: list[str] | None, *, stage: str | None, 
     terminal.results(console, list(done.values()))
     console.print(f"[dim]{len(done)} steps in {time.monotonic() - started:.0f} s[/]")
     return done
+
+
+def _trained(config: str | None, overrides: list[str] | None, name: str, console: Console, *, compute: bool) -> tuple[Any, Any]:
+    """(job, context) of a train_deep step, once what it needs is done: done now (`compute`), or else refused."""
+    from recsys_spark.stages import pipeline as pipelines
+    from recsys_spark.stages import steps
+
+    path, arguments = _arguments(config, overrides)
+    pipeline, known = steps.load(path, arguments)
+    chosen = steps.select(known, stage="train_deep", names=[name] if name else (), source=str(path))
+    if len(chosen) > 1:
+        raise ConfigError("option --step", found="none", expected=f"one of {', '.join(chosen)}")
+    *before, step = steps.closure(known, chosen)
+    lake = pipelines.open_lake(pipeline)
+    done = pipelines.run(pipeline, before, lake=lake, listener=_listener(console)) if compute else pipelines.kept(pipeline, before, lake=lake)
+    missing = [needed for needed in step.needs if needed not in done]
+    if missing:
+        raise ConfigError(f"step {step.name}", found=f"{missing[0]} not run yet", expected="its shards",
+                          remedy=f"recsys-spark run {path} --step {missing[0]}")
+    return step.job, pipelines.context(pipeline, step, {need: done[need] for need in step.needs}, lake=lake)
 
 
 def _open(config: str | None, overrides: list[str] | None) -> tuple[Any, Any]:

@@ -118,6 +118,14 @@ def execute(pipeline: Pipeline, step: Step, inputs: dict[str, Run], *, lake: Lak
     return record
 
 
+def context(pipeline: Pipeline, step: Step, inputs: dict[str, Run], *, lake: Lake) -> Context:
+    """That in which `run` would execute the step, once what it needs is done; its run folder is made."""
+    run_id = run_id_of(step.name, step_key(step, pipeline.seed, inputs))
+    run_dir = Path(pipeline.env.runs).absolute() / run_id
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return _context(pipeline, step, inputs, lake, run_id, run_dir)
+
+
 def completed(lake: Lake) -> dict[str, Run]:
     """{key: the last completed run}."""
     return {run.key: run for run in sorted(lake.runs(), key=lambda run: run.ended_at)}

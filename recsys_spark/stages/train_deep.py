@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -55,18 +56,29 @@ class Job(context.Job):
 
 def run(ctx: Context, job: Job) -> Outcome:
     """Raises what launching raises: ConfigError, ShardError, CheckpointError, WorkerError."""
-    made = _train_job(ctx, job)
+    made = train_job(ctx, job)
     _fits(job, shardset.load(made.shards, expect=made.shard_fingerprint))
     found: dict[str, Any] = {}
     if job.search is not None:
         job, found = _chosen(ctx, job, job.search)
-        made = _train_job(ctx, job)
+        made = train_job(ctx, job)
     result = launch.launch(made)
     summary = {"model": job.model, **job.config, **found, **result.model_dump(mode="json", exclude={"run_id"}),
                "num_workers": job.workers.num_workers, "engine": workers.resolve(job.workers.engine, job.workers.num_workers),
                "shard_fingerprint": made.shard_fingerprint}
     logger.info(log.fields(stage="train_deep", **log.plain(summary), **result.best))
     return Outcome(tables=dict(ctx.inputs[job.shards].output_versions), shard_fingerprint=made.shard_fingerprint, summary=summary)
+
+
+def prepare(ctx: Context, job: Job) -> Path:
+    """The file of the job, for ranks that torchrun or horovodrun starts; `run` then takes their result. Raises what `run` raises
+    before it starts a rank, and ConfigError for a search, which needs a training for each trial."""
+    if job.search is not None:
+        raise ConfigError(f"step {ctx.step}, search", found="a search", expected="settings that are chosen",
+                          remedy="run `recsys-spark tune`, write the best settings into the step, and remove its search")
+    made = train_job(ctx, job)
+    _fits(job, shardset.load(made.shards, expect=made.shard_fingerprint))
+    return launch.prepare(made)
 
 
 def with_settings(job: Job, values: dict[str, Any]) -> Job:
@@ -89,7 +101,7 @@ def with_settings(job: Job, values: dict[str, Any]) -> Job:
 
 def _chosen(ctx: Context, job: Job, wanted: Search) -> tuple[Job, dict[str, Any]]:
     """The best settings by the best epoch's validation metric. A trial that was killed goes on; its folder goes when it is judged."""
-    metric, _ = validate.monitor(_train_job(ctx, job), registry.find(job.model))
+    metric, _ = validate.monitor(train_job(ctx, job), registry.find(job.model))
     if wanted.metric not in ("", metric):
         raise ConfigError(f"step {ctx.step}, search.metric", found=wanted.metric, expected=f"{metric}, by which the epochs are chosen",
                           remedy="set train.monitor")
@@ -97,7 +109,7 @@ def _chosen(ctx: Context, job: Job, wanted: Search) -> tuple[Job, dict[str, Any]
 
     def trial(values: dict[str, Any]) -> float:
         named = folder / artifacts.fingerprint(values)[:10]
-        made = _train_job(ctx, with_settings(job, values)).model_copy(update={"run_dir": str(named)})
+        made = train_job(ctx, with_settings(job, values)).model_copy(update={"run_dir": str(named)})
         value = launch.launch(made).best[metric]
         shutil.rmtree(folder)
         return value
@@ -108,7 +120,7 @@ def _chosen(ctx: Context, job: Job, wanted: Search) -> tuple[Job, dict[str, Any]
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
     """Rows, steps and memory to expect; refuses what training would refuse before its first step."""
-    made = _train_job(ctx, job)
+    made = train_job(ctx, job)
     shards = shardset.load(made.shards, expect=made.shard_fingerprint)
     _fits(job, shards)
     placement.check(made)
@@ -130,7 +142,7 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
             "worker_bytes": int(_PROCESS_BYTES + parameters * width * copies + read)}
 
 
-def _train_job(ctx: Context, job: Job) -> TrainJob:
+def train_job(ctx: Context, job: Job) -> TrainJob:
     return TrainJob(run_id=ctx.run_id, run_dir=str(ctx.run_dir), shards=str(ctx.input_dir(job.shards) / FOLDER),
                     shard_fingerprint=ctx.inputs[job.shards].shard_fingerprint, model=job.model, config=job.config, train=job.train,
                     workers=job.workers, seed=ctx.seed)

@@ -53,7 +53,7 @@ def run_rank(job_path: str) -> int:
     signal.signal(signal.SIGTERM, ask)
     try:
         job = artifacts.read_model(Path(job_path), TrainJob, error=ConfigError, remedy="start ranks through the launcher, or make the "
-                                   "file by `jobs/train_deep.py --prepare`")
+                                   "file by `recsys-spark prepare-ranks`")
         result = _train(job, placement.place(), stop=lambda: bool(asked))
     except RecsysError as problem:
         _log.error(log.fields(error=str(problem)))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from recsys_spark.core import config
-from recsys_spark.core.contracts import Run
+from recsys_spark.core.contracts import Run, TrainJob
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.stages import train_deep
 from recsys_spark.stages.context import Context, Env
@@ -67,6 +67,17 @@ def test_trains_and_hands_on(ctx: Context) -> None:
     checkpoint.verify(ctx.run_dir / outcome.summary["checkpoint"])
     assert not (ctx.run_dir / "job.json").exists(), "that name is the step's own"
     assert train_deep.run(ctx, job).summary == outcome.summary, "nothing is trained twice"
+
+
+def test_prepared_for_ranks_from_outside_and_their_result_is_taken(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = _job(model="mf_bias", config=training.CONFIGS["mf_bias"])
+    made = TrainJob.model_validate_json(train_deep.prepare(ctx, job).read_text())
+    result = training.train_here(made)
+    monkeypatch.setattr("recsys_spark.train.processes.run", lambda *_: pytest.fail("started"))
+    assert result is not None and train_deep.run(ctx, job).summary["seconds"] == result.seconds
+    searched = _job(model="mf_bias", search={"space": {"dim": [2, 3]}})
+    with pytest.raises(ConfigError, match="recsys-spark tune"):
+        train_deep.prepare(ctx, searched)
 
 
 def test_a_model_of_another_layout(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
