@@ -248,7 +248,8 @@ def _trained(config: str | None, overrides: list[str] | None, name: str, console
         raise ConfigError("option --step", found="none", expected=f"one of {', '.join(chosen)}")
     *before, step = steps.closure(known, chosen)
     lake = pipelines.open_lake(pipeline)
-    done = pipelines.run(pipeline, before, lake=lake, listener=_listener(console)) if compute else pipelines.kept(pipeline, before, lake=lake)
+    hear = _listener(console)
+    done = pipelines.run(pipeline, before, lake=lake, listener=hear) if compute else pipelines.kept(pipeline, before, lake=lake)
     missing = [needed for needed in step.needs if needed not in done]
     if missing:
         raise ConfigError(f"step {step.name}", found=f"{missing[0]} not run yet", expected="its shards",

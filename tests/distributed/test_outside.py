@@ -57,18 +57,18 @@ def test_the_same_numbers(engine: str, rows: tuple[Path, Any], alone: Path, tmp_
 
 
 def test_a_rank_that_hangs_is_named_by_the_others(rows: tuple[Path, Any], tmp_path: Path) -> None:
-    job = training.job(tmp_path, *rows, engine="torch", num_workers=2, timeout_s=3.0, epochs=100_000, patience=100_000)
+    job = training.job(tmp_path, *rows, engine="torch", num_workers=2, timeout_s=10.0, epochs=100_000, patience=100_000)
     started = _start("torch", launch.prepare(job))
     try:
         hung = _hang(job)
-        ranks.wait(entry.error_file(job, 0).exists, 30)
+        ranks.wait(entry.error_file(job, 0).exists, 60)
         os.kill(hung, signal.SIGKILL)  # torchrun would wait half a minute for it to obey
         output, _ = started.communicate(timeout=90)
     finally:
         if started.poll() is None:
             os.killpg(started.pid, signal.SIGKILL)
     assert started.returncode != 0
-    assert "worker 1 of 2: found silent for" in output and "workers.timeout_s=3" in output
+    assert "worker 1 of 2: found silent for" in output and "workers.timeout_s=10" in output
     assert "worker 1 of 2" in (tmp_path / "rank-0.error.json").read_text()
 
 
