@@ -174,7 +174,10 @@ class Train(Settings):
     patience: int = Field(3, ge=1)  # epochs without improvement before stopping
     dtype: Literal["float32", "float64"] = "float32"
     checkpoint_steps: int = Field(0, ge=0)  # also save every so many steps; 0: at epoch ends only
+    checkpoint_s: float = Field(0.0, ge=0)  # also save every so many seconds; 0: not by the clock
+    checkpoint_async: bool = False  # a thread writes it from a copy (as much memory again as weights and moments), the steps go on
     keep: int = Field(2, ge=1)  # last checkpoints kept, besides the best
+    keep_every: int = Field(0, ge=0)  # and that of the end of every so many epochs; 0: none of them
 
 
 class TrainJob(Settings):

@@ -44,13 +44,14 @@ class Stored(Settings):
         return Sizes(self.num_users, self.num_items, dict(self.statistics), self.fields)
 
 
-def save(folder: Path, model: Model, name: str) -> None:
+def save(folder: Path, model: Model, name: str, weights: dict[str, Tensor] | None = None) -> None:
     """Write both files into `folder` (made if missing); `model.json` last, so its presence says that the weights are whole.
+    `weights` are written in place of the model's own, which may have gone on.
 
     Raises CheckpointError when the disk refuses (full, read-only); an earlier save stays until the new weights are whole.
     """
     assert type(model) is registry.find(name), f"{type(model).__name__} is not the model {name!r}"
-    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    weights = {key: value.detach().cpu().contiguous() for key, value in (weights or model.state_dict()).items()}
     beside = folder / f".tmp-{WEIGHTS}-{uuid.uuid4().hex[:8]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,25 +8,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from recsys_spark.core import artifacts
 from recsys_spark.core.config import Settings
 from recsys_spark.core.contracts import VERSION, TrainJob
-from recsys_spark.core.errors import CheckpointError, is_disk_full
+from recsys_spark.core.errors import CheckpointError
 from recsys_spark.models import store
 from recsys_spark.models.base import Model
-from recsys_spark.train import optim
 from recsys_spark.train.workers import Workers
 
 FOLDER, MANIFEST, STATE, OPTIM = "checkpoints", "manifest.json", "state.json", "optim.safetensors"
@@ -84,7 +80,7 @@ class Manifest(Settings):
 def digest(job: TrainJob) -> str:
     """Of all that decides the numbers. Where it runs, on how many ranks and how often it saves do not."""
     facts = job.model_dump(mode="json", exclude={"run_id", "run_dir", "shards", "workers"})
-    for key in ("keep", "checkpoint_steps"):
+    for key in ("keep", "keep_every", "checkpoint_steps", "checkpoint_s", "checkpoint_async"):
         del facts["train"][key]
     for key in ("engine", "prefetch"):
         del facts["train"]["reader"][key]
@@ -93,34 +89,6 @@ def digest(job: TrainJob) -> str:
 
 def name(step: int) -> str:
     return f"{FOLDER}/step-{step:08d}"
-
-
-def save(job: TrainJob, state: State, model: Model, optimiser: torch.optim.Optimizer, carry: dict[str, Tensor]) -> None:
-    """Write the checkpoint of `state.step`, point LAST and BEST to what they name, drop what `keep` no longer holds.
-
-    Raises CheckpointError when the weights are not finite or the disk refuses; older checkpoints stay.
-    """
-    _refuse_broken(model, state)
-    run = Path(job.run_dir)
-    moments, groups = optim.pack(optimiser)
-    try:
-        with artifacts.new_folder(run / name(state.step)) as folder:
-            store.save(folder, model, job.model)
-            save_file({**moments, **{f"carry.{key}": value for key, value in carry.items()}}, folder / OPTIM)
-            artifacts.write_text(folder / STATE, _State(state=state, groups=groups).model_dump_json(indent=1))
-            files = {}
-            for path in sorted(folder.iterdir()):
-                with open(path, "rb") as written:
-                    os.fsync(written.fileno())
-                files[path.name] = File(bytes=path.stat().st_size, sha256=artifacts.file_digest(path))
-            artifacts.write_model(folder / MANIFEST, Manifest(
-                model=job.model, shard_fingerprint=job.shard_fingerprint, job_digest=digest(job), num_workers=job.workers.num_workers,
-                step=state.step, files=files))
-        point(job, state)
-    except (OSError, SafetensorError) as problem:
-        raise CheckpointError(f"checkpoint {run / name(state.step)}", found=" ".join(str(problem).split()), expected="room to write it",
-                              remedy=_free_space(run, is_disk_full(problem))) from problem
-    _prune(run, job.train.keep, keep_also=state.best_checkpoint)
 
 
 def resume(job: TrainJob, model: Model) -> Resumed | None:
@@ -139,7 +107,7 @@ def resume(job: TrainJob, model: Model) -> Resumed | None:
         if value != expected:
             raise CheckpointError(f"checkpoint {folder}, {field}", found=value[:40], expected=expected[:40], remedy=start_anew)
     store.restore(folder, model, job.model)
-    saved = artifacts.read_model(folder / STATE, _State, error=CheckpointError, remedy=_remedy(folder))
+    saved = artifacts.read_model(folder / STATE, StateFile, error=CheckpointError, remedy=remedy(folder))
     tensors = load_file(folder / OPTIM)
     carry = {key.removeprefix("carry."): value for key, value in tensors.items() if key.startswith("carry.")}
     moments = {key: value for key, value in tensors.items() if not key.startswith("carry.")}
@@ -154,17 +122,17 @@ def restore_best(job: TrainJob, state: State, model: Model) -> None:
 
 def verify(folder: Path) -> Manifest:
     """The manifest of a checkpoint whose files are all there, of the right size and digest. Raises CheckpointError."""
-    manifest = artifacts.read_model(folder / MANIFEST, Manifest, error=CheckpointError, remedy=_remedy(folder))
+    manifest = artifacts.read_model(folder / MANIFEST, Manifest, error=CheckpointError, remedy=remedy(folder))
     for file, wanted in manifest.files.items():
         path = folder / file
         if not path.exists():
-            raise CheckpointError(f"checkpoint file {path}", found="no such file", expected=f"{wanted.bytes} bytes", remedy=_remedy(folder))
+            raise CheckpointError(f"checkpoint file {path}", found="no such file", expected=f"{wanted.bytes} bytes", remedy=remedy(folder))
         if (size := path.stat().st_size) != wanted.bytes:
             raise CheckpointError(f"checkpoint file {path}", found=f"{size} bytes", expected=f"{wanted.bytes} bytes (is it cut short?)",
-                                  remedy=_remedy(folder))
+                                  remedy=remedy(folder))
         if (sha256 := artifacts.file_digest(path)) != wanted.sha256:
             raise CheckpointError(f"checkpoint file {path}", found=f"SHA-256 {sha256[:12]}", expected=wanted.sha256[:12],
-                                  remedy=_remedy(folder))
+                                  remedy=remedy(folder))
     return manifest
 
 
@@ -196,47 +164,14 @@ def own(key: str, gathered: Tensor, workers: Workers) -> Tensor:
     return gathered[workers.rank].clone()
 
 
-class _State(Settings):
+class StateFile(Settings):
+    """STATE."""
+
     state: State
     groups: list[dict[str, Any]]  # of the optimiser
 
 
-def point(job: TrainJob, state: State) -> None:
-    """Write LAST and BEST."""
-    run = Path(job.run_dir)
-    artifacts.write_text(run / LAST, _json({"checkpoint": name(state.step), "epoch": state.epoch, "position": state.position}))
-    if state.best_checkpoint:
-        artifacts.write_text(run / BEST, _json({"checkpoint": state.best_checkpoint, "epoch": state.best_epoch, **state.best}))
-
-
-def _json(values: dict[str, Any]) -> str:
-    return json.dumps(values) + "\n"
-
-
-def _prune(run: Path, keep: int, keep_also: str) -> None:
-    for folder in folders(run)[:-keep]:
-        if folder != run / keep_also:
-            # Renamed first: a kill between two unlinks must not leave a checkpoint with files missing.
-            gone = folder.with_name(f".tmp-old-{folder.name}")
-            os.rename(folder, gone)
-            shutil.rmtree(gone)
-
-
-def _refuse_broken(model: Model, state: State) -> None:
-    for key, value in model.state_dict().items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"weights {key} after step {state.step}, epoch {state.epoch}", found="numbers that are not finite",
-                                  expected="finite weights", remedy="lower train.optim.lr or set train.optim.clip_norm; "
-                                  "the last good checkpoint stays")
-
-
-def _remedy(folder: Path) -> str:
+def remedy(folder: Path) -> str:
     older = [other for other in folders(folder.parent.parent) if other < folder]
     go_on = f"training then resumes from {older[-1].name}" if older else "training then starts anew"
     return f"remove the folder {folder}; {go_on}"
-
-
-def _free_space(run: Path, full: bool) -> str:
-    found = folders(run)
-    left = f"; {found[-1].name} is whole and the training resumes from it" if found else ""
-    return ("free some space on this disk and run again" if full else "see that the folder can be written, and run again") + left

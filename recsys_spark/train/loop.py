@@ -27,7 +27,8 @@ from recsys_spark.train.checkpoint import State
 from recsys_spark.train.collate import collate
 from recsys_spark.train.negatives import Negatives, Seen
 from recsys_spark.train.reader import Reader
-from recsys_spark.train.step import NotFinite, Stepper, blame
+from recsys_spark.train.saver import Saver, point
+from recsys_spark.train.step import GO_ON, SAVE, STOP, NotFinite, Stepper, blame
 from recsys_spark.train.workers import Workers
 
 METRICS, RESULT = "metrics.jsonl", "result.json"
@@ -53,6 +54,7 @@ class Loop:
         self.metric, self.sign = validate.monitor(job, self.model)
         self.validate = validate.make(job, self.shards, self.model, workers)
         self.negatives = self._negatives()
+        self.saver = Saver(job, workers.rank)
         self.reader = Reader(job.shards, "train", batch_size=self.settings.batch_size, seed=job.seed, rank=workers.rank,
                              num_ranks=workers.size, settings=self.settings.reader)
         self.phases = phases.of(self.model)
@@ -70,8 +72,10 @@ class Loop:
             self._freeze()
             if not self._rest_of_epoch():
                 self._save()
+                self.saver.wait()
                 return None
             self._end_epoch()
+        self.saver.wait()
         return self._result()
 
     def _rest_of_epoch(self) -> bool:
@@ -84,7 +88,7 @@ class Loop:
             # A model that draws from torch's generator draws the same again after a resume.
             torch.default_generator.manual_seed(seeds.derive(self.job.seed, "torch", state.step))
             try:
-                done = self.step(batch, self.ctx, self.stop())
+                done = self.step(batch, self.ctx, STOP if self.stop() else SAVE if self.saver.due() else GO_ON)
             except NotFinite as problem:
                 raise self._blamed(problem, batch) from None
             for name, total, count in zip(self.step.names, done.sums, done.counts, strict=True):
@@ -94,9 +98,9 @@ class Loop:
             state.step, state.position, state.epoch_examples = state.step + 1, state.position + 1, state.epoch_examples + examples
             self.examples_here += examples
             self.workers.beat.tell(state.epoch, self.epochs, state.position, steps, state.step, self.examples_here)
-            if state.position < steps and (done.stop or (every and state.step % every == 0)):
+            if state.position < steps and (done.wish or (every and state.step % every == 0)):
                 state.epoch_seconds += time.perf_counter() - clock
-                if done.stop:
+                if done.wish >= STOP:
                     return False
                 self._save()
                 clock = time.perf_counter()
@@ -145,6 +149,7 @@ class Loop:
         if state.ended:
             return
         if self.workers.rank == 0 and state.best_checkpoint != checkpoint.name(state.step):
+            self.saver.wait()
             checkpoint.restore_best(self.job, state, self.model)
         self.workers.broadcast(list(self.model.state_dict().values()))
         state.phase, state.phase_epoch, state.stale = state.phase + 1, state.epoch, 0
@@ -179,7 +184,7 @@ class Loop:
     def _save(self) -> None:
         carry = self._gathered_carry()
         if self.workers.rank == 0:
-            checkpoint.save(self.job, self.state, self.model, self.optimiser, carry)
+            self.saver.save(self.state, self.model, self.optimiser, carry)
         self.workers.beat.work()
 
     def _restore(self) -> None:
@@ -198,7 +203,7 @@ class Loop:
         self.ctx.carry.update({key: checkpoint.own(key, value, self.workers) for key, value in found.carry.items()})
         if self.workers.rank == 0:
             self._write_metrics()
-            checkpoint.point(self.job, self.state)
+            point(self.job, self.state)
             _log.info(log.fields(event="resume", step=self.state.step, epoch=self.state.epoch, position=self.state.position))
         self.workers.barrier()
 

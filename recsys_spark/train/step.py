@@ -14,11 +14,14 @@ from recsys_spark.train.collate import take
 from recsys_spark.train.gradients import Gradients
 from recsys_spark.train.workers import Workers
 
+# What a rank may wish after a step. Wishes are added over the ranks, and only rank 0 asks for a save: a sum of 1 is that, more is a stop.
+GO_ON, SAVE, STOP = 0, 1, 2
+
 
 class Done(NamedTuple):
     sums: list[float]  # of each loss term, over all ranks
     counts: list[float]
-    stop: bool  # some rank was asked to stop: all hear of it in the same step
+    wish: int  # of all ranks together: they hear of it in the same step
 
 
 class NotFinite(RecsysError):
@@ -33,30 +36,30 @@ class Stepper:
         self.gradients = Gradients(model.parameters(), workers)
         self.names: tuple[str, ...] = ()  # of the loss terms
 
-    def __call__(self, batch: Batch, ctx: Context, stop: bool) -> Done:
+    def __call__(self, batch: Batch, ctx: Context, wish: int) -> Done:
         """Train on this rank's rows of the step. Raises NotFinite, on every rank, before any weight has changed."""
         named = self.model.loss(batch, self.model(batch, ctx), ctx)
         self.names, terms = tuple(named), list(named.values())
         self.gradients.clear()
         once = self.workers.size > 1 and _share_count(terms)
-        done = self._one_collective(terms, stop) if once else self._counts_first(terms, stop)
+        done = self._one_collective(terms, wish) if once else self._counts_first(terms, wish)
         if self.clip_norm:
             self.gradients.clip(self.clip_norm)
         self.optimiser.step()
         self.model.after_step()
         return done
 
-    def _one_collective(self, terms: list[Term], stop: bool) -> Done:
+    def _one_collective(self, terms: list[Term], wish: int) -> Done:
         """The count is common to all terms, so dividing by it can wait until the gradients are added."""
         _weighted(terms, [1.0] * len(terms)).backward()
-        *sums, count, asked = self.gradients.reduce([*(term.sum.detach() for term in terms), terms[0].count, float(stop)])
+        *sums, count, asked = self.gradients.reduce([*(term.sum.detach() for term in terms), terms[0].count, float(wish)])
         self._refuse_broken(sums)
         self.gradients.scale(1.0 / count if count else 0.0)
-        return Done(sums, [count] * len(terms), asked > 0)
+        return Done(sums, [count] * len(terms), int(asked))
 
-    def _counts_first(self, terms: list[Term], stop: bool) -> Done:
+    def _counts_first(self, terms: list[Term], wish: int) -> Done:
         """Counts are added over the ranks before the backward pass."""
-        numbers = torch.tensor([*(float(term.sum.detach()) for term in terms), *(float(term.count) for term in terms), float(stop)],
+        numbers = torch.tensor([*(float(term.sum.detach()) for term in terms), *(float(term.count) for term in terms), float(wish)],
                                dtype=torch.float64)
         self.workers.all_reduce_sum([numbers])
         *both, asked = numbers.tolist()
@@ -64,7 +67,7 @@ class Stepper:
         self._refuse_broken(sums)
         _weighted(terms, counts).backward()
         self.gradients.reduce()
-        return Done(sums, counts, asked > 0)
+        return Done(sums, counts, int(asked))
 
     def _refuse_broken(self, sums: list[float]) -> None:
         for name, value in zip(self.names, sums, strict=True):

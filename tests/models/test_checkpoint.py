@@ -11,15 +11,17 @@ import resource
 import shutil
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from recsys_spark.core.contracts import TrainJob
 from recsys_spark.core.errors import CheckpointError, RecsysError
-from recsys_spark.train import checkpoint, workers
+from recsys_spark.train import checkpoint, saver, workers
 from recsys_spark.train.checkpoint import State
 from recsys_spark.train.loop import Loop
 from tests import shardsets, training
@@ -109,7 +111,8 @@ def test_of_another_job(half: TrainJob) -> None:
 
 
 def test_where_it_runs_is_no_other_job(half: TrainJob) -> None:
-    train = half.train.model_copy(update={"keep": 7, "checkpoint_steps": 3, "reader": half.train.reader.model_copy(update={"prefetch": 9})})
+    saving = {"keep": 7, "keep_every": 2, "checkpoint_steps": 3, "checkpoint_s": 0.5, "checkpoint_async": True}
+    train = half.train.model_copy(update={**saving, "reader": half.train.reader.model_copy(update={"prefetch": 9})})
     moved = half.model_copy(update={"train": train, "workers": half.workers.model_copy(update={"num_workers": 4, "engine": "torch"})})
     assert checkpoint.digest(moved) == checkpoint.digest(half)
     assert checkpoint.digest(half.model_copy(update={"seed": 9})) != checkpoint.digest(half)
@@ -120,6 +123,70 @@ def test_keep_and_best(rows: tuple[Path, Any], tmp_path: Path) -> None:
     names = [path.name for path in checkpoint.folders(tmp_path)]
     assert names == ["step-00000020", "step-00000024", "step-00000028"] or names[0] == "step-00000014" and len(names) == 4
     assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
+
+
+def test_kept_for_good_every_so_many_epochs(rows: tuple[Path, Any], tmp_path: Path) -> None:
+    training.train_here(training.job(tmp_path, *rows, epochs=7, patience=7, checkpoint_steps=4, keep=1, keep_every=3, choose="last"))
+    assert [path.name for path in checkpoint.folders(tmp_path)] == [f"step-{14 * epoch:08d}" for epoch in (3, 6, 7)]
+
+
+def test_saving_by_the_clock_is_rank_0s_wish(half: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = half.model_copy(update={"train": half.train.model_copy(update={"checkpoint_s": 10.0, "keep": 9})})
+    now = [0.0]
+    monkeypatch.setattr(saver.time, "monotonic", lambda: now[0])
+    loop = Loop(timed, workers.Workers())
+    tell = loop.workers.beat.tell
+
+    def told(*facts: int) -> None:
+        now[0] += 4.0  # a step takes so long: saves are due before the steps after the 3rd, 6th ... since the last
+        tell(*facts)
+
+    monkeypatch.setattr(loop.workers.beat, "tell", told)
+    assert loop.run() is not None
+    steps = [int(path.name[-8:]) for path in checkpoint.folders(Path(timed.run_dir))]
+    assert steps == [14, 20, 24, 28, 32, 36, 40, 42]
+    assert not saver.Saver(timed, rank=1).due()
+    now[0] += 100.0
+    assert saver.Saver(timed).due() is False, "not at once"
+
+
+def test_async_writes_the_state_of_its_step_while_the_weights_go_on(half: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = half.model_copy(update={"train": half.train.model_copy(update={"checkpoint_async": True})})
+    loop, go_on, original = Loop(apart, workers.Workers()), threading.Event(), saver.write
+    before = {key: value.clone() for key, value in loop.model.state_dict().items()}
+    monkeypatch.setattr(saver, "write", lambda *given: go_on.wait(10) and original(*given))
+    loop.state.step = 21
+    loop._save()
+    for value in loop.model.state_dict().values():
+        value.add_(1)
+    loop.state.step = 22
+    assert not (Path(half.run_dir) / "checkpoints/step-00000021").exists()
+    go_on.set()
+    loop._save()
+    loop.saver.wait()
+    assert training.difference(load_file(Path(half.run_dir) / "checkpoints/step-00000021/model.safetensors"), before) == 0.0
+    assert training.difference(training.weights(Path(half.run_dir)), before) == 1.0
+
+
+def test_async_failure_is_told_by_the_next_save_or_the_end(half: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = half.model_copy(update={"train": half.train.model_copy(update={"checkpoint_async": True})})
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    loop = Loop(apart, workers.Workers())
+    with monkeypatch.context() as patch:
+        patch.setattr(saver, "save_file", full)
+        loop._save()
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            loop._save()
+    loop._save()
+    loop.saver.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(saver, "save_file", full)
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            training.train_here(apart)
+    assert training.train_here(apart) is not None
 
 
 def test_full_disk_keeps_the_last_good_one(half: TrainJob, rows: tuple[Path, Any], tmp_path: Path) -> None:
@@ -143,7 +210,7 @@ def test_full_disk_says_so(half: TrainJob, monkeypatch: pytest.MonkeyPatch) -> N
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(saver, "save_file", full)
     with pytest.raises(CheckpointError) as told:
         training.train_here(half)
     assert "No space left on device" in str(told.value) and "free some space" in str(told.value)
@@ -156,7 +223,7 @@ def test_weights_that_are_not_finite_are_refused(half: TrainJob) -> None:
         next(loop.model.parameters())[1, 0] = float("nan")
     before = _content(Path(half.run_dir))
     with pytest.raises(CheckpointError, match=r"not finite.*train\.optim\.lr"):
-        checkpoint.save(half, loop.state, loop.model, loop.optimiser, {})
+        loop._save()
     assert _content(Path(half.run_dir)) == before
 
 
@@ -201,11 +268,12 @@ def _process(job: TrainJob, deed: int, told: Path) -> tuple[int | None, str]:
     return process.exitcode, told.read_text()
 
 
-@pytest.mark.parametrize(("model", "config"), [("mf_bias", {"dim": 4}), ("neumf", {"dim": 4, "pretrain_epochs": 1})],
-                         ids=["one phase", "three phases"])
-def test_killed_anywhere_and_resumed_is_the_uninterrupted_run(model: str, config: dict[str, Any], rows: tuple[Path, Any],
+@pytest.mark.parametrize(("model", "config", "apart"), [("mf_bias", {"dim": 4}, False), ("neumf", {"dim": 4, "pretrain_epochs": 1}, True)],
+                         ids=["one phase", "three phases, saved off the steps"])
+def test_killed_anywhere_and_resumed_is_the_uninterrupted_run(model: str, config: dict[str, Any], apart: bool, rows: tuple[Path, Any],
                                                               tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"epochs": 2, "batch_size": 60, "checkpoint_steps": 4, "dtype": "float32", "config": config}
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 60, "checkpoint_steps": 4, "dtype": "float32", "config": config,
+                                "checkpoint_async": apart}
     code, deeds = _process(training.job(tmp_path / "whole", *rows, model, **settings), 0, tmp_path / "told")
     assert code == 0
     expected = training.weights(tmp_path / "whole")

@@ -76,10 +76,10 @@ def test_two_steps_by_hand(own_counts: bool) -> None:
     line = Line(own_counts)
     sgd = optim.build(training.Train(optim={"name": "sgd", "lr": 0.01}).optim, line.parameter_groups())  # type: ignore[arg-type]
     stepper = step.Stepper(line, sgd, workers.Workers(), clip_norm=0.0)  # type: ignore[arg-type]
-    done = stepper((_numbers(1, 2), _numbers(0, 0)), Context(), stop=False)  # type: ignore[arg-type]
+    done = stepper((_numbers(1, 2), _numbers(0, 0)), Context(), wish=step.GO_ON)  # type: ignore[arg-type]
     assert line.w.item() == pytest.approx(0.94, abs=1e-12)
-    assert (done.sums, done.counts, done.stop) == ([5.0, 2.0], [2.0, 2.0], False)
-    stepper((_numbers(1), _numbers(3)), Context(), stop=False)  # type: ignore[arg-type]
+    assert (done.sums, done.counts, done.wish) == ([5.0, 2.0], [2.0, 2.0], step.GO_ON)
+    stepper((_numbers(1), _numbers(3)), Context(), wish=step.GO_ON)  # type: ignore[arg-type]
     assert line.w.item() == pytest.approx(0.9718, abs=1e-12)
 
 
@@ -87,7 +87,7 @@ def test_clipping_by_hand() -> None:
     line = Line(False)
     sgd = optim.build(training.Train(optim={"name": "sgd", "lr": 0.01}).optim, line.parameter_groups())  # type: ignore[arg-type]
     step.Stepper(line, sgd, workers.Workers(), clip_norm=2.0)(  # type: ignore[arg-type]
-        (_numbers(1, 2), _numbers(0, 0)), Context(), stop=False)  # type: ignore[arg-type]
+        (_numbers(1, 2), _numbers(0, 0)), Context(), wish=step.GO_ON)  # type: ignore[arg-type]
     assert line.w.item() == pytest.approx(0.98, abs=1e-6), "the gradient of 6 is cut to 2"
 
 
@@ -107,8 +107,8 @@ def test_momentum_by_hand() -> None:
     line = Line(False)
     settings = training.Train(optim={"name": "sgd", "lr": 0.01, "momentum": 0.5}).optim  # type: ignore[arg-type]
     stepper = step.Stepper(line, optim.build(settings, line.parameter_groups()), workers.Workers(), clip_norm=0.0)  # type: ignore[arg-type]
-    stepper((_numbers(1, 2), _numbers(0, 0)), Context(), stop=False)  # type: ignore[arg-type]
-    stepper((_numbers(1), _numbers(3)), Context(), stop=False)  # type: ignore[arg-type]
+    stepper((_numbers(1, 2), _numbers(0, 0)), Context(), wish=step.GO_ON)  # type: ignore[arg-type]
+    stepper((_numbers(1), _numbers(3)), Context(), wish=step.GO_ON)  # type: ignore[arg-type]
     assert line.w.item() == pytest.approx(0.9418, abs=1e-12)
     with pytest.raises(ValidationError, match="momentum is a setting of sgd, not of adam"):
         training.Train(optim={"momentum": 0.5})  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import torch
 from recsys_spark.core.contracts import Optim
 from recsys_spark.models.base import Context, Gradient
 from recsys_spark.models.pointwise.mf_bias import MfBias
-from recsys_spark.train import checkpoint, phases, validate, workers
+from recsys_spark.train import checkpoint, phases, saver, validate, workers
 from recsys_spark.train.checkpoint import State
 from recsys_spark.train.loop import Loop
 from tests import shardsets, training
@@ -150,8 +150,8 @@ def test_a_run_that_dies_between_two_phases_ends_the_first_one_again(staged: lis
         raise InterruptedError
 
     with monkeypatch.context() as patch:
-        original = checkpoint.save
-        patch.setattr(checkpoint, "save", lambda job, state, *rest: dies() if state.phase else original(job, state, *rest))
+        original = saver.write
+        patch.setattr(saver, "write", lambda job, taken: dies() if taken.state.phase else original(job, taken))
         with pytest.raises(InterruptedError):
             loop.run()
     assert [path.name for path in checkpoint.folders(tmp_path / "run")] == [f"step-{STEPS:08d}"]
