@@ -2,7 +2,7 @@
 SHELL := bash
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint bench bench-train parity clean
+.PHONY: help setup demo test soak lint bench bench-train parity clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -15,6 +15,9 @@ demo: setup  ## raw MovieLens ratings to recommendations and a report, all stage
 
 test: lint  ## lint, then all tests, two files at a time; RECSYS_DATA names a folder with ml-1m/ and ml-100k/ for the tests on real data
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+soak: setup  ## the long tests: every model killed anywhere, a training killed twenty times, the whole path on a Spark cluster
+	@$(BIN)/python -m pytest -m soak
 
 lint: setup  ## ruff, mypy and the layers
 	@$(BIN)/ruff check

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from recsys_spark.core import artifacts, columns, contracts, log, shardset
 from recsys_spark.core import config as configuration
-from recsys_spark.core.contracts import ShardSet, TrainJob
+from recsys_spark.core.contracts import ShardSet, TrainJob, TrainResult
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.models import registry
 from recsys_spark.models.base import Sizes
@@ -62,7 +62,7 @@ def run(ctx: Context, job: Job) -> Outcome:
     if job.search is not None:
         job, found = _chosen(ctx, job, job.search)
         made = train_job(ctx, job)
-    result = launch.launch(made)
+    result = _launch(ctx, made)
     summary = {"model": job.model, **job.config, **found, **result.model_dump(mode="json", exclude={"run_id"}),
                "num_workers": job.workers.num_workers, "engine": workers.resolve(job.workers.engine, job.workers.num_workers),
                "shard_fingerprint": made.shard_fingerprint}
@@ -110,7 +110,7 @@ def _chosen(ctx: Context, job: Job, wanted: Search) -> tuple[Job, dict[str, Any]
     def trial(values: dict[str, Any]) -> float:
         named = folder / artifacts.fingerprint(values)[:10]
         made = train_job(ctx, with_settings(job, values)).model_copy(update={"run_dir": str(named)})
-        value = launch.launch(made).best[metric]
+        value = _launch(ctx, made).best[metric]
         shutil.rmtree(folder)
         return value
 
@@ -146,6 +146,14 @@ def train_job(ctx: Context, job: Job) -> TrainJob:
     return TrainJob(run_id=ctx.run_id, run_dir=str(ctx.run_dir), shards=str(ctx.input_dir(job.shards) / FOLDER),
                     shard_fingerprint=ctx.inputs[job.shards].shard_fingerprint, model=job.model, config=job.config, train=job.train,
                     workers=job.workers, seed=ctx.seed)
+
+
+def _launch(ctx: Context, made: TrainJob) -> TrainResult:
+    if made.workers.launch == "local":
+        return launch.launch(made)
+    from recsys_spark.stages import launch_spark
+
+    return launch_spark.train(ctx.spark, made)
 
 
 def _fits(job: Job, shards: ShardSet) -> None:

@@ -1,0 +1,146 @@
+"""The ranks of a training as tasks on Spark's executors: horovod.spark.run, or TorchDistributor for the engine torch.
+
+Every executor must reach the run folder and the shards by the path that the driver uses: a shared or object-store mount. A rank runs
+what it runs everywhere (train/entry.py); there is no launcher beside it, so each rank watches the others' signs of life itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+import uuid
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recsys_spark.core import contracts, log
+from recsys_spark.core.contracts import TrainJob, TrainResult
+from recsys_spark.core.errors import ConfigError, WorkerError
+from recsys_spark.train import entry, launch, verdict, watch, workers
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+GPU = "spark.task.resource.gpu.amount"
+_log = log.get("stages.launch_spark")
+
+
+def train(spark: SparkSession, job: TrainJob) -> TrainResult:
+    """As `train.launch.launch`, its ranks placed on executors. Raises what that raises, and ConfigError when the executors cannot train
+    this job: too few of them, without the package, or without the folders. On fewer ranks (`min_workers`) it grows back at a restart."""
+    return launch.launch(job, partial(_attempt, spark))
+
+
+def _attempt(spark: SparkSession, job: TrainJob, enough: Callable[[], bool]) -> bool:
+    number, path = job.workers.num_workers, str(Path(job.run_dir) / entry.JOB)
+    gpus = _gpus(spark, job)
+    hosts = _reached(spark, job)
+    _log.info(log.fields(event="placed", num_workers=number, hosts=",".join(sorted(set(hosts)))))
+    for rank in range(number):
+        entry.error_file(job, rank).unlink(missing_ok=True)
+    try:
+        if workers.resolve(job.workers.engine, number) == "torch":
+            from pyspark.ml.torch.distributor import TorchDistributor
+
+            first = TorchDistributor(num_processes=number, local_mode=False, use_gpu=gpus).run(run_rank, path)
+            codes = [first] + [entry.DONE if first == entry.DONE else entry.LOST_PEER] * (number - 1)
+        else:
+            import horovod.spark
+
+            codes = horovod.spark.run(run_rank, args=(path,), num_proc=number, use_gloo=True, verbose=0, stdout=sys.stderr,
+                                      start_timeout=int(max(job.workers.timeout_s, 60)), env=_environment(job))
+    except Exception as problem:
+        told = next((word for rank in range(number) if (word := verdict.told_by(job, rank)) is not None), None)
+        if told is not None:
+            raise told from problem
+        raise watch.Lost(f"a worker of {number} on Spark", found=" ".join(str(problem).split())[:300], expected="to train to the end",
+                         remedy=f"look into {entry.log_file(job, 0).with_name('rank-*.log')} and the executors' logs"
+                         + verdict.go_on(job)) from problem
+    if any(code != entry.DONE for code in codes):
+        raise verdict.cause(job, codes)
+    return True
+
+
+def run_rank(path: str) -> int:
+    """One rank, in a process that an executor started; its words go to the run folder's log of it. The exit code of `entry.run_rank`."""
+    job = TrainJob.model_validate_json(Path(path).read_bytes())
+    rank = int(os.environ.get("HOROVOD_RANK") or os.environ.get("RANK", "0"))
+    with open(entry.log_file(job, rank), "ab") as said:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    if "HOROVOD_RANK" in os.environ:  # TorchDistributor has already shown this process its GPU alone
+        from horovod.spark.task import get_available_devices
+
+        if devices := get_available_devices():
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices[0]
+    return entry.run_rank(path)
+
+
+def _environment(job: TrainJob) -> dict[str, str]:
+    """Beside what the executor has: as the local launcher sets it for ranks of Horovod, or as whoever submits the application does."""
+    patience = str(int(workers.PATIENCE * job.workers.timeout_s) + 1)
+    return {"HOROVOD_GLOO_TIMEOUT_SECONDS": patience, "HOROVOD_CYCLE_TIME": os.environ.get("HOROVOD_CYCLE_TIME", "1")}
+
+
+def _gpus(spark: SparkSession, job: TrainJob) -> bool:
+    """Whether Spark gives each task a GPU. Raises ConfigError when the job needs one."""
+    given = float(spark.sparkContext.getConf().get(GPU, "0") or 0) >= 1
+    if job.workers.device == "cuda" and not given:
+        raise ConfigError("workers.device", found=f"cuda, and {GPU} is not set", expected="a GPU for each task",
+                          remedy=f"set {GPU}=1 and spark.executor.resource.gpu.amount, or workers.device=auto (CPU where there is no GPU)")
+    return given and job.workers.device != "cpu"
+
+
+def _reached(spark: SparkSession, job: TrainJob) -> list[str]:
+    """The hosts of as many tasks at once as there will be ranks. Raises ConfigError when one lacks what it needs."""
+    number, token = job.workers.num_workers, uuid.uuid4().hex
+    mine = Path(job.run_dir) / f".probe-{token}"
+    mine.write_text(token, encoding="utf-8")
+    try:
+        found = spark.sparkContext.parallelize(range(number), number).barrier().mapPartitions(_prober(str(mine), job.shards)).collect()
+        written = {path.name for path in mine.parent.glob(f"{mine.name}-*")}
+    except Exception as problem:
+        said = " ".join(str(problem).split())
+        if "SPARK-24819" in said or "barrier" in said.lower() and "slots" in said:
+            raise ConfigError("workers.num_workers", found=f"{number}, and Spark has fewer task slots", expected="a slot for each worker",
+                              remedy="give the application more executors or cores, or set fewer workers.num_workers") from problem
+        raise WorkerError("the executors", found=said[:300], expected="tasks that run", remedy="look into their logs") from problem
+    finally:
+        for left in mine.parent.glob(f"{mine.name}*"):
+            left.unlink(missing_ok=True)
+    for host, lacking in found:
+        if lacking:
+            raise ConfigError(f"executor on {host}", found=lacking, expected="package, run folder and shards, by the driver's paths",
+                              remedy="install recsys_spark on every executor; put env.runs on a file system that all of them mount")
+    if len(written) < number:
+        raise ConfigError(f"run folder {mine.parent}", found=f"no word from {number - len(written)} of {number} executors that wrote there",
+                          expected="one folder for the driver and all executors",
+                          remedy="put env.runs on a file system that all of them mount")
+    return [host for host, _ in found]
+
+
+def _prober(mine: str, shards: str) -> Callable[[Any], list[tuple[str, str]]]:
+    """partition -> [(host, what it lacks)]. A nested function travels whole, so it can tell that the package is absent."""
+    manifest, contract = os.path.join(shards, contracts.MANIFEST), mine.rsplit("-", 1)[1]
+
+    def probe(partition: Any) -> list[tuple[str, str]]:
+        number, host = next(iter(partition)), socket.gethostname()
+        if importlib.util.find_spec("recsys_spark") is None:
+            return [(host, "no package recsys_spark")]
+        try:
+            with open(mine, encoding="utf-8") as told:
+                if told.read() != contract:
+                    return [(host, f"another file at {mine}")]
+            with open(f"{mine}-{number}", "w", encoding="utf-8") as answer:
+                answer.write(host)
+            if "://" not in manifest:
+                os.stat(manifest)
+        except OSError as problem:
+            return [(host, str(problem))]
+        return [(host, "")]
+    return probe

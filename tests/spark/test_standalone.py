@@ -1,0 +1,79 @@
+"""A real Spark standalone cluster, one master and two workers on this machine: ranks on its executors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from recsys_spark.core.contracts import MANIFEST, ShardSet
+from recsys_spark.datasets import synthetic
+from recsys_spark.stages import launch_spark
+from tests import training
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "deploy/standalone/cluster.sh"
+
+
+def _on_cluster(folder: Path, *command: str, **more: str) -> str:
+    environment = {**os.environ, "CLUSTER_DIR": str(folder / "cluster"), "BIN": str(Path(sys.executable).parent), "OMP_NUM_THREADS": "1",
+                   **more}
+    done = subprocess.run([CLUSTER, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    said = done.stdout + done.stderr
+    logs = {path.name: path.read_text()[-800:] for path in folder.rglob("rank-*.log")}
+    assert done.returncode == 0, f"{said[-3000:]}\n{logs}"
+    alive = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(folder / "cluster").encode() in _read(path)]
+    assert not alive, "a daemon lives on"
+    return said
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize(("engine", "epochs"), [("torch", 3), pytest.param("horovod", 60, marks=pytest.mark.soak)])
+def test_ranks_on_executors(engine: str, epochs: int, tmp_path: Path) -> None:
+    """The numbers of one rank, also after a rank of Horovod was killed on the way; a finished job again; too few slots, no GPU."""
+    command = (sys.executable, "-m", "tests.spark.on_cluster", tmp_path, tmp_path / "cluster", engine, epochs)
+    said = _on_cluster(tmp_path, "--", *map(str, command))
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["steps"] == told["again"] == epochs * 14
+    made = ShardSet.model_validate_json((tmp_path / "rows" / MANIFEST).read_text())
+    training.train_here(training.job(tmp_path / "alone", tmp_path / "rows", made, epochs=epochs, patience=epochs))
+    assert training.difference(training.weights(tmp_path / "run"), training.weights(tmp_path / "alone")) < 1e-10
+    log = (tmp_path / "run/rank-0.log").read_text()
+    assert ("event=resume" in log) == (engine == "horovod"), f"a rank was killed, and the training went on\n{said}\n{log}"
+    assert told["four"].startswith("ConfigError workers.num_workers: found 4, and Spark has fewer task slots")
+    assert told["cuda"].startswith("ConfigError workers.device: found cuda, and spark.task.resource.gpu.amount is not set")
+
+
+def test_what_an_executor_lacks(tmp_path: Path) -> None:
+    mine = tmp_path / ".probe-abc"
+    probe = launch_spark._prober(str(mine), str(tmp_path))
+    assert "No such file" in probe(iter([0]))[0][1] and ".probe-abc" in probe(iter([0]))[0][1]
+    mine.write_text("xyz")
+    assert "another file" in probe(iter([0]))[0][1]
+    mine.write_text("abc")
+    assert MANIFEST in probe(iter([0]))[0][1], "no shards"
+    (tmp_path / MANIFEST).touch()
+    assert probe(iter([1]))[0][1] == "" and (tmp_path / ".probe-abc-1").exists()
+
+
+@pytest.mark.soak
+def test_the_whole_path(spark: SparkSession, tmp_path: Path) -> None:
+    """Ingest, ALS, export, training on executors by both engines, scores."""
+    synthetic.generate(spark, tmp_path / "data/ml-1m", users=200, items=150, ratings=8_000, seed=1)
+    _on_cluster(tmp_path, "deploy/standalone/pipeline.yaml", RECSYS_DATA=str(tmp_path / "data"), RECSYS_OUT=str(tmp_path / "out"))
+    runs = {path.parent.name.rsplit("-", 1)[0]: json.loads(path.read_text()) for path in tmp_path.glob("out/standalone/runs/*/run.json")}
+    assert {"ingest", "als", "rows", "neumf", "gmf", "score_als", "score_neumf", "score_gmf"} <= runs.keys()
+    assert [runs[name]["summary"]["engine"] for name in ("neumf", "gmf")] == ["horovod", "torch"]
+    assert all(runs[name]["summary"]["num_workers"] == 2 for name in ("neumf", "gmf"))
+    assert all(runs[f"score_{name}"]["summary"]["rows"] == 200 * 20 for name in ("als", "neumf", "gmf"))
