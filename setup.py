@@ -22,6 +22,7 @@ setup(
     package_data={"recsys_spark.report": ["*.html", "*.css", "*.js"]},
     entry_points={"console_scripts": ["recsys-spark = recsys_spark.cli:main"]},
     install_requires=[
+        "fsspec",
         "numpy>=2",
         "omegaconf>=2.4",
         "pandas>=2.3,<3",

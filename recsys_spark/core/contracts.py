@@ -157,9 +157,10 @@ class Optim(Settings):
 
 
 class Reader(Settings):
-    engine: Literal["petastorm", "arrow"] = "petastorm"
+    engine: Literal["petastorm", "arrow", "memory"] = "petastorm"  # memory: read once, kept decoded on the host
     window_row_groups: int = Field(8, ge=1)  # rows are shuffled among this many row groups of each virtual shard
     prefetch: int = Field(4, ge=1)  # row groups read ahead
+    memory_bytes: int = Field(0, ge=0)  # engine memory: what a rank may hold; 0: its share of half the host's memory
 
 
 class Train(Settings):

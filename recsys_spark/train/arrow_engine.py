@@ -1,43 +1,59 @@
-"""Row groups in a given order through pyarrow alone, read ahead by one thread."""
+"""Row groups in a given order through pyarrow alone, read ahead by one thread; by several from an object store, which answers late
+but answers many at once."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.fs import FileSystem
 
 from recsys_spark.core.errors import ShardError
 from recsys_spark.core.shardset import REMEDY
+from recsys_spark.train.places import unreadable
 
 Read = tuple[str, int]  # (path of a Parquet file, row group)
 OPEN_FILES = 128  # kept open at once
 
 
-def read(reads: Sequence[Read], columns: Sequence[str], *, prefetch: int) -> Iterator[pa.Table]:
-    """One table a read, in the order of `reads`, at most `prefetch` of them waiting. Closing the iterator stops the thread."""
-    files = Files(columns)
-    pool = ThreadPoolExecutor(1, thread_name_prefix="shards")
+def read(reads: Sequence[Read], columns: Sequence[str], *, prefetch: int, store: FileSystem | None = None) -> Iterator[pa.Table]:
+    """One table a read, in the order of `reads`, at most `prefetch` of them waiting. Closing the iterator stops the threads."""
+    every = [Files(columns, store) for _ in range(1 if store is None else prefetch)]
+    idle: SimpleQueue[Files] = SimpleQueue()
+    for files in every:
+        idle.put(files)
+
+    def load(path: str, group: int) -> pa.Table:
+        files = idle.get()
+        try:
+            return files.read(path, group)
+        finally:
+            idle.put(files)
+
+    pool = ThreadPoolExecutor(len(every), thread_name_prefix="shards")
     waiting: deque[Future[pa.Table]] = deque()
     try:
         for place in reads:
-            waiting.append(pool.submit(files.read, *place))
+            waiting.append(pool.submit(load, *place))
             if len(waiting) > prefetch:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        files.close()
+        for files in every:
+            files.close()
 
 
 class Files:
     """Parquet files, kept open between their row groups. For use by one thread."""
 
-    def __init__(self, columns: Sequence[str]) -> None:
-        self._columns = list(columns)
+    def __init__(self, columns: Sequence[str], store: FileSystem | None = None) -> None:
+        self._columns, self._store = list(columns), store
         self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
 
     def read(self, path: str, group: int) -> pa.Table:
@@ -52,18 +68,23 @@ class Files:
                              expected=f"also {', '.join(sorted(missing))}, as the manifest says", remedy=REMEDY)
         return table
 
+    def footer(self, path: str) -> pq.FileMetaData:
+        """Raises ShardError, naming the file, when it has none."""
+        try:
+            return self._file(path).metadata
+        except (pa.ArrowException, OSError) as problem:
+            raise unreadable(f"shard file {path}", problem) from None
+
     def close(self) -> None:
         while self._open:
             self._open.popitem()[1].close()
 
     def _file(self, path: str) -> pq.ParquetFile:
-        file = self._open.get(path) or pq.ParquetFile(path, page_checksum_verification=True)
+        file = self._open.get(path)
+        if file is None:  # of a store, the columns of a row group come in one request
+            file = pq.ParquetFile(path, filesystem=self._store, pre_buffer=self._store is not None, page_checksum_verification=True)
         self._open[path] = file
         self._open.move_to_end(path)
         if len(self._open) > OPEN_FILES:
             self._open.popitem(last=False)[1].close()
         return file
-
-
-def unreadable(where: str, problem: Exception) -> ShardError:
-    return ShardError(where, found=" ".join(str(problem).split())[:160], expected="Parquet data", remedy=REMEDY)

@@ -82,7 +82,7 @@ def digest(job: TrainJob) -> str:
     facts = job.model_dump(mode="json", exclude={"run_id", "run_dir", "shards", "workers"})
     for key in ("keep", "keep_every", "checkpoint_steps", "checkpoint_s", "checkpoint_async"):
         del facts["train"][key]
-    for key in ("engine", "prefetch"):
+    for key in ("engine", "prefetch", "memory_bytes"):
         del facts["train"]["reader"][key]
     return artifacts.fingerprint(facts)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import torch
 
 from recsys_spark.core.contracts import Feature, ShardSet
 from recsys_spark.models.base import Model
 from recsys_spark.nn.fields import Fields
+from recsys_spark.train import places
 
 
 def fill(model: Model, folder: str, shards: ShardSet) -> None:
@@ -18,7 +17,7 @@ def fill(model: Model, folder: str, shards: ShardSet) -> None:
         if isinstance(fields, Fields):
             for side, entities in (("user", shards.num_users), ("item", shards.num_items)):
                 if fields.features[side]:
-                    index, weight = _side(folder.removeprefix("file://"), fields, side, entities + 1)
+                    index, weight = _side(folder, fields, side, entities + 1)
                     fields.fill(side, torch.from_numpy(index), torch.from_numpy(weight))
 
 
@@ -36,8 +35,9 @@ def _side(folder: str, fields: Fields, side: str, rows: int) -> tuple[np.ndarray
 
 def _codes(folder: str, feature: Feature, start: int, index: np.ndarray, weight: np.ndarray) -> None:
     assert feature.codes is not None, f"field {feature.name} has no side file"
-    indptr, codes = (np.load(os.path.join(folder, name), mmap_mode="r") if entries else np.zeros(0, np.int32) for name, entries in (
-        (feature.codes.indptr, feature.codes.rows + 1), (feature.codes.indices, feature.codes.entries)))
+    indptr, codes = (np.load(places.side(folder, name, digest), mmap_mode="r") if entries else np.zeros(0, np.int32)
+                     for name, digest, entries in ((feature.codes.indptr, feature.codes.indptr_digest, feature.codes.rows + 1),
+                                                   (feature.codes.indices, feature.codes.indices_digest, feature.codes.entries)))
     counts = np.diff(indptr)
     row = np.repeat(np.arange(len(counts)), counts)
     place = np.arange(len(codes)) - np.repeat(indptr[:-1], counts)
@@ -47,6 +47,6 @@ def _codes(folder: str, feature: Feature, start: int, index: np.ndarray, weight:
 
 def _numbers(folder: str, feature: Feature, start: int, index: np.ndarray, weight: np.ndarray) -> None:
     assert feature.numbers is not None, f"field {feature.name} has no side file"
-    values = (np.load(os.path.join(folder, feature.numbers.path), mmap_mode="r") - feature.mean) / feature.std
+    values = (np.load(places.side(folder, feature.numbers.path, feature.numbers.digest), mmap_mode="r") - feature.mean) / feature.std
     known = np.isfinite(values)
     index[:, 0], weight[:, 0] = np.where(known, start + 1, 0), np.where(known, values, 0.0)

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_spark.core import artifacts, log, seeds, shardset
+from recsys_spark.core import artifacts, log, seeds
 from recsys_spark.core.contracts import TrainJob, TrainResult
 from recsys_spark.models import registry
 from recsys_spark.models.base import Batch, Context, Model, Pairs, Rows, Sizes
-from recsys_spark.train import checkpoint, features, optim, phases, validate
+from recsys_spark.train import checkpoint, features, optim, phases, places, validate
 from recsys_spark.train.checkpoint import State
 from recsys_spark.train.collate import collate
 from recsys_spark.train.negatives import Negatives, Seen
@@ -46,7 +46,7 @@ class Loop:
         self.run_dir = Path(job.run_dir)
         self.device = torch.device(f"cuda:{workers.local_rank}" if job.workers.device == "cuda" else "cpu")
         self.dtype = torch.float64 if self.settings.dtype == "float64" else torch.float32
-        self.shards = shardset.load(job.shards, expect=job.shard_fingerprint)
+        self.shards = places.load(job.shards, expect=job.shard_fingerprint)
         sizes = Sizes(self.shards.num_users, self.shards.num_items, self.shards.statistics, self.shards.features)
         model = registry.build(job.model, job.config, sizes, job.seed)
         features.fill(model, job.shards, self.shards)

@@ -10,6 +10,7 @@ from queue import Full
 from typing import Any, Iterator, Sequence
 
 import pyarrow as pa
+from pyarrow.fs import FileSystem
 
 from recsys_spark.core.errors import ShardError
 from recsys_spark.core.shardset import REMEDY
@@ -23,11 +24,11 @@ from petastorm.workers_pool import EmptyResultError  # noqa: E402
 from petastorm.workers_pool.thread_pool import ThreadPool, WorkerTerminationRequested  # noqa: E402
 
 
-def read(reads: Sequence[Read], columns: Sequence[str], *, prefetch: int) -> Iterator[pa.Table]:
+def read(reads: Sequence[Read], columns: Sequence[str], *, prefetch: int, store: FileSystem | None = None) -> Iterator[pa.Table]:
     """One table a read, in the order of `reads`, at most `prefetch` of them waiting. Closing the iterator stops the threads."""
     if not reads:
         return
-    files = Files(columns)
+    files = Files(columns, store)
     reader = _Reader(reads, files, prefetch)
     try:
         for _ in reads:

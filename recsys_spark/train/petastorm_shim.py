@@ -2,8 +2,9 @@
 
 petastorm is written against two things that pyarrow has dropped: the legacy filesystems (imported by name, gone since 16)
 and the legacy Parquet dataset (gone since 15). `load()` lends it the names while it is imported, and gives its modules a
-`ParquetDataset` and a `ParquetDatasetPiece` made here, for a list of local files. Nothing outside petastorm's modules changes.
-Not supplied: other file systems, partitioned folders, string columns, the process pool (its children import petastorm by themselves).
+`ParquetDataset` and a `ParquetDatasetPiece` made here, for a list of files whose
+footers our own `Files` reads, here or in an object store. Nothing outside petastorm's modules changes.
+Not supplied: partitioned folders, string columns, the process pool (its children import petastorm by themselves).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Callable, Iterable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_spark.train.arrow_engine import unreadable
+from recsys_spark.train.arrow_engine import Files
 
 
 class LocalFiles:
@@ -51,16 +52,10 @@ class Dataset:
 
     fs, partitions, metadata, common_metadata = LocalFiles, None, None, None
 
-    def __init__(self, paths: Sequence[str], **_legacy: Any) -> None:
+    def __init__(self, paths: Sequence[str], filesystem: Files | None = None, **_legacy: Any) -> None:
         self.paths = paths
-        self.pieces = [Piece(path, metadata=_footer(path)) for path in paths]
-
-
-def _footer(path: str) -> pq.FileMetaData:
-    try:
-        return pq.read_metadata(path)
-    except (pa.ArrowException, OSError) as problem:
-        raise unreadable(f"shard file {path}", problem) from None
+        files = filesystem or Files([])
+        self.pieces = [Piece(path, metadata=files.footer(path)) for path in paths]
 
 
 def load() -> ModuleType:

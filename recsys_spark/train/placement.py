@@ -11,7 +11,7 @@ import torch
 from recsys_spark.core import shardset
 from recsys_spark.core.contracts import TrainJob
 from recsys_spark.core.errors import ConfigError, ShardError
-from recsys_spark.train import workers
+from recsys_spark.train import places, workers
 
 LAUNCHER, HOROVODRUN, TORCHRUN, NOBODY = "the launcher", "horovodrun", "torchrun", "nobody"
 
@@ -80,7 +80,7 @@ def check(job: TrainJob) -> None:
     if engine == "single" and number > 1:
         raise ConfigError("workers.engine", found=f"single with workers.num_workers={number}", expected="horovod or torch",
                           remedy="set workers.engine=horovod, or workers.num_workers=1")
-    shards = shardset.load(job.shards, expect=job.shard_fingerprint)
+    shards = places.load(job.shards, expect=job.shard_fingerprint)
     part = shards.parts.get("train")
     if part is None or not part.rows:
         raise ShardError(f"shard set {job.shards}, part train", found="no rows", expected="rows to train on", remedy=shardset.REMEDY)

@@ -1,9 +1,10 @@
 """Batches of a shard set, in the order of train/order.py, as numpy arrays.
 
-An engine (petastorm, or pyarrow alone) reads row groups in the order in which steps need them. Each window is permuted as it
-comes; a *round* of many steps is then put together with one gather a column, in a background thread, while the batches of the
-round before are being used: batches are slices of it. Memory, with W rows of the windows under way (at most
-window_row_groups row groups of each virtual shard of this rank), about half of them on average, and b bytes a row:
+An engine (petastorm, or pyarrow alone) reads row groups in the order in which steps need them; engine `memory` reads them once and
+keeps them decoded. Each window is permuted as it comes; a *round* of many steps is then put together with one gather a column, in a
+background thread, while the batches of the round before are being used: batches are slices of it. Memory of an
+engine that reads, with W rows of the windows under way (at most window_row_groups row groups of each virtual shard of this rank; about
+half of them on average), and b bytes a row:
 
     b * (W + prefetch row groups + one window) + 5 * max(ROUND_BYTES, one batch)
 """
@@ -23,7 +24,7 @@ import pyarrow as pa
 from recsys_spark.core import columns as names
 from recsys_spark.core import contracts, shardset
 from recsys_spark.core.errors import ShardError, nearest
-from recsys_spark.train import arrow_engine
+from recsys_spark.train import arrow_engine, memory_engine, places
 from recsys_spark.train.blocks import Block, cut, empty, from_arrow, join, take
 from recsys_spark.train.order import Order, Window, interleave
 
@@ -79,8 +80,9 @@ class Reader:
 
     def __init__(self, shards_folder: str | os.PathLike[str], part: str, *, batch_size: int, seed: int, rank: int = 0, num_ranks: int = 1,
                  settings: contracts.Reader = contracts.Reader(), columns: tuple[str, ...] | None = None) -> None:  # noqa: B008 (frozen)
-        self.folder = os.fspath(shards_folder).removeprefix("file://")
-        self.shards = shardset.load(self.folder)
+        self._place = places.Place(shards_folder)
+        self.folder = self._place.shown
+        self.shards = places.load(shards_folder, place=self._place)
         if part not in self.shards.parts:
             raise ShardError(f"shard set {self.folder}, part {part!r}", found="no such part",
                              expected=f"one of {', '.join(self.shards.parts)}{nearest(part, self.shards.parts)}", remedy=shardset.REMEDY)
@@ -92,8 +94,13 @@ class Reader:
         for file in self.part.files:
             groups[file.virtual_shard] = file.row_groups
         self._check_ranks(part, groups, num_ranks)
-        self._paths = {file.virtual_shard: os.path.join(self.folder, file.path) for file in self.part.files}
+        self._paths = {file.virtual_shard: self._place.path(file.path) for file in self.part.files}
         self.order = Order(groups, batch_size, seed, settings.window_row_groups, rank, num_ranks)
+        self._memory: memory_engine.Memory | None = None
+        if settings.engine == "memory":
+            memory_engine.check(f"shard set {self.folder}, part {part}", self._place, self.part.files, self.columns, num_ranks,
+                                settings.memory_bytes)
+            self._memory = memory_engine.Memory(groups, self.order.filled[self.order.owned].tolist())
 
     @property
     def steps(self) -> int:
@@ -127,8 +134,11 @@ class Reader:
         order, owned = self.order, self.order.owned
         windows = deque(order.windows(epoch, start_step))
         held = {int(shard): _Stream() for shard in order.filled[owned]}
-        reads = [(self._paths[window.shard], group) for window in windows for group in window.groups]
-        tables = self._engine()(reads, [column.name for column in self.columns.values()], prefetch=self._settings.prefetch)
+        tables: Generator[pa.Table, None, None] | None = None
+        if self._memory is not None and not self._memory.fill(self._tables, self._decoded, stop):
+            return
+        if self._memory is None:
+            tables = self._tables([(window.shard, group) for window in windows for group in window.groups])
         try:
             for first in range(start_step, order.steps, self._round_steps()):
                 last = min(first + self._round_steps(), order.steps)
@@ -138,23 +148,26 @@ class Reader:
                     if stop.is_set():
                         return
                     window = windows.popleft()
-                    held[window.shard].add(window.start, window.rows, self._load(window, epoch, tables))
+                    held[window.shard].add(window.start, window.rows, self._load(window, self.order.permutation(epoch, window), tables))
                 yield self._assemble(held, bounds[:, owned], sizes)
         finally:
-            tables.close()
+            if tables is not None:
+                tables.close()
 
-    def _load(self, window: Window, epoch: int, tables: Iterator[pa.Table]) -> dict[str, Block]:
+    def _load(self, window: Window, permutation: np.ndarray, tables: Iterator[pa.Table] | None) -> dict[str, Block]:
         """The rows of a window in the order of the epoch."""
-        parts: dict[str, list[Block]] = {name: [] for name in self.columns}
-        for group in window.groups:
-            table, where = next(tables), f"shard file {self._paths[window.shard]}, row group {group}"
-            expected = self.order.groups[window.shard][group]
-            if len(table) != expected:
-                raise ShardError(where, found=f"{len(table)} rows", expected=f"{expected}, as the manifest says", remedy=shardset.REMEDY)
-            for name, column in self.columns.items():
-                parts[name].append(from_arrow(table.column(name), column, where))
-        order = self.order.permutation(epoch, window)
-        return {name: take(join(blocks), order) for name, blocks in parts.items()}
+        if tables is None:
+            assert self._memory is not None
+            return self._memory.window(window, permutation)
+        read = [self._decoded(window.shard, group, next(tables)) for group in window.groups]
+        return {name: take(join([blocks[name] for blocks in read]), permutation) for name in self.columns}
+
+    def _decoded(self, shard: int, group: int, table: pa.Table) -> dict[str, Block]:
+        """The columns of a row group. Raises ShardError where they are not what the manifest says."""
+        where, expected = f"shard file {self._paths[shard]}, row group {group}", self.order.groups[shard][group]
+        if len(table) != expected:
+            raise ShardError(where, found=f"{len(table)} rows", expected=f"{expected}, as the manifest says", remedy=shardset.REMEDY)
+        return {name: from_arrow(table.column(name), column, where) for name, column in self.columns.items()}
 
     def _assemble(self, held: dict[int, _Stream], bounds: np.ndarray, sizes: np.ndarray) -> _Round:
         """bounds (T + 1, m) of the shards held -> T steps."""
@@ -172,11 +185,15 @@ class Reader:
         rows = ROUND_BYTES // max(of_files, in_memory)
         return min(ROUND_STEPS, max(1, rows * self.order.num_ranks // self.order.batch_size))
 
-    def _engine(self) -> Any:
-        if self._settings.engine == "arrow":
-            return arrow_engine.read
-        from recsys_spark.train import petastorm_engine  # takes a second to import
-        return petastorm_engine.read
+    def _tables(self, groups: list[tuple[int, int]]) -> Generator[pa.Table, None, None]:
+        """Of (virtual shard, row group), in this order, read ahead."""
+        read: Any = arrow_engine.read
+        if self._settings.engine == "petastorm":
+            from recsys_spark.train import petastorm_engine  # takes a second to import
+            read = petastorm_engine.read
+        reads = [(self._paths[shard], group) for shard, group in groups]
+        made: Generator[pa.Table, None, None] = read(reads, list(self.columns), prefetch=self._settings.prefetch, store=self._place.store)
+        return made
 
     def _chosen(self, wanted: tuple[str, ...] | None) -> dict[str, contracts.Column]:
         there = {column.name: column for column in self.shards.columns}

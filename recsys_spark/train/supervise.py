@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from recsys_spark.core import log, shardset
+from recsys_spark.core import log
 from recsys_spark.core.contracts import TrainJob
-from recsys_spark.train import checkpoint, placement
+from recsys_spark.train import checkpoint, placement, places
 from recsys_spark.train.watch import Lost
 
 LONGEST_PAUSE_S = 60.0
@@ -52,7 +52,7 @@ def _left(job: TrainJob, number: int) -> int:
     settings = job.workers
     if not settings.min_workers or checkpoint.carries(Path(job.run_dir)):
         return settings.num_workers
-    shards = shardset.load(job.shards, expect=job.shard_fingerprint)
+    shards = places.load(job.shards, expect=job.shard_fingerprint)
     fitting = [n for n in placement.divisors(shards.virtual_shards) if settings.min_workers <= n < number]
     return fitting[-1] if fitting else number
 

@@ -7,7 +7,6 @@ over the valid part.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from recsys_spark.core.errors import ConfigError, ShardError, nearest
 from recsys_spark.metrics import ctr, names, ranking, rating
 from recsys_spark.models.base import Model, Profile, Query
 from recsys_spark.scoring import topk
+from recsys_spark.train import places
 from recsys_spark.train.collate import collate
 from recsys_spark.train.reader import Reader
 from recsys_spark.train.workers import Workers
@@ -46,8 +46,8 @@ def make(job: TrainJob, shards: ShardSet, model: Model, workers: Workers) -> Val
 
 def load_csr(folder: str, csr: contracts.Csr) -> tuple[np.ndarray, np.ndarray]:
     """(indptr, indices), memory-mapped: one copy for all ranks of a host."""
-    root = Path(folder.removeprefix("file://"))
-    indptr, indices = (np.load(root / name, mmap_mode="r") for name in (csr.indptr, csr.indices))
+    indptr, indices = (np.load(places.side(folder, name, digest), mmap_mode="r") for name, digest in (
+        (csr.indptr, csr.indptr_digest), (csr.indices, csr.indices_digest)))
     return indptr, indices
 
 

@@ -22,7 +22,7 @@ from tests import shardsets
 
 V, GROUP = 16, 8
 SIZES = [0 if v == 3 else 37 + v % 5 for v in range(V)]  # one shard empty, up to 6 row groups, the last ones short
-ENGINES = ("petastorm", "arrow")
+ENGINES = ("petastorm", "arrow", "memory")
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +97,13 @@ def test_an_epoch_is_every_row_once_with_its_columns_kept_together(shards: Path,
 
 
 @pytest.mark.parametrize("epoch", [0, 3])
-def test_both_engines_give_the_same_batches(shards: Path, epoch: int) -> None:
-    first, second = (list(open_reader(shards, engine=engine).epoch(epoch)) for engine in ENGINES)
-    assert same(first, second)
+def test_all_engines_give_the_same_batches(shards: Path, epoch: int) -> None:
+    first, *others = (list(open_reader(shards, engine=engine).epoch(epoch)) for engine in ENGINES)
+    assert all(same(first, other) for other in others)
 
 
-@pytest.mark.parametrize(("num_ranks", "engine"), [(2, "arrow"), (8, "arrow"), (4, "petastorm")])
+@pytest.mark.parametrize(("num_ranks", "engine"), [(2, "arrow"), (8, "arrow"), (4, "petastorm"), (1, "memory"), (2, "memory"),
+                                                    (4, "memory")])
 def test_the_ranks_together_read_what_one_reads(shards: Path, num_ranks: int, engine: str) -> None:
     alone = list(open_reader(shards).epoch(1))
     ranks = [list(open_reader(shards, engine=engine, rank=rank, num_ranks=num_ranks).epoch(1)) for rank in range(num_ranks)]

@@ -19,7 +19,7 @@ from recsys_spark.core.errors import ShardError
 from recsys_spark.train.reader import Reader
 from tests import shardsets
 
-ENGINES = ("petastorm", "arrow")
+ENGINES = ("petastorm", "arrow", "memory")
 
 
 @pytest.fixture
