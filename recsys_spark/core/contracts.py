@@ -130,6 +130,7 @@ class Workers(Settings):
     threads: int = Field(0, ge=0)  # per rank; 0: cores / ranks
     launch: Literal["local", "spark"] = "local"
     device: Literal["cpu", "cuda", "auto"] = "cpu"  # auto: a GPU where there is one, else the CPU
+    sparse_as_dense: bool = False  # ranks exchange sparse gradients as whole tables: worth it where a step meets most rows
     timeout_s: float = Field(600.0, gt=0)  # a rank silent for longer is named and the job stopped
     restarts: int = Field(0, ge=0)  # so many times a training that lost a rank goes on by itself from its last checkpoint
     backoff_s: float = Field(1.0, ge=0)  # before the first restart; twice as long before each next one, at most a minute
@@ -143,16 +144,29 @@ class Workers(Settings):
 
 
 class Optim(Settings):
-    name: Literal["adam", "adamw", "sgd", "adagrad"] = "adam"
+    # sparse_adam and rowwise_adagrad (one accumulator a row) change the rows of a batch alone; what is no table gets adam, adagrad
+    name: Literal["adam", "adamw", "sgd", "adagrad", "sparse_adam", "rowwise_adagrad"] = "adam"
     lr: float = Field(1e-3, gt=0)
     momentum: float = Field(0.0, ge=0, lt=1)  # of sgd
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(0.0, ge=0)  # 0: off
+    sparse: bool = False  # sgd, adagrad: the gradient of a table is its rows in the batch
+    warmup_steps: int = Field(0, ge=0)  # steps in which the learning rate grows to its value, in equal parts
+    scale_lr: Literal["none", "linear", "sqrt"] = "none"  # times the number of ranks, or its root
+
+    @property
+    def by_rows(self) -> bool:
+        return self.sparse or self.name in ("sparse_adam", "rowwise_adagrad")
 
     @model_validator(mode="after")
-    def _momentum_fits(self) -> Optim:
+    def _settings_fit(self) -> Optim:
         if self.momentum and self.name != "sgd":
             raise ValueError(f"momentum is a setting of sgd, not of {self.name}")
+        if self.sparse and self.name in ("adam", "adamw"):
+            raise ValueError(f"{self.name} moves every row in every step: with sparse gradients use sparse_adam")
+        for name in ("momentum", "weight_decay"):
+            if self.by_rows and getattr(self, name):
+                raise ValueError(f"{name} moves rows that are not in the batch: sparse gradients and {self.name} cannot have it")
         return self
 
 
@@ -174,11 +188,20 @@ class Train(Settings):
     choose: Literal["best", "last"] = "best"  # which epoch's weights are the result; last: whatever validation says, to replay old settings
     patience: int = Field(3, ge=1)  # epochs without improvement before stopping
     dtype: Literal["float32", "float64"] = "float32"
+    accumulate: int = Field(1, ge=1)  # a rank takes its rows of a step in so many parts: the same step in less memory
+    precision: Literal["float32", "bf16", "fp16"] = "float32"  # of the forward pass; weights, losses and sums stay in `dtype`
+    compile: bool = False  # the forward pass by torch.compile
     checkpoint_steps: int = Field(0, ge=0)  # also save every so many steps; 0: at epoch ends only
     checkpoint_s: float = Field(0.0, ge=0)  # also save every so many seconds; 0: not by the clock
     checkpoint_async: bool = False  # a thread writes it from a copy (as much memory again as weights and moments), the steps go on
     keep: int = Field(2, ge=1)  # last checkpoints kept, besides the best
     keep_every: int = Field(0, ge=0)  # and that of the end of every so many epochs; 0: none of them
+
+    @model_validator(mode="after")
+    def _precision_fits(self) -> Train:
+        if self.precision != "float32" and self.dtype != "float32":
+            raise ValueError(f"precision {self.precision} is for dtype float32, not {self.dtype}")
+        return self
 
 
 class TrainJob(Settings):

@@ -62,13 +62,17 @@ def normal(key: int, row: Tensor, *shape: int) -> Tensor:
     return torch.sqrt(-2.0 * torch.log(first)) * torch.cos((2.0 * math.pi) * second)
 
 
-def integers(key: int, row: Tensor, high: int, *shape: int) -> Tensor:
-    """int64 (B, *shape) uniform in [0, high), high < 2**31 (Lemire's multiply-shift; bias below high / 2**32)."""
+def integers(key: int | np.ndarray, row: Tensor, high: int, *shape: int) -> Tensor:
+    """int64 (B, *shape) uniform in [0, high), high < 2**31 (Lemire's multiply-shift; bias below high / 2**32).
+
+    key: one for all, or uint64 (B,), each row's own; with those the rows are on the CPU.
+    """
     assert 0 < high < 2**31, f"high is {high}"
     if row.device.type != "cpu":
+        assert isinstance(key, int), "keys of rows are for the CPU"
         return (_shift_right(bits(key, row, *shape), 32) * high) >> 32
     # The same numbers by numpy, which shifts unsigned ones as they are and works in place: a third of the time.
-    start = row.long().numpy().view(np.uint64) + np.uint64(key)
+    start = row.long().numpy().view(np.uint64) + (np.uint64(key) if isinstance(key, int) else key)
     start *= np.uint64(_GAMMA % 2**64)
     columns = np.arange(1, math.prod(shape) + 1, dtype=np.uint64) * np.uint64(_GAMMA % 2**64)
     cells = _mix_in_place(_mix_in_place(start)[:, None] + columns)  # (B, width)

@@ -10,9 +10,8 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +19,15 @@ from torch import Tensor
 
 from recsys_spark.core import artifacts, log, seeds
 from recsys_spark.core.contracts import TrainJob, TrainResult
+from recsys_spark.core.errors import ConfigError
 from recsys_spark.models import registry
-from recsys_spark.models.base import Batch, Context, Model, Pairs, Rows, Sizes
-from recsys_spark.train import checkpoint, features, optim, phases, places, validate
+from recsys_spark.models.base import Batch, Context, Model, Sizes
+from recsys_spark.nn.tables import tables
+from recsys_spark.train import checkpoint, features, optim, phases, places, step, validate
 from recsys_spark.train.checkpoint import State
 from recsys_spark.train.collate import collate
 from recsys_spark.train.negatives import Negatives, Seen
-from recsys_spark.train.reader import Reader
+from recsys_spark.train.reader import COUNT_GLOBAL, Reader
 from recsys_spark.train.saver import Saver, point
 from recsys_spark.train.step import GO_ON, SAVE, STOP, NotFinite, Stepper, blame
 from recsys_spark.train.workers import Workers
@@ -51,6 +52,9 @@ class Loop:
         model = registry.build(job.model, job.config, sizes, job.seed)
         features.fill(model, job.shards, self.shards)
         self.model: Model = model.to(self.device, self.dtype)
+        if self.settings.accumulate > 1 and model.couples_rows:
+            raise ConfigError("train.accumulate", found=self.settings.accumulate, expected=f"1: a row's loss in {job.model} depends on "
+                              "the rows beside it", remedy="leave train.accumulate out, or lower train.batch_size")
         self.metric, self.sign = validate.monitor(job, self.model)
         self.validate = validate.make(job, self.shards, self.model, workers)
         self.negatives = self._negatives()
@@ -82,9 +86,11 @@ class Loop:
         """False when asked to stop in the middle of it."""
         state, every, steps = self.state, self.settings.checkpoint_steps, self.reader.steps
         clock = time.perf_counter()
-        for numbers in self.reader.epoch(state.epoch, state.position):
-            batch = self._batch(numbers)
+        for rows, batch in self._batches():
+            batch = batch.to(self.device, self.dtype)
             self.ctx.step, self.ctx.epoch = state.step, state.epoch
+            if self.optim.warmup_steps or self.optim.scale_lr != "none":
+                optim.pace(self.optimiser, self.optim, (state.epoch - state.phase_epoch) * steps + state.position, self.workers.size)
             # A model that draws from torch's generator draws the same again after a resume.
             torch.default_generator.manual_seed(seeds.derive(self.job.seed, "torch", state.step))
             try:
@@ -94,7 +100,7 @@ class Loop:
             for name, total, count in zip(self.step.names, done.sums, done.counts, strict=True):
                 before = state.sums.get(name, (0.0, 0.0))
                 state.sums[name] = (before[0] + total, before[1] + count)
-            examples = numbers["count_global"] * self.model.examples_per_row
+            examples = rows * self.model.examples_per_row
             state.step, state.position, state.epoch_examples = state.step + 1, state.position + 1, state.epoch_examples + examples
             self.examples_here += examples
             self.workers.beat.tell(state.epoch, self.epochs, state.position, steps, state.step, self.examples_here)
@@ -108,12 +114,12 @@ class Loop:
         state.epoch_seconds += time.perf_counter() - clock
         return True
 
-    def _batch(self, numbers: dict[str, Any]) -> Batch:
-        batch = collate(numbers, self.model.layout)
-        if self.negatives:
-            assert isinstance(batch, Rows | Pairs)
-            batch = self.negatives(batch, self.state.epoch, self.state.position)
-        return batch.to(self.device, self.dtype)
+    def _batches(self) -> Iterator[tuple[int, Batch]]:
+        """The rest of the epoch: (rows of the step over all ranks, this rank's batch, with its negatives)."""
+        epoch, first = self.state.epoch, self.state.position
+        layout = self.model.layout
+        made = ((numbers[COUNT_GLOBAL], collate(numbers, layout)) for numbers in self.reader.epoch(epoch, first))
+        return self.negatives.ahead(made, epoch, first) if self.negatives else made  # type: ignore[arg-type]
 
     def _end_epoch(self) -> None:
         """Validate, decide whether this was the best epoch and whether there is another, save, and write the epoch's line."""
@@ -169,13 +175,20 @@ class Loop:
         phase = self.phases[self.state.phase]
         self.trained = phase.model or self.model
         self.optim = phase.optim or self.settings.optim
-        self.optimiser = optim.build(self.optim, phase.groups)
+        by_rows = tables(self.model)
+        for table in by_rows:
+            table.sparse = self.optim.by_rows
+        scaler = torch.amp.GradScaler(self.device.type) if self.settings.precision == "fp16" else None
+        self.optimiser = optim.build(self.optim, phase.groups, [table.weight for table in by_rows], scaler)
+        self.forward = step.compiled(self.trained) if self.settings.compile else None
 
     def _freeze(self) -> None:
         """Before an epoch or the rest of one: only what it trains takes part in the steps and in what the ranks exchange."""
         self.ctx.phase, groups = phases.moving(self.phases[self.state.phase], self.state)
         phases.freeze(self.model, groups)
-        self.step = Stepper(self.trained, self.optimiser, self.workers, self.optim.clip_norm)
+        self.step = Stepper(self.trained, self.optimiser, self.workers, self.optim.clip_norm, forward=self.forward,
+                            accumulate=self.settings.accumulate, precision=self.settings.precision,
+                            sparse_as_dense=self.job.workers.sparse_as_dense)
 
     def _lr(self) -> float:
         """Of what moves in this epoch."""

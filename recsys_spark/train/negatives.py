@@ -7,6 +7,7 @@ exactly uniform. A user who has seen every item gets uniform draws over all.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from recsys_spark.models.base import Pairs, Rows
 from recsys_spark.nn import noise
 
+AHEAD_ROWS = 1 << 15  # positive rows whose negatives are drawn at once
 WIDTHS = (4, 16)  # draws in each round after the first, of which the first unseen counts
 BITMAP_BYTES = 256 << 20  # above: binary search in the lists
 
@@ -63,32 +65,58 @@ class Negatives:
     def __init__(self, seen: Seen, num: int, seed: int) -> None:
         self.seen, self.num, self.seed = seen, num, seed
 
-    def draw(self, user: Tensor, row: Tensor, epoch: int, step: int) -> Tensor:
-        """int64 (B, N) items for users (B,) in the global rows (B,)."""
-        high = self.seen.num_items
-        items = noise.integers(noise.key(self.seed, "negatives", epoch, step), row, high, self.num) + 1  # (B, N)
+    def draw(self, user: Tensor, row: Tensor, epoch: int, step: int | np.ndarray) -> Tensor:
+        """int64 (B, N) items for users (B,) in the global rows (B,) of a step, or each of its own, int (B,)."""
+        user, row, high = user.long(), row.long(), self.seen.num_items
+        steps, of_row = np.unique(np.broadcast_to(step, len(row)), return_inverse=True)
+
+        def keys(*again: int) -> np.ndarray:
+            """uint64 (B,)"""
+            return np.array([noise.key(self.seed, "negatives", epoch, one, *again) for one in steps.tolist()], np.uint64)[of_row]
+
+        items = noise.integers(keys(), row, high, self.num) + 1  # (B, N)
         flat = items.view(-1)
-        wrong = self.seen.has(user.long()[:, None], items).view(-1).nonzero()[:, 0]  # cells of (B, N)
+        wrong = self.seen.has(user[:, None], items).view(-1).nonzero()[:, 0]  # cells of (B, N)
         for again, width in enumerate(WIDTHS):
             if not len(wrong):
                 return items
-            key = noise.key(self.seed, "negatives", epoch, step, again)
             of = wrong // self.num
-            drawn = noise.integers(key, row[of] * self.num + wrong % self.num, high, width) + 1  # (W, width)
-            good = ~self.seen.has(user[of].long()[:, None], drawn)
+            drawn = noise.integers(keys(again)[of.numpy()], row[of] * self.num + wrong % self.num, high, width) + 1  # (W, width)
+            good = ~self.seen.has(user[of][:, None], drawn)
             flat[wrong] = drawn.gather(1, good.byte().argmax(1, keepdim=True))[:, 0]  # the first that is unseen
             wrong = wrong[~good.any(1)]
-        key = noise.key(self.seed, "negatives", epoch, step, len(WIDTHS))
-        users = user[wrong // self.num]
+        of = wrong // self.num
+        last, cell, users = keys(len(WIDTHS))[of.numpy()], row[of] * self.num + wrong % self.num, user[of]
         for one in users.unique().tolist():
             left = torch.from_numpy(self.seen.unseen(one))
-            cells = wrong[users == one]
-            flat[cells] = left[noise.integers(key, row[cells // self.num] * self.num + cells % self.num, len(left))]
+            mine = users == one
+            flat[wrong[mine]] = left[noise.integers(last[mine.numpy()], cell[mine], len(left))]
         return items
 
-    def __call__(self, positives: Rows | Pairs, epoch: int, step: int) -> Rows | Pairs:
+    def ahead(self, batches: Iterable[tuple[int, Rows | Pairs]], epoch: int, first_step: int) -> Iterator[tuple[int, Rows | Pairs]]:
+        """The batches of the steps from `first_step` on, each beside a number of its own, with their negatives. Those of several steps
+        are drawn at once: a small batch costs little but the calls."""
+        waiting: list[tuple[int, Rows | Pairs]] = []
+        rows = 0
+        for number, batch in batches:
+            waiting.append((number, batch))
+            rows += len(batch)
+            if rows >= AHEAD_ROWS:
+                yield from self._several(waiting, epoch, first_step)
+                first_step, waiting, rows = first_step + len(waiting), [], 0
+        yield from self._several(waiting, epoch, first_step)
+
+    def _several(self, batches: list[tuple[int, Rows | Pairs]], epoch: int, first_step: int) -> Iterator[tuple[int, Rows | Pairs]]:
+        if not batches:
+            return
+        sizes = [len(batch) for _, batch in batches]
+        users, rows = (torch.cat([getattr(batch, name) for _, batch in batches]) for name in ("user", "row"))
+        drawn = self.draw(users, rows, epoch, np.repeat(np.arange(first_step, first_step + len(sizes)), sizes))
+        for (number, batch), negative in zip(batches, drawn.split(sizes), strict=True):
+            yield number, self._beside(batch, negative)
+
+    def _beside(self, positives: Rows | Pairs, drawn: Tensor) -> Rows | Pairs:
         """Pairs with their negatives beside them; of Rows B * (1 + N) Rows (see `_rows`)."""
-        drawn = self.draw(positives.user, positives.row, epoch, step)
         return replace(positives, negative=drawn) if isinstance(positives, Pairs) else self._rows(positives, drawn)
 
     def _rows(self, positives: Rows, drawn: Tensor) -> Rows:

@@ -52,7 +52,7 @@ class Saver:
         """Whether `checkpoint_s` have passed since the last save."""
         return bool(self.every_s) and time.monotonic() - self.since >= self.every_s
 
-    def save(self, state: State, model: Model, optimiser: torch.optim.Optimizer, carry: dict[str, Tensor]) -> None:
+    def save(self, state: State, model: Model, optimiser: optim.Optimiser, carry: dict[str, Tensor]) -> None:
         """The state as it is now, whatever is trained while it is written. Raises CheckpointError."""
         self.wait()
         taken = take(state, model, optimiser, carry, copy=self.thread is not None)
@@ -79,7 +79,7 @@ class Taken(NamedTuple):
     groups: list[dict[str, Any]]  # of the optimiser
 
 
-def take(state: State, model: Model, optimiser: torch.optim.Optimizer, carry: dict[str, Tensor], copy: bool = False) -> Taken:
+def take(state: State, model: Model, optimiser: optim.Optimiser, carry: dict[str, Tensor], copy: bool = False) -> Taken:
     """What `write` writes. copy: tensors of its own, that no later step changes."""
     moments, groups = optim.pack(optimiser)
     tensors = {**moments, **{f"carry.{key}": value for key, value in carry.items()}}

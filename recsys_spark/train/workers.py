@@ -49,6 +49,13 @@ class Workers:
                 with self._collective():
                     _fused(same, self._copy)
 
+    def gather(self, mine: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """The tensors (lengths[r],) of all ranks r, in their order."""
+        if self.size == 1:
+            return [mine]
+        with self._collective():
+            return self._gather(mine, lengths)
+
     def barrier(self) -> None:
         self.all_reduce_sum([torch.zeros(1)])
 
@@ -59,6 +66,9 @@ class Workers:
         raise NotImplementedError
 
     def _copy(self, flat: Tensor) -> None:
+        raise NotImplementedError
+
+    def _gather(self, mine: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         raise NotImplementedError
 
     @contextmanager
@@ -88,6 +98,9 @@ class Horovod(Workers):
     def _copy(self, flat: Tensor) -> None:
         self.hvd.broadcast_(flat, root_rank=0, name=f"copy.{flat.dtype}.{flat.numel()}")
 
+    def _gather(self, mine: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        return list(self.hvd.allgather(mine, name=f"gather.{mine.dtype}").split(list(lengths)))
+
     def close(self) -> None:
         self.hvd.shutdown()
 
@@ -113,6 +126,15 @@ class Torch(Workers):
 
     def _copy(self, flat: Tensor) -> None:
         self.distributed.broadcast(flat, src=0)
+
+    def _gather(self, mine: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        longest = max(lengths)
+        if not longest:
+            return [mine] * self.size
+        padded = torch.cat([mine, mine.new_zeros(longest - len(mine))])  # gloo wants them equally long
+        every = [torch.empty_like(padded) for _ in lengths]
+        self.distributed.all_gather(every, padded)
+        return [one[:length] for one, length in zip(every, lengths, strict=True)]
 
     def close(self) -> None:
         self.distributed.destroy_process_group()

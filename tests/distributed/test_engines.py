@@ -73,6 +73,29 @@ def test_the_same_numbers(model: str, engine: str, num_workers: int, shards: dic
         assert mine == pytest.approx(theirs, rel=1e-10)
 
 
+BY_ROWS: list[tuple[str, dict[str, Any], str, int, dict[str, Any]]] = [
+    ("neumf", {"name": "sparse_adam", "warmup_steps": 9}, "horovod", 2, {}),
+    ("neumf", {"name": "sparse_adam", "warmup_steps": 9}, "torch", 4, {"sparse_as_dense": True}),
+    ("bpr_mf", {"name": "rowwise_adagrad"}, "torch", 4, {"batch_size": 3}),  # some ranks have no row in a step
+    ("bpr_mf", {"name": "rowwise_adagrad"}, "horovod", 2, {"sparse_as_dense": True}),
+    ("fm", {"name": "adagrad", "sparse": True}, "torch", 2, {"accumulate": 3}),
+    ("fm", {"name": "sgd", "sparse": True}, "horovod", 4, {})]
+
+
+@pytest.mark.parametrize(("model", "optimiser", "engine", "num_workers", "more"), BY_ROWS)
+def test_sparse_gradients_give_the_same_numbers(model: str, optimiser: dict[str, Any], engine: str, num_workers: int, more: dict[str, Any],
+                                                shards: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+    """Gathered by rows or added as whole tables, clipped, and with a batch in parts; one rank alone takes it whole."""
+    settings = {"epochs": 1, "optim": {"lr": 0.05, "clip_norm": 0.5, **optimiser}, "batch_size": more.get("batch_size", 50)}
+    alone, made = (training.job(tmp_path / name, *shards[shards_of(model)], model, **settings, **train) for name, train in (
+        ("alone", {}), ("ranks", {"accumulate": more.get("accumulate", 1)})))
+    made = made.model_copy(update={"workers": made.workers.model_copy(update={
+        "engine": engine, "num_workers": num_workers, "sparse_as_dense": more.get("sparse_as_dense", False)})})
+    training.train_here(alone)
+    assert training.train_on_ranks(made) == [entry.DONE] * num_workers
+    assert training.difference(training.weights(tmp_path / "alone"), training.weights(tmp_path / "ranks")) < 1e-10
+
+
 def test_resumed_on_another_number_of_ranks(rows: tuple[Path, Any], alone: dict[str, Path], tmp_path: Path) -> None:
     job = training.job(tmp_path, *rows, "neumf", engine="torch", num_workers=2, optim={"lr": 0.01, "clip_norm": 0.5})
     asked = iter([False] * 19 + [True] * 100)

@@ -109,7 +109,7 @@ def test_any_item_may_be_a_negative(tmp_path):
     for negatives, low, high in (("unmet", 0.0, 0.0), ("any", 0.2, 0.35)):
         config = {"dim": 2, "num_negatives": 8, "negatives": negatives}
         loop = Loop(training.job(tmp_path / negatives, tmp_path / "shards", made, "bpr_mf", config=config), workers.Workers())
-        batches = [loop._batch(numbers) for numbers in loop.reader.epoch(0, 0)]
+        batches = [batch for _, batch in loop._batches()]
         drawn = np.concatenate([met[batch.user.numpy()[:, None], batch.negative.numpy()].ravel() for batch in batches])
         assert low <= drawn.mean() <= high and len(drawn) == 660 * 8
 

@@ -23,6 +23,11 @@ def _positives(users: list[int]) -> Rows:
     return Rows(user, item, torch.full((size,), 5.0), torch.full((size,), 2.0), torch.arange(size) * 2**32 + 7)
 
 
+def _beside(negatives: Negatives, batch: Rows | Pairs, epoch: int = 0, step: int = 0) -> Rows | Pairs:
+    (_, made), = negatives.ahead([(0, batch)], epoch, step)
+    return made
+
+
 @pytest.fixture(params=[1 << 20, 0], ids=["bitmap", "search"])
 def seen(request: pytest.FixtureRequest) -> Seen:
     # User 1 has seen a few, 2 all but item 13, 3 nothing, 4 everything.
@@ -76,7 +81,7 @@ def test_same_draws_whatever_the_batch(seen: Seen) -> None:
 
 
 def test_rows_of_a_batch(seen: Seen) -> None:
-    made = Negatives(seen, 2, seed=1)(_positives([1, 2]), 0, 0)
+    made = _beside(Negatives(seen, 2, seed=1), _positives([1, 2]))
     assert made.user.tolist() == [1, 1, 1, 2, 2, 2]
     assert made.item[[0, 3]].tolist() == [1, 1] and made.item[[4, 5]].tolist() == [13, 13]
     assert made.label.tolist() == [1, 0, 0, 1, 0, 0]
@@ -89,10 +94,22 @@ def test_pairs_keep_their_rows_and_get_negatives_beside_them(seen: Seen) -> None
     rows = _positives([1, 2])
     pairs = Pairs(rows.user, rows.item, torch.empty(2, 0, dtype=torch.int64), rows.row)
     negatives = Negatives(seen, 2, seed=1)
-    made = negatives(pairs, 0, 0)
+    made = _beside(negatives, pairs)
     assert torch.equal(made.negative, negatives.draw(rows.user, rows.row, 0, 0)) and made.negative[1].tolist() == [13, 13]
     assert (made.user.tolist(), made.item.tolist(), made.row.tolist()) == ([1, 2], [1, 1], rows.row.tolist())
 
 
 def test_empty_batch(seen: Seen) -> None:
-    assert len(Negatives(seen, 3, seed=1)(_positives([]), 0, 0)) == 0
+    assert len(_beside(Negatives(seen, 3, seed=1), _positives([]))) == 0
+
+
+def test_drawn_ahead_or_step_by_step(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of several sizes, an empty one among them, in any number of draws: each step's numbers are its own."""
+    batches = [(number, _positives([1, 2, 3, 4] * size)) for number, size in enumerate((3, 0, 1, 5, 2))]
+    negatives = Negatives(seen, 3, seed=5)
+    for rows in (1, 14, 1 << 15):
+        monkeypatch.setattr("recsys_spark.train.negatives.AHEAD_ROWS", rows)
+        made = list(negatives.ahead(iter(batches), 2, 7))
+        assert [number for number, _ in made] == [0, 1, 2, 3, 4]
+        for (number, batch), (_, given) in zip(made, batches, strict=True):
+            assert torch.equal(batch.item.view(-1, 4)[:, 1:], negatives.draw(given.user, given.row, 2, 7 + number).int())

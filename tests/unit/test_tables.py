@@ -20,13 +20,14 @@ def test_row_0_is_zero_and_stays_zero():
 
 @pytest.mark.parametrize("shape", [(50,), (50, 1), (20, 3), (0,), (0, 2)])
 def test_rows_squares_and_gradients_are_those_of_torch(shape):
-    """Against torch's own embedding, for the rows alone, the square alone and both; indices repeat, 0 among them."""
+    """Against torch's own embedding, for the rows alone, their squares alone and both; indices repeat, 0 among them."""
     torch.manual_seed(2)
     made = table(9, 4, 1.0).double()
     index, factor = torch.randint(0, 10, shape), torch.randn(*shape, 4, dtype=torch.float64)
     for of_rows, of_square in ((1.0, 0.0), (0.0, 1.0), (0.7, 0.3)):
         made.weight.grad = None
-        rows, square = made.with_square(index)
+        rows, squares = made.with_squares(index)
+        square = squares.sum()
         assert torch.equal(rows, made.weight[index]) and torch.equal(made(index.int()), rows)
         loss = sum(weight * part for weight, part in ((of_rows, (rows * factor).sum()), (of_square, square)) if weight)
         loss.backward()

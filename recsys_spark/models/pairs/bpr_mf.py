@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, DotFactors, Model, Pairs, Query, Sizes, Term
-from recsys_spark.nn.tables import table
+from recsys_spark.nn.tables import Table, few_products, products, table
 
 
 class BprMf(Model):
@@ -48,22 +48,26 @@ class BprMf(Model):
             self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, batch: Pairs, ctx: Context) -> dict[str, Tensor]:
-        """x_ui "positive" (B, 1), x_uj "negative" (B, N), and the squared norms of all factors and biases drawn, scalars."""
-        item = batch.item[:, None]
-        p, p_square = self.user.with_square(batch.user)  # (B, D)
-        (q, q_square), (q_not, not_square) = self.item.with_square(item), self.item.with_square(batch.negative)  # (B, 1, D), (B, N, D)
-        (b, b_square), (b_not, b_not_square) = self.item_bias.with_square(item), self.item_bias.with_square(batch.negative)
-        positive, negative = b.squeeze(-1) + _products(p, q), b_not.squeeze(-1) + _products(p, q_not)
-        own_square = p.new_zeros(())
+        """x_ui and x_uj: "scores" (B, 1 + N), the positive first. Of the rows drawn, where a regulariser asks, the squared norms: of
+        factors "user" (B,) and "item" (B, 1 + N), of biases "user_bias" and "item_bias"."""
+        items = torch.cat([batch.item.unsqueeze(1).long(), batch.negative], 1)  # (B, 1 + N): one look-up for all
+        found: dict[str, Tensor] = {}
+
+        def look_up(name: str, index: Tensor, l2: float) -> Tensor:
+            table: Table = getattr(self, name)
+            if not l2:
+                return table(index)
+            rows, found[name] = table.with_squares(index)
+            return rows
+
+        p, q = look_up("user", batch.user, self.config.l2), look_up("item", items, self.config.l2)  # (B, D), (B, 1 + N, D)
+        scores = look_up("item_bias", items, self.config.l2_bias).squeeze(-1) + few_products(p, q)
         if self.config.loss == "bce":
-            own, own_square = self.user_bias.with_square(batch.user)  # (B, 1)
-            own_square = own_square + len(own) * self.bias.square()
-            positive, negative = positive + own + self.bias, negative + own + self.bias
-        return {"positive": positive, "negative": negative, "l2_user": p_square, "l2_positive": q_square, "l2_negative": not_square,
-                "l2_bias_user": own_square, "l2_bias_positive": b_square, "l2_bias_negative": b_not_square}
+            scores = scores + look_up("user_bias", batch.user, self.config.l2_bias) + self.bias
+        return {**found, "scores": scores}
 
     def loss(self, batch: Pairs, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
-        positive, negative = output["positive"], output["negative"]
+        positive, negative = output["scores"][:, :1], output["scores"][:, 1:]
         if self.config.loss == "bpr":
             likelihood = F.logsigmoid(positive - negative).sum()  # BPR-OPT: over the triples (u, i, j)
             of_user = of_positive = negative.shape[1]  # of how many examples each is a part
@@ -73,9 +77,14 @@ class BprMf(Model):
             of_user, of_positive, examples = 1 + negative.shape[1], 1, positive.numel() + negative.numel()
         count = positive.new_tensor(examples)
         terms = {self.config.loss: Term(-likelihood, count)}
-        for name, coefficient in (("l2", self.config.l2), ("l2_bias", self.config.l2_bias)):
+        for name, kind, coefficient in (("l2", "", self.config.l2), ("l2_bias", "_bias", self.config.l2_bias)):
             if coefficient:
-                squares = of_user * output[f"{name}_user"] + of_positive * output[f"{name}_positive"] + output[f"{name}_negative"]
+                item = output[f"item{kind}"]
+                squares = of_positive * item[:, 0].sum() + item[:, 1:].sum()
+                if f"user{kind}" in output:
+                    squares = squares + of_user * output[f"user{kind}"].sum()
+                if kind and self.config.loss == "bce":
+                    squares = squares + examples * self.bias.square()
                 terms[name] = Term(squares, count, coefficient)
         return terms
 
@@ -85,13 +94,7 @@ class BprMf(Model):
         if items is None:
             return p @ self.item.weight.T + self.item_bias.weight.T  # (B, I + 1)
         q, b = self.item(items), self.item_bias(items).squeeze(-1)  # ([B,] C, D), ([B,] C)
-        return (p @ q.T if items.dim() == 1 else _products(p, q)) + b
+        return products(p, q) + b
 
     def index(self) -> DotFactors:
         return DotFactors(self.user.weight, self.item.weight, self.item_bias.weight[:, 0])
-
-
-def _products(p: Tensor, q: Tensor) -> Tensor:
-    """(B, D), (B, C, D) -> (B, C)"""
-    return (p[:, None] * q).sum(-1)
-
