@@ -13,7 +13,7 @@ import torch
 from recsys_spark.core.contracts import Optim
 from recsys_spark.models.base import Context, Gradient
 from recsys_spark.models.pointwise.mf_bias import MfBias
-from recsys_spark.train import checkpoint, phases, saver, validate, workers
+from recsys_spark.train import checkpoint, optim, phases, saver, validate, workers
 from recsys_spark.train.checkpoint import State
 from recsys_spark.train.loop import Loop
 from tests import shardsets, training
@@ -174,7 +174,8 @@ def test_groups_take_turns(turning: None, rows: tuple[Path, Any], tmp_path: Path
 def test_the_optimiser_remembers_a_group_while_others_have_their_turn(turning: None, rows: tuple[Path, Any], tmp_path: Path) -> None:
     loop = Loop(training.job(tmp_path, *rows, epochs=3), workers.Workers())
     loop.run()
-    steps = {group["name"]: int(loop.optimiser.state[group["params"][0]]["step"]) for group in loop.optimiser.param_groups}
+    moments, groups = optim.pack(loop.optimiser)
+    steps = {group["name"]: int(moments[f"{group['params'][0]}.step"]) for group in groups}
     assert steps == {"users": 2 * STEPS, "items": STEPS}
 
 

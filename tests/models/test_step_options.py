@@ -129,7 +129,7 @@ MODELS = ["mf_bias", "neumf", "bpr_mf", "multi_vae", "mf_variational", "rbm_cf"]
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_batch_in_parts_is_the_same_step(model: str) -> None:
-    """Three steps on batches in 1, 3 and more parts than rows; models whose terms share a count and whose do not, noise by row among them."""
+    """Three steps on batches in 1, 3 and more parts than rows; terms that share a count and others, noise by row."""
     found = []
     for parts in (1, 3, 99):
         made = worlds.stirred(model, training.CONFIGS[model])

@@ -1,0 +1,155 @@
+"""What a step costs, on batches that are in memory: what the loop adds to it, optimisers that work by rows, half precision, compilation.
+
+    python -m tests.benchmarks.bench_step [overhead|tables|precision ...] [--threads N] [--json FILE]
+
+    overhead   the loop's steps beside a bare loop of forward, loss, backward and Adam over the same batches (ML-1M or rows at random)
+    tables     bpr_mf, 64 factors, a million users and 100,000 items, batches of 8,192 pairs at random: ms a step, bytes of the
+               optimiser's state
+    precision  neumf and multi_vae as in bench_train: float32, bf16, compiled
+
+What is compared takes turns, so that a machine that slows down slows all; each figure is a median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recsys_spark.core.contracts import Optim
+from recsys_spark.models import registry
+from recsys_spark.models.base import Context, Model, Pairs, Sizes
+from recsys_spark.nn.tables import tables
+from recsys_spark.train import optim, step
+from recsys_spark.train.loop import Loop
+from recsys_spark.train.step import Stepper
+from recsys_spark.train.workers import Workers
+from tests import training
+from tests.benchmarks import bench_train
+
+STEPS, ROUNDS = 120, 7
+OPTIMISERS: dict[str, dict[str, Any]] = {
+    "adam": {"name": "adam"}, "sparse_adam": {"name": "sparse_adam"}, "rowwise_adagrad": {"name": "rowwise_adagrad"},
+    "adagrad": {"name": "adagrad"}, "adagrad, sparse": {"name": "adagrad", "sparse": True}, "sgd": {"name": "sgd"},
+    "sgd, sparse": {"name": "sgd", "sparse": True}}
+
+
+def loops(scratch: Path, models: list[str]) -> Iterator[tuple[str, int, Loop, list[Any]]]:
+    """(model, batch, its loop, the first steps of an epoch)."""
+    train, held = bench_train.interactions()
+    for model in models:
+        layout = bench_train.LAYOUTS[model]
+        made = bench_train.export(scratch / layout, layout, train, held)
+        for batch in bench_train.BATCHES[model]:
+            job = training.job(scratch / f"{model}-{batch}", scratch / layout, made, model, dtype="float32",
+                               batch_size=batch // 2 if model == "neumf" else batch)
+            loop = Loop(job.model_copy(update={"config": bench_train.OURS[model]}), Workers())
+            batches = [one for one, _ in zip(loop._batches(), range(STEPS), strict=False)]
+            yield model, batch, loop, batches
+
+
+def bare(model: Model, optimiser: torch.optim.Optimizer, batches: list[Any], ctx: Context) -> None:
+    for number, (_, batch) in enumerate(batches):
+        ctx.step = number
+        optimiser.zero_grad()
+        terms = model.loss(batch, model(batch, ctx), ctx).values()
+        torch.stack([term.sum * (term.coefficient / float(term.count)) for term in terms]).sum().backward()
+        optimiser.step()
+
+
+def overhead(scratch: Path) -> Iterator[dict[str, Any]]:
+    for model, batch, loop, batches in loops(scratch, ["neumf", "bpr_mf", "multi_vae"]):
+        loop._freeze()
+        loop._batches = lambda batches=batches: iter(batches)  # type: ignore[method-assign]
+        loop.reader.order.__dict__["steps"] = len(batches)
+        plain = torch.optim.Adam(loop.model.parameters(), fused=True)
+
+        def looped(loop: Loop = loop) -> None:
+            loop.state.position = 0
+            loop._rest_of_epoch()
+
+        ours, theirs = _turns([looped, lambda loop=loop, plain=plain, batches=batches: bare(  # type: ignore[misc]
+            loop.model, plain, batches, Context(training=True, total_steps=1000))], len(batches))
+        yield {"what": "overhead", "model": model, "batch": batch, "loop_ms": round(statistics.median(ours), 3),
+               "bare_ms": round(statistics.median(theirs), 3),
+               "overhead": round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)) - 1, 3)}
+
+
+def by_rows(scratch: Path) -> Iterator[dict[str, Any]]:
+    users, items, rows = 1_000_000, 100_000, 8192
+    draw = torch.Generator().manual_seed(1)
+    batches = [(rows, Pairs(torch.randint(1, users + 1, (rows,), generator=draw, dtype=torch.int32),
+                            torch.randint(1, items + 1, (rows,), generator=draw, dtype=torch.int32),
+                            torch.randint(1, items + 1, (rows, 1), generator=draw), torch.arange(rows))) for _ in range(5)]
+    for name, settings in OPTIMISERS.items():
+        model = registry.build("bpr_mf", {"dim": 64, "l2": 0.0}, Sizes(users, items), seed=1)
+        chosen = Optim(**settings)
+        for each in tables(model):
+            each.sparse = chosen.by_rows
+        optimiser = optim.build(chosen, model.parameter_groups(), [each.weight for each in tables(model)])
+        stepper = Stepper(model, optimiser, Workers(), 0.0)
+        (taken,) = _turns([lambda stepper=stepper: _steps(stepper, batches)], len(batches), rounds=4)  # type: ignore[misc]
+        state = sum(value.nbytes for value in optim.pack(optimiser)[0].values())
+        yield {"what": "tables", "optimiser": name, "step_ms": round(statistics.median(taken), 2), "state_mb": round(state / 1e6, 1)}
+
+
+def precision(scratch: Path) -> Iterator[dict[str, Any]]:
+    for model, batch, loop, batches in loops(scratch, ["neumf", "multi_vae"]):
+        loop._freeze()
+        batches = batches[:20]
+        steppers = {"float32": {}, "bf16": {"precision": "bf16"}, "compiled": {"forward": step.compiled(loop.model)},
+                    "bf16, compiled": {"forward": step.compiled(loop.model), "precision": "bf16"}}
+        ways = [lambda more=more, loop=loop, batches=batches: _steps(  # type: ignore[misc]
+            Stepper(loop.model, loop.optimiser, Workers(), 0.0, **more), batches) for more in steppers.values()]
+        for name, taken in zip(steppers, _turns(ways, len(batches)), strict=True):
+            yield {"what": "precision", "model": model, "batch": batch, "way": name, "step_ms": round(statistics.median(taken), 2)}
+
+
+def _steps(stepper: Stepper, batches: list[Any]) -> None:
+    for number, (_, batch) in enumerate(batches):
+        stepper(batch, Context(step=number, training=True, total_steps=1000), step.GO_ON)
+
+
+def _turns(ways: list[Callable[[], None]], steps: int, rounds: int = ROUNDS) -> list[list[float]]:
+    """Milliseconds a step of each way, by round; the first is for warming up."""
+    found: list[list[float]] = [[] for _ in ways]
+    for number in range(rounds + 1):
+        for way, taken in zip(ways, found, strict=True):
+            began = time.perf_counter()
+            way()
+            if number:
+                taken.append(1e3 * (time.perf_counter() - began) / steps)
+    return found
+
+
+PARTS = {"overhead": overhead, "tables": by_rows, "precision": precision}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.set_flush_denormal(True)
+    results = []
+    with tempfile.TemporaryDirectory() as name:
+        for part in given.parts:
+            for line in PARTS[part](Path(name)):
+                results.append({**line, "threads": given.threads})
+                print(json.dumps(results[-1]), flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
