@@ -45,6 +45,7 @@ setup(
         # Left out where the platform brings its own Spark and Delta, as Databricks does (petastorm pulls pyspark in).
         "local": ["pyspark>=4.0.1,<=4.2.0", "delta-spark==4.4.0", "petastorm==0.12.1"],
         "tune": ["optuna>=5"],
-        "test": ["import-linter", "mypy", "pytest>=9", "pytest-xdist", "ruff", "scikit-learn"],
+        # moto[s3] with flask and flask-cors is its S3 server; its extra `server` would bring 40 packages for other services.
+        "test": ["flask", "flask-cors", "import-linter", "moto[s3]>=5", "mypy", "pytest>=9", "pytest-xdist", "ruff", "scikit-learn"],
     },
 )
