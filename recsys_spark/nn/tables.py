@@ -17,7 +17,7 @@ class Table(nn.Embedding):
 
     def forward(self, index: Tensor) -> Tensor:
         """int (...) -> (..., D)"""
-        return _Lookup.apply(self.weight, index.long(), self.sparse)[0] if index.device.type == "cpu" else super().forward(index)
+        return _Lookup.apply(self.weight, index.long(), self.sparse, False)[0] if index.device.type == "cpu" else super().forward(index)
 
     def with_squares(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The rows, (..., D), and the squared norm of each, (...): a regulariser that costs no pass of its own in backward."""
@@ -53,13 +53,11 @@ def few_products(users: Tensor, items: Tensor) -> Tensor:
 class _FewProducts(torch.autograd.Function):
     """By plain sums: backward through a batch of tiny matrix products takes three times as long."""
 
+    # Without a `setup_context`: torch would bind the arguments of each call by their signature, which takes as long as the gather.
     @staticmethod
-    def forward(users: Tensor, items: Tensor) -> Tensor:
+    def forward(ctx: Any, users: Tensor, items: Tensor) -> Tensor:
+        ctx.save_for_backward(users, items)
         return (users[:, None] * items).sum(-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @once_differentiable
@@ -74,16 +72,12 @@ class _Lookup(torch.autograd.Function):
     indices and adds a row's gradients in the order in which they come, on any number of threads. (int32 would take the slow way.)"""
 
     @staticmethod
-    def forward(weight: Tensor, index: Tensor, sparse: bool, squares: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, weight: Tensor, index: Tensor, sparse: bool, squares: bool) -> tuple[Tensor, Tensor]:
         rows = weight.index_select(0, index.reshape(-1)).view(*index.shape, weight.shape[1])
-        return rows, torch.linalg.vecdot(rows, rows) if squares else rows.new_zeros(())
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-        weight, index, ctx.sparse = inputs[:3]
-        ctx.save_for_backward(index, output[0])
-        ctx.shape = weight.shape
+        ctx.save_for_backward(index, rows)
+        ctx.shape, ctx.sparse = weight.shape, sparse
         ctx.set_materialize_grads(False)  # None where the rows or their squares play no part
+        return rows, torch.linalg.vecdot(rows, rows) if squares else rows.new_zeros(())
 
     @staticmethod
     @once_differentiable
