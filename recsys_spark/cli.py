@@ -45,6 +45,27 @@ def prepare_ranks(config: Config = None, overrides: Overrides = None,
 
 
 @app.command()
+def plan(
+    config: Config = None, overrides: Overrides = None,
+    step: Annotated[str, typer.Option(help="A train_deep step whose shards are there.")] = "",
+    workers: Annotated[list[int] | None, typer.Option(min=1, help="Ranks (may be repeated). Default: 1 2 8 64 512.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="Training rows of an epoch. Default: those of the shards.")] = 0,
+    latency_us: Annotated[float, typer.Option(min=0, help="Of one message between two ranks.")] = 20.0,
+    bandwidth_gbit: Annotated[float, typer.Option(min=0.001, help="That each rank sends and receives.")] = 100.0,
+    faster: Annotated[float, typer.Option(min=0.001, help="How many times as fast as this processor a rank's is (a GPU).")] = 1.0,
+) -> None:
+    """Predict examples/s, memory and the bottleneck of a training on more ranks, from steps measured here and now."""
+    from recsys_spark.report import scaling as shown
+    from recsys_spark.stages import scaling
+    from recsys_spark.train.forecast import Network
+
+    console = Console()
+    job, ctx = _trained(config, overrides, step, console, compute=False)
+    network = Network(latency_us / 1e6, bandwidth_gbit * 1e9 / 8)
+    shown.show(console, scaling.plan(ctx, job, workers or [1, 2, 8, 64, 512], network, rows=rows, faster=faster))
+
+
+@app.command()
 def tune(config: Config = None, overrides: Overrides = None, step: Steps = None, dry_run: DryRun = False) -> None:
     """Run the steps that have a `search` (and what they need), then show their trials, best first. Validation only."""
     from recsys_spark.report import terminal

@@ -130,16 +130,23 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     with torch.device("meta"):
         model = kind(kind.Config(**job.config), Sizes(shards.num_users, shards.num_items, shards.statistics, shards.features))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    width = 8 if train.dtype == "float64" else 4
-    copies = 4 + (job.workers.num_workers > 1)  # weights, gradients, two moments; a buffer to add gradients over the workers
-    window = sum(min(sum(file.row_groups), max(file.row_groups) * train.reader.window_row_groups) for file in shards.parts["train"].files)
-    read = sum(file.bytes for file in shards.parts["train"].files) * window / max(rows, 1) / job.workers.num_workers
+    fixed, window = memory(made, shards, parameters)
     steps = math.ceil(rows / train.batch_size)
     fits = 1 + (job.search.trials if job.search else 0)
     return {"model": job.model, "fits": fits, "rows": rows, "examples_per_epoch": rows * model.examples_per_row,
             "steps_per_epoch": steps, "steps": steps * phases.planned(phases.of(model), train), "parameters": parameters,
             "num_workers": job.workers.num_workers,
-            "worker_bytes": int(_PROCESS_BYTES + parameters * width * copies + read)}
+            "worker_bytes": fixed + window // job.workers.num_workers}
+
+
+def memory(job: TrainJob, shards: ShardSet, parameters: int) -> tuple[int, int]:
+    """(bytes of each rank whatever it reads, bytes of the windows that all ranks together hold of the shard set)."""
+    width = 8 if job.train.dtype == "float64" else 4
+    copies = 4 + (job.workers.num_workers > 1)  # weights, gradients, two moments; a buffer to add gradients over the workers
+    copies += 3 * job.train.checkpoint_async
+    part = shards.parts["train"]
+    window = sum(min(sum(file.row_groups), max(file.row_groups) * job.train.reader.window_row_groups) for file in part.files)
+    return _PROCESS_BYTES + parameters * width * copies, int(sum(file.bytes for file in part.files) * window / max(part.rows, 1))
 
 
 def train_job(ctx: Context, job: Job) -> TrainJob:

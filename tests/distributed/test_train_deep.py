@@ -11,9 +11,10 @@ import pytest
 from recsys_spark.core import config
 from recsys_spark.core.contracts import Run, TrainJob
 from recsys_spark.core.errors import ConfigError
-from recsys_spark.stages import train_deep
+from recsys_spark.stages import scaling, train_deep
 from recsys_spark.stages.context import Context, Env
 from recsys_spark.train import checkpoint, launch
+from recsys_spark.train.forecast import Network
 from tests import shardsets, training
 
 
@@ -67,6 +68,17 @@ def test_trains_and_hands_on(ctx: Context) -> None:
     checkpoint.verify(ctx.run_dir / outcome.summary["checkpoint"])
     assert not (ctx.run_dir / "job.json").exists(), "that name is the step's own"
     assert train_deep.run(ctx, job).summary == outcome.summary, "nothing is trained twice"
+
+
+def test_a_forecast_from_steps_measured_here(ctx: Context) -> None:
+    job = _job(model="mf_bias", config=training.CONFIGS["mf_bias"])
+    found = scaling.plan(ctx, job, [2, 1, 512], Network(1e-5, 1e9), rows=6_600)
+    assert [one.ranks for one in found.same_batch] == [one.ranks for one in found.same_share] == [1, 2, 512]
+    assert found.cost.exchanged_bytes == 4 * (61 + 41) * 5 and found.cost.read_rows_per_s > 1000 and found.rows == 6_600
+    one = found.same_batch[0]
+    assert one.examples_per_s == pytest.approx(100 / one.step_s) and 1e-5 < one.step_s < 1 and one.efficiency == 1
+    assert one.rank_bytes >= found.same_batch[1].rank_bytes > 100 << 20
+    assert not any(ctx.run_dir.iterdir()), "nothing stays"
 
 
 def test_prepared_for_ranks_from_outside_and_their_result_is_taken(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:

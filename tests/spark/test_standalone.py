@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from recsys_spark.core.contracts import MANIFEST, ShardSet
 from recsys_spark.datasets import synthetic
 from recsys_spark.stages import launch_spark
-from tests import training
+from tests import shardsets, training
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "deploy/standalone/cluster.sh"
@@ -39,7 +39,20 @@ def _read(path: Path) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize(("engine", "epochs"), [("torch", 3), pytest.param("horovod", 60, marks=pytest.mark.soak)])
+def test_horovod_on_the_sessions_own_executors(spark: SparkSession, tmp_path: Path) -> None:
+    """Spark's local mode: the shortest way through horovod.spark.run."""
+    made = shardsets.pointwise(tmp_path / "rows")
+    job = training.job(tmp_path / "run", tmp_path / "rows", made, num_workers=2)
+    job = job.model_copy(update={"workers": job.workers.model_copy(update={"launch": "spark"})})
+    result = launch_spark.train(spark, job)
+    training.train_here(training.job(tmp_path / "alone", tmp_path / "rows", made))
+    assert training.difference(training.weights(tmp_path / "run"), training.weights(tmp_path / "alone")) < 1e-10
+    assert launch_spark.train(spark, job) == result, "a finished run is returned as it is"
+    assert not list((tmp_path / "run").glob(".probe-*"))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("engine", "epochs"), [("torch", 3), ("horovod", 60)])
 def test_ranks_on_executors(engine: str, epochs: int, tmp_path: Path) -> None:
     """The numbers of one rank, also after a rank of Horovod was killed on the way; a finished job again; too few slots, no GPU."""
     command = (sys.executable, "-m", "tests.spark.on_cluster", tmp_path, tmp_path / "cluster", engine, epochs)

@@ -1,0 +1,166 @@
+"""Two ranks on two cores beside one rank on one core, what the fitted model says of them, and what a checkpoint costs.
+
+    python -m tests.benchmarks.bench_scaling [--repeats N] [--json FILE]
+
+    neumf 8, neumf 64   batch 8,192 rows, each a positive with one negative (2 layers)
+    multi_vae           batch 1,024 users (600 hidden, 64 latent)
+
+Rounds of one rank with the whole batch and with half of it (to fit fixed and per-row seconds), two ranks by each engine, and all-reduces
+of three sizes between two ranks follow each other, so that a busy neighbour meets all. Figures are medians of the rounds, and `best`
+takes the fastest epoch of each, which a neighbour disturbs least. The prediction for two ranks uses nothing that was measured on two ranks
+but the all-reduces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recsys_spark.core.contracts import ShardSet
+from recsys_spark.train import forecast, launch, workers
+from recsys_spark.train.forecast import Cost, Network
+from recsys_spark.train.loop import Loop
+from tests import training
+from tests.benchmarks.bench_train import export, interactions
+
+CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
+    "neumf 8": ("neumf", "pointwise", 8192, {"dim": 8, "num_layers": 2, "num_negatives": 1}),
+    "neumf 64": ("neumf", "pointwise", 8192, {"dim": 64, "num_layers": 2, "num_negatives": 1}),
+    "multi_vae": ("multi_vae", "profile", 1024, {"hidden_dim": 600, "latent_dim": 64})}
+SIZES = (4_096, 262_144, 4_194_304)  # floats
+EPOCHS = 4  # the first is not counted
+
+
+def step_s(scratch: Path, shards: Path, made: ShardSet, case: str, batch: int, number: int, engine: str) -> list[float]:
+    """Seconds of a step in each epoch but the first."""
+    model, _, _, config = CASES[case]
+    job = training.job(Path(tempfile.mkdtemp(dir=scratch)), shards, made, model, engine=engine, num_workers=number, dtype="float32",
+                       epochs=EPOCHS, patience=EPOCHS, batch_size=batch, config=config, timeout_s=300.0)
+    codes = training.train_on_ranks(job, limit_s=300)
+    assert codes == [0] * number, f"{case} on {number} ranks of {engine} ended with {codes}"
+    lines = [json.loads(line) for line in (Path(job.run_dir) / "metrics.jsonl").read_text().splitlines()]
+    steps = lines[0]["step"]
+    return [line["seconds"] / steps for line in lines[1:]]
+
+
+def _exchange(rank: int, engine: str, environment: dict[str, str], out: Any) -> None:
+    os.environ.update({**environment, workers.RANK: str(rank), workers.SIZE: "2"})
+    torch.set_num_threads(1)
+    group, seconds = workers.connect(engine), {}
+    for size in SIZES:
+        flat, times = torch.ones(size), []
+        for _ in range(25):
+            started = time.perf_counter()
+            group.all_reduce_sum([flat])
+            times.append(time.perf_counter() - started)
+        seconds[size] = statistics.median(times[5:])
+    out.put(seconds) if rank == 0 else None
+    group.barrier()
+    os._exit(0) if rank else None
+
+
+def exchanges(engine: str) -> dict[int, float]:
+    """floats -> seconds of an all-reduce between two ranks that do nothing else."""
+    context = multiprocessing.get_context("spawn")
+    out = context.Queue()
+    with launch.meeting(engine, 2) as meeting:
+        ranks = [context.Process(target=_exchange, args=(rank, engine, environment, out)) for rank, environment in enumerate(meeting)]
+        for process in ranks:
+            process.start()
+        found = out.get(timeout=120)
+        for process in ranks:
+            process.join(10)
+            process.kill()
+    return found
+
+
+def saving(scratch: Path, shards: Path, made: ShardSet, case: str, apart: bool) -> tuple[float, float]:
+    """(seconds that a save holds up the steps, seconds until it is on disk)."""
+    model, _, batch, config = CASES[case]
+    job = training.job(Path(tempfile.mkdtemp(dir=scratch)), shards, made, model, dtype="float32", batch_size=batch, config=config,
+                       checkpoint_async=apart)
+    asked = iter([False] * 5 + [True] * 9)
+    Loop(job, workers.Workers(), stop=lambda: next(asked)).run()  # the optimiser has its moments
+    loop, held, whole = Loop(job, workers.Workers()), [], []
+    for number in range(5):
+        loop.state.step = 100 + number
+        started = time.perf_counter()
+        loop._save()
+        held.append(time.perf_counter() - started)
+        loop.saver.wait()
+        whole.append(time.perf_counter() - started)
+    return statistics.median(held), statistics.median(whole)
+
+
+def parameters(shards: Path, made: ShardSet, scratch: Path, case: str) -> int:
+    model, _, batch, config = CASES[case]
+    job = training.job(Path(tempfile.mkdtemp(dir=scratch)), shards, made, model, dtype="float32", batch_size=batch, config=config)
+    return sum(parameter.numel() for parameter in Loop(job, workers.Workers()).model.parameters())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--engines", nargs="*", default=["torch", "horovod"], choices=["torch", "horovod"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    train, held = interactions()
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        exported = {layout: export(scratch / layout, layout, train, held) for layout in {CASES[case][1] for case in given.cases}}
+        for case in given.cases:
+            _, layout, batch, _ = CASES[case]
+            where = (scratch, scratch / layout, exported[layout], case)
+            found: dict[Any, list[Any]] = defaultdict(list)
+            for _ in range(given.repeats):
+                found[1].extend(step_s(*where, batch, 1, "single"))
+                found["half"].extend(step_s(*where, batch // 2, 1, "single"))
+                for engine in given.engines:
+                    found[engine].extend(step_s(*where, batch, 2, engine))
+                    found["all", engine].append(exchanges(engine))
+            one, half = statistics.median(found[1]), statistics.median(found["half"])
+            fixed_s, row_s = forecast.fit({batch // 2: half, batch: one})
+            size = 4 * parameters(scratch / layout, exported[layout], scratch, case)
+            for engine in given.engines:
+                two = statistics.median(found[engine])
+                seconds = {floats: statistics.median(each[floats] for each in found["all", engine]) for floats in SIZES}
+                latency, per_float = forecast.fit(seconds)
+                network = Network(max(latency, seconds[SIZES[0]]) / 2, 4 / per_float)
+                cost = Cost(fixed_s, row_s, 1e12, size, 0, 0)
+                said = forecast.forecast(cost, network, 2, batch, 1)
+                _tell(results, {
+                    "case": case, "batch": batch, "engine": engine, "one_ms": 1e3 * one, "two_ms": 1e3 * two, "speedup": one / two,
+                    "best_one_ms": 1e3 * min(found[1]), "best_two_ms": 1e3 * min(found[engine]),
+                    "best_speedup": min(found[1]) / min(found[engine]),
+                    "predicted_ms": 1e3 * said.step_s, "off": said.step_s / two - 1, "fixed_ms": 1e3 * fixed_s,
+                    "exchange_ms": 1e3 * forecast.all_reduce_s(size, 2, network), "exchange_share": said.exchange_share,
+                    "megabytes": size / 1e6, "latency_us": 1e6 * network.latency_s, "gbit_s": network.bandwidth * 8e-9})
+            for apart in (False, True):
+                blocked, whole = saving(*where, apart)
+                _tell(results, {"case": case, "checkpoint": "async" if apart else "sync", "held_ms": 1e3 * blocked,
+                                "written_ms": 1e3 * whole, "share_of_30_s": whole / 30, "held_share_of_30_s": blocked / 30})
+    if given.json:
+        given.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _tell(results: list[dict[str, Any]], told: dict[str, Any]) -> None:
+    results.append({key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in told.items()})
+    print(json.dumps(results[-1]), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
