@@ -6,10 +6,11 @@ Tables of items have I + 1 rows; row 0 (padding, an item that training did not k
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -58,8 +59,7 @@ def dropout(profiles: Bags, row: Tensor, rate: float, draw: Callable[[str, Tenso
 def bag(table: Tensor, profiles: Bags, weights: Tensor, keep: Tensor | None = None) -> Tensor:
     """(B, D): the sum of the table's rows at a profile's items, times their weights. No dense (B, I) input is made."""
     weights = weights if keep is None else weights * keep.to(weights.dtype)
-    return F.embedding_bag(profiles.values.long(), table, profiles.offsets, mode="sum", per_sample_weights=weights,
-                           include_last_offset=True)
+    return _Bag.apply(table, profiles.values.long(), profiles.offsets, weights)
 
 
 def products(hidden: Tensor, table: Tensor, bias: Tensor, items: Tensor | None = None) -> Tensor:
@@ -73,5 +73,49 @@ def products(hidden: Tensor, table: Tensor, bias: Tensor, items: Tensor | None =
 
 def multinomial(logits: Tensor, items: Bags) -> Tensor:
     """Negative log likelihood of the items of all rows, scalar: each is drawn from the softmax over columns 1..I of its row's logits."""
-    chosen = torch.zeros_like(logits).index_put_((rows(items), items.values.long()), logits.new_ones(()))[:, 1:]  # (B, I)
-    return -(F.log_softmax(logits[:, 1:], 1) * chosen).sum()
+    known = items.values > 0
+    return _Multinomial.apply(logits, rows(items)[known], items.values[known].long())
+
+
+class _Bag(torch.autograd.Function):
+    """`embedding_bag` whose gradient is one too, of the rows that have an item: a third of the time of torch's, which adds row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, items: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+        assert not weights.requires_grad, "weights of a bag are given, not learnt"
+        ctx.save_for_backward(items, offsets, weights)
+        ctx.size = len(table)
+        return _sums(table, items, offsets, weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_sums: Tensor) -> tuple[Tensor, None, None, None]:
+        items, offsets, weights = ctx.saved_tensors
+        order = torch.argsort(items, stable=True)
+        of = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=items.device), offsets.diff())[order]
+        ends = torch.bincount(items, minlength=ctx.size).cumsum(0)
+        return _sums(of_sums.contiguous(), of, torch.cat([ends.new_zeros(1), ends]), weights[order]), None, None, None
+
+
+class _Multinomial(torch.autograd.Function):
+    """The gradient is made in one pass: softmax times the row's number of items, less 1 at each of them."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, rows: Tensor, items: Tensor) -> Tensor:
+        likelihood = F.log_softmax(logits[:, 1:], 1)
+        ctx.save_for_backward(likelihood, rows, items)
+        return -likelihood[rows, items - 1].sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_sum: Tensor) -> tuple[Tensor, None, None]:
+        likelihood, rows, items = ctx.saved_tensors
+        made = likelihood.new_zeros(len(likelihood), likelihood.shape[1] + 1)
+        made[:, 1:] = likelihood.exp()
+        made *= (torch.bincount(rows, minlength=len(made)) * of_sum).unsqueeze(1)
+        made.index_put_((rows, items), -of_sum, accumulate=True)
+        return made, None, None
+
+
+def _sums(table: Tensor, index: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)

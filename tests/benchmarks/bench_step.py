@@ -42,13 +42,13 @@ OPTIMISERS: dict[str, dict[str, Any]] = {
     "sgd, sparse": {"name": "sgd", "sparse": True}}
 
 
-def loops(scratch: Path, models: list[str]) -> Iterator[tuple[str, int, Loop, list[Any]]]:
-    """(model, batch, its loop, the first steps of an epoch)."""
+def loops(scratch: Path, models: list[str], sizes: int = 2) -> Iterator[tuple[str, int, Loop, list[Any]]]:
+    """(model, batch, its loop, the first steps of an epoch), of so many sizes of the batch."""
     train, held = bench_train.interactions()
     for model in models:
         layout = bench_train.LAYOUTS[model]
         made = bench_train.export(scratch / layout, layout, train, held)
-        for batch in bench_train.BATCHES[model]:
+        for batch in bench_train.BATCHES[model][:sizes]:
             job = training.job(scratch / f"{model}-{batch}", scratch / layout, made, model, dtype="float32",
                                batch_size=batch // 2 if model == "neumf" else batch)
             loop = Loop(job.model_copy(update={"config": bench_train.OURS[model]}), Workers())
@@ -102,14 +102,14 @@ def by_rows(scratch: Path) -> Iterator[dict[str, Any]]:
 
 
 def precision(scratch: Path) -> Iterator[dict[str, Any]]:
-    for model, batch, loop, batches in loops(scratch, ["neumf", "multi_vae"]):
+    for model, batch, loop, batches in loops(scratch, ["neumf", "multi_vae"], sizes=1):
         loop._freeze()
-        batches = batches[:20]
+        batches = batches[:10]
         steppers = {"float32": {}, "bf16": {"precision": "bf16"}, "compiled": {"forward": step.compiled(loop.model)},
                     "bf16, compiled": {"forward": step.compiled(loop.model), "precision": "bf16"}}
         ways = [lambda more=more, loop=loop, batches=batches: _steps(  # type: ignore[misc]
             Stepper(loop.model, loop.optimiser, Workers(), 0.0, **more), batches) for more in steppers.values()]
-        for name, taken in zip(steppers, _turns(ways, len(batches)), strict=True):
+        for name, taken in zip(steppers, _turns(ways, len(batches), rounds=3), strict=True):
             yield {"what": "precision", "model": model, "batch": batch, "way": name, "step_ms": round(statistics.median(taken), 2)}
 
 
