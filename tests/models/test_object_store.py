@@ -5,6 +5,7 @@ The bucket is moto's, served over HTTP on this host; other stores come through f
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ from recsys_spark.core.contracts import Reader as Settings
 from recsys_spark.core.errors import ShardError
 from recsys_spark.train import places, validate
 from recsys_spark.train.reader import Reader
-from tests import shardsets
+from tests import shardsets, training
 from tests.models.test_reader import same
 
 ENGINES = ("petastorm", "arrow", "memory")
@@ -81,6 +82,20 @@ def test_so_does_any_place_that_fsspec_knows(folder: Path, engine: str) -> None:
     store = fsspec.filesystem("memory")
     store.put(f"{folder}/", "/sets/two/", recursive=True)
     assert same(list(opened("memory://sets/two", engine).epoch(0)), list(opened(folder).epoch(0)))
+
+
+@pytest.mark.parametrize(("model", "layout", "options"), [("deepfm", "pointwise", {"fields": True, "clicks": True}),
+                                                        ("bpr_mf", "pairs", {})])
+def test_a_training_from_a_bucket_is_that_from_a_folder(bucket: fs.FileSystem, tmp_path: Path, model: str, layout: str,
+                                                        options: dict[str, bool]) -> None:
+    """With all it reads beside the rows: fields of users and items, seen items, validation targets."""
+    made = getattr(shardsets, layout)(tmp_path / "local", virtual_shards=8, **options)
+    fs.copy_files(str(tmp_path / "local"), "shards/sets/trained", destination_filesystem=bucket)
+    for name, place in (("here", str(tmp_path / "local")), ("there", "s3://shards/sets/trained")):
+        job = training.job(tmp_path / name, tmp_path / "local", made, model, epochs=2)
+        training.train_here(job.model_copy(update={"shards": place}))
+    assert training.difference(training.weights(tmp_path / "here"), training.weights(tmp_path / "there")) == 0.0
+    assert [line["epoch"] for line in map(json.loads, (tmp_path / "there" / "metrics.jsonl").read_text().splitlines())] == [0, 1]
 
 
 def test_a_trailing_slash_and_options_in_the_url_change_nothing(bucket: fs.FileSystem, folder: Path) -> None:
