@@ -17,7 +17,7 @@ test: lint  ## lint, then all tests, two files at a time; RECSYS_DATA names a fo
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: setup  ## the long tests: every model killed anywhere, a training killed twenty times, the whole path on a Spark cluster
-	@$(BIN)/python -m pytest -m soak
+	@$(BIN)/python -m pytest -m soak -o faulthandler_timeout=900
 
 lint: setup  ## ruff, mypy and the layers
 	@$(BIN)/ruff check

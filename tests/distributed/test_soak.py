@@ -29,7 +29,7 @@ LAUNCH = ("import sys; from pathlib import Path; from recsys_spark.core import l
 @pytest.mark.parametrize("engine", ["torch", "horovod"])
 def test_twenty_kills_in_one_training(engine: str, tmp_path: Path) -> None:
     made = shardsets.pointwise(tmp_path / "rows")
-    settings = {"engine": engine, "num_workers": 2, "epochs": 600, "patience": 600, "checkpoint_steps": 9, "checkpoint_async": True,
+    settings = {"engine": engine, "num_workers": 2, "epochs": 120, "patience": 120, "checkpoint_steps": 9, "checkpoint_async": True,
                 "keep_every": 50, "dtype": "float32", "choose": "last"}
     whole = training.job(tmp_path / "whole", tmp_path / "rows", made, "neumf", **settings)
     assert training.train_on_ranks(whole, limit_s=400) == [entry.DONE] * 2
