@@ -33,7 +33,7 @@ def run(config: Config = None, overrides: Overrides = None, step: Steps = None, 
 
 @app.command()
 def prepare_ranks(config: Config = None, overrides: Overrides = None,
-            step: Annotated[str, typer.Option(help="A train_deep step.")] = "") -> None:
+                  step: Annotated[str, typer.Option(help="A train_deep step.")] = "") -> None:
     """Prepare a training for ranks that torchrun or horovodrun starts: run what it needs, write its job file, print the commands."""
     console = Console()
     job, ctx = _trained(config, overrides, step, console, compute=True)

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from recsys_spark.core import columns as c
 from recsys_spark.core import log
 from recsys_spark.core.artifacts import file_digest
-from recsys_spark.core.errors import DataError
+from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.etl import candidates
 from recsys_spark.stages import context
 from recsys_spark.stages.context import Context, Outcome, Ref
@@ -84,6 +84,19 @@ def run(ctx: Context, job: Job) -> Outcome:
     summary |= odd
     logger.info(log.fields(stage="candidates", **summary))
     return Outcome(dict(ctx.inputs[job.source].output_versions) | {c.CANDIDATES: version}, summary=summary)
+
+
+def require(ctx: Context, step: str, *, source: str, part: str, remedy: str = "set the same part in both steps") -> None:
+    """Raises ConfigError unless `step`, named by the step under way, made candidates for this part of the split of `source`."""
+    thing, offered = f"step {ctx.step}, candidates", ctx.inputs[step]
+    if offered.stage != "candidates":
+        raise ConfigError(thing, found=f"{step}, a step of stage {offered.stage}", expected="one of stage candidates")
+    if ctx.inputs[source].run_id not in offered.upstream.values():
+        raise ConfigError(thing, found=f"{step}, which was made for {', '.join(offered.upstream)}", expected=f"candidates for {source}",
+                          remedy=f"add a candidates step with source: {source}")
+    if offered.config["part"] != part:
+        raise ConfigError(thing, found=f"{step}, which is for part {offered.config['part']}", expected=f"candidates for part {part}",
+                          remedy=remedy)
 
 
 def _file(published: str) -> Path:

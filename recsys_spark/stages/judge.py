@@ -13,6 +13,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.errors import ConfigError, DataError, nearest
 from recsys_spark.metrics import ranking, rating
 from recsys_spark.scoring.queries import PREDICTION
+from recsys_spark.stages.candidates import require
 from recsys_spark.stages.context import Context
 from recsys_spark.stages.scored import Scoring, arrow_batches
 
@@ -36,7 +37,10 @@ class Judge:
                               expected=f"one of {', '.join(known)}{nearest(self.metric, known)}")
         self.k = int(cut or 1)
         if candidates is not None:
-            _check_candidates(ctx, source, candidates, task)
+            require(ctx, candidates, source=source, part=c.VALID, remedy=f"add a candidates step with source: {source} and part: valid")
+            if task != "ranking":
+                raise ConfigError(f"step {ctx.step}, candidates", found=f"{candidates}, for a model that predicts {task}s",
+                                  expected="a model that ranks", remedy="leave out candidates")
         valid = Scoring(ctx, source, c.VALID, Path(), 1).events().where(F.col(c.PART) == c.VALID)
         if valid.isEmpty():
             raise DataError(f"split {ctx.inputs[source].summary['split']}, validation part", found="no event",
@@ -71,16 +75,3 @@ class Judge:
         error = F.col(PREDICTION) - F.col(c.LABEL)
         squares, absolute = scoring.predictions().agg(F.avg(error * error), F.avg(F.abs(error))).collect()[0]
         return math.sqrt(squares) if self.metric == "rmse" else float(absolute)
-
-
-def _check_candidates(ctx: Context, source: str, step: str, task: str) -> None:
-    thing, offered = f"step {ctx.step}, candidates", ctx.inputs[step]
-    if offered.stage != "candidates" or ctx.inputs[source].run_id not in offered.upstream.values():
-        raise ConfigError(thing, found=f"{step}, a step of stage {offered.stage} for {', '.join(offered.upstream) or 'nothing'}",
-                          expected=f"a step of stage candidates with source: {source}")
-    if offered.config["part"] != c.VALID:
-        raise ConfigError(thing, found=f"{step}, which is for part {offered.config['part']}", expected="candidates for part valid",
-                          remedy=f"add a candidates step with source: {source} and part: valid")
-    if task != "ranking":
-        raise ConfigError(thing, found=f"{step}, for a model that predicts {task}s", expected="a model that ranks",
-                          remedy="leave out candidates")

@@ -51,7 +51,7 @@ def _attempt(spark: SparkSession, job: TrainJob, enough: Callable[[], bool]) -> 
             import horovod.spark
 
             codes = horovod.spark.run(run_rank, args=(path,), num_proc=number, use_gloo=True, verbose=0, stdout=sys.stderr,
-                                      start_timeout=int(max(job.workers.timeout_s, 60)), env=_environment(job))
+                                      start_timeout=int(max(job.workers.timeout_s, 60)), env=launch.horovod_times(job.workers.timeout_s))
     except Exception as problem:
         told = next((word for rank in range(number) if (word := verdict.told_by(job, rank)) is not None), None)
         if told is not None:
@@ -79,12 +79,6 @@ def run_rank(path: str) -> int:
         if devices := get_available_devices():
             os.environ["CUDA_VISIBLE_DEVICES"] = devices[0]
     return entry.run_rank(path)
-
-
-def _environment(job: TrainJob) -> dict[str, str]:
-    """Beside what the executor has: as the local launcher sets it for ranks of Horovod, or as whoever submits the application does."""
-    patience = str(int(workers.PATIENCE * job.workers.timeout_s) + 1)
-    return {"HOROVOD_GLOO_TIMEOUT_SECONDS": patience, "HOROVOD_CYCLE_TIME": os.environ.get("HOROVOD_CYCLE_TIME", "1")}
 
 
 def _gpus(spark: SparkSession, job: TrainJob) -> bool:

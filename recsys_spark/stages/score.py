@@ -22,7 +22,7 @@ from recsys_spark.etl import layouts
 from recsys_spark.models import registry
 from recsys_spark.scoring import index, scorer
 from recsys_spark.scoring.queries import CELLS, COLD, FOLDED, PREDICTION
-from recsys_spark.stages import context
+from recsys_spark.stages import candidates, context
 from recsys_spark.stages.context import Context, OptionalRef, Outcome, Ref
 from recsys_spark.stages.scored import Scoring, arrow_batches
 from recsys_spark.stages.train_baseline import INDEX
@@ -165,23 +165,11 @@ def _check(ctx: Context, job: Job) -> Run:
             raise ConfigError(f"step {ctx.step}, task", found=f"ranking, of {job.model}, which reads items' profiles", expected="rating",
                               remedy="leave out task, or score a model of users' profiles")
     if job.candidates is not None:
-        _check_candidates(ctx, job, job.candidates, model)
+        candidates.require(ctx, job.candidates, source=job.source, part=job.part)
+        if (task := _task(job, model)) != "ranking":
+            raise ConfigError(f"step {ctx.step}, candidates", found=f"{job.candidates}, for {job.model}, which predicts {task}s",
+                              expected="a model that ranks", remedy="leave out candidates, set task: ranking, or score another model")
     return model
-
-
-def _check_candidates(ctx: Context, job: Job, step: str, model: Run) -> None:
-    thing, offered = f"step {ctx.step}, candidates", ctx.inputs[step]
-    if offered.stage != "candidates":
-        raise ConfigError(thing, found=f"{step}, a step of stage {offered.stage}", expected="one of stage candidates")
-    if ctx.inputs[job.source].run_id not in offered.upstream.values():
-        raise ConfigError(thing, found=f"{step}, which was made for {', '.join(offered.upstream)}", expected=f"candidates for {job.source}",
-                          remedy=f"add a candidates step with source: {job.source}")
-    if offered.config["part"] != job.part:
-        raise ConfigError(thing, found=f"{step}, which is for part {offered.config['part']}", expected=f"candidates for part {job.part}",
-                          remedy="set the same part in both steps")
-    if _task(job, model) != "ranking":
-        raise ConfigError(thing, found=f"{step}, for {job.model}, which predicts {_task(job, model)}s", expected="a model that ranks",
-                          remedy="leave out candidates, set task: ranking, or score another model")
 
 
 def _ancestors(ctx: Context, run: Run) -> set[str]:

@@ -139,14 +139,18 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
             "worker_bytes": fixed + window // job.workers.num_workers}
 
 
+def width(train: contracts.Train) -> int:
+    """Bytes of a weight."""
+    return 8 if train.dtype == "float64" else 4
+
+
 def memory(job: TrainJob, shards: ShardSet, parameters: int) -> tuple[int, int]:
     """(bytes of each rank whatever it reads, bytes of the windows that all ranks together hold of the shard set)."""
-    width = 8 if job.train.dtype == "float64" else 4
     copies = 4 + (job.workers.num_workers > 1)  # weights, gradients, two moments; a buffer to add gradients over the workers
     copies += 3 * job.train.checkpoint_async
     part = shards.parts["train"]
     window = sum(min(sum(file.row_groups), max(file.row_groups) * job.train.reader.window_row_groups) for file in part.files)
-    return _PROCESS_BYTES + parameters * width * copies, int(sum(file.bytes for file in part.files) * window / max(part.rows, 1))
+    return _PROCESS_BYTES + parameters * width(job.train) * copies, int(sum(file.bytes for file in part.files) * window / max(part.rows, 1))
 
 
 def train_job(ctx: Context, job: Job) -> TrainJob:

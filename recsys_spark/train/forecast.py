@@ -18,6 +18,7 @@ from typing import NamedTuple
 from recsys_spark.core.contracts import TrainJob
 from recsys_spark.train import beat, workers
 from recsys_spark.train.loop import Loop
+from recsys_spark.train.reader import COUNT_GLOBAL, Reader
 
 STEPS, WARM = 40, 5  # measured for each size of batch; of these the first are not counted
 
@@ -85,15 +86,13 @@ def step_s(job: TrainJob, rows: int) -> float:
 
 def read_rows_per_s(job: TrainJob, limit_s: float = 2.0) -> float:
     """Of the reader alone, rows a second after the first batch."""
-    with tempfile.TemporaryDirectory() as folder:
-        made = job.model_copy(update={"run_dir": folder})
-        reader = Loop(made, workers.Workers()).reader
+    reader = Reader(job.shards, "train", batch_size=job.train.batch_size, seed=job.seed, settings=job.train.reader)
     rows, started = 0, 0.0
     for batch in reader.epoch(0, 0):
         if not started:
             started = time.perf_counter()
             continue
-        rows += batch["count_global"]
+        rows += batch[COUNT_GLOBAL]
         if time.perf_counter() - started > limit_s:
             break
     return rows / max(time.perf_counter() - started, 1e-9) if rows else math.inf

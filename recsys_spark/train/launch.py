@@ -97,6 +97,14 @@ def meeting(engine: str, number: int, timeout_s: float = 600.0) -> Iterator[list
         opened.__exit__(None, None, None)
 
 
+def horovod_times(timeout_s: float) -> dict[str, str]:
+    """How long its ranks wait for each other, and how often they look for work, as environment variables."""
+    # After the watch over the ranks, which can name one: by default a peer that hangs ends the others in 30 s.
+    return {"HOROVOD_GLOO_TIMEOUT_SECONDS": str(math.ceil(workers.PATIENCE * timeout_s)),
+            # Milliseconds. Shorter answers sooner and costs more: at 0.1 a rank that only waits uses a third of a core, at 1 a tenth.
+            "HOROVOD_CYCLE_TIME": os.environ.get("HOROVOD_CYCLE_TIME", "1")}
+
+
 @contextmanager
 def _horovod(number: int, timeout_s: float) -> Iterator[list[dict[str, str]]]:
     from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
@@ -109,11 +117,7 @@ def _horovod(number: int, timeout_s: float) -> Iterator[list[dict[str, str]]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         everybody = {"HOROVOD_CONTROLLER": "gloo", "HOROVOD_CPU_OPERATIONS": "gloo", "HOROVOD_GLOO_IFACE": _loopback(),
                      "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1", "HOROVOD_GLOO_RENDEZVOUS_PORT": str(server.server_address[1]),
-                     # After the launcher's own watch, which can name the rank: by default a peer that hangs ends the others in 30 s.
-                     "HOROVOD_GLOO_TIMEOUT_SECONDS": str(math.ceil(workers.PATIENCE * timeout_s)),
-                     # Milliseconds between two looks for work. Shorter answers sooner and costs more: at 0.1 a rank that only
-                     # waits uses a third of a core, at 1 a tenth.
-                     "HOROVOD_CYCLE_TIME": os.environ.get("HOROVOD_CYCLE_TIME", "1")}
+                     **horovod_times(timeout_s)}
         yield [{**everybody, "HOROVOD_HOSTNAME": slot.hostname, "HOROVOD_RANK": str(slot.rank), "HOROVOD_SIZE": str(slot.size),
                 "HOROVOD_LOCAL_RANK": str(slot.local_rank), "HOROVOD_LOCAL_SIZE": str(slot.local_size),
                 "HOROVOD_CROSS_RANK": str(slot.cross_rank), "HOROVOD_CROSS_SIZE": str(slot.cross_size)} for slot in slots]

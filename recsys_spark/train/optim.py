@@ -75,11 +75,9 @@ def pack(optimiser: Optimiser) -> tuple[dict[str, Tensor], list[dict[str, Any]]]
     groups: list[dict[str, Any]] = []
     for part in optimiser.parts:
         state, before = part.state_dict(), sum(len(group["params"]) for group in groups)
-        tensors |= {f"{before + number}.{name}": value.detach().cpu().contiguous()
-                    for number, values in state["state"].items() for name, value in values.items() if isinstance(value, Tensor)}
         # SparseAdam counts its steps in an int.
-        tensors |= {f"{before + number}.{name}": torch.tensor(value)
-                    for number, values in state["state"].items() for name, value in values.items() if isinstance(value, int)}
+        tensors |= {f"{before + number}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
+                    for number, values in state["state"].items() for name, value in values.items() if isinstance(value, Tensor | int)}
         groups += [{**group, "params": [before + number for number in group["params"]]} for group in state["param_groups"]]
     if optimiser.scaler is not None:
         tensors |= {_SCALER + name: torch.tensor(optimiser.scaler.state_dict()[name]) for name in _SCALE}
