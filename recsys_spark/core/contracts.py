@@ -153,6 +153,12 @@ class Optim(Settings):
     sparse: bool = False  # sgd, adagrad: the gradient of a table is its rows in the batch
     warmup_steps: int = Field(0, ge=0)  # steps in which the learning rate grows to its value, in equal parts
     scale_lr: Literal["none", "linear", "sqrt"] = "none"  # times the number of ranks, or its root
+    decay: Literal["none", "linear", "cosine"] = "none"  # of the learning rate, to 0 in the last epoch that a phase may have
+
+    @property
+    def paced(self) -> bool:
+        """The learning rate is not the same in all steps and on any number of ranks."""
+        return bool(self.warmup_steps) or self.scale_lr != "none" or self.decay != "none"
 
     @property
     def by_rows(self) -> bool:
@@ -217,6 +223,7 @@ class TrainJob(Settings):
     train: Train
     workers: Workers
     seed: int
+    phase_epochs: tuple[int, ...] = ()  # exactly so many of each phase, validated on nothing; empty: validation decides
 
 
 class TrainResult(Settings):
@@ -231,6 +238,7 @@ class TrainResult(Settings):
     seconds: float
     peak_rss_bytes: int  # the largest rank
     checkpoint: str  # of the best epoch, relative to the run folder
+    phase_epochs: tuple[int, ...]  # of each phase, until its best weights
 
 
 class NormalEquations(Settings):

@@ -35,6 +35,7 @@ class Job(context.Job):
     layout: layouts.Name = "pointwise"
     label: layouts.Label = "value"  # one: that it happened, whatever its value; pairs have no label
     by: layouts.By = "user"  # layout `profile` with values: whose vectors the rows are
+    fit: Literal["train", "train+valid"] = "train"  # events that are training rows; with valid among them nothing is left to validate on
     positive_min: float | None = None  # events of a lower value make no row (they still count as seen)
     num_workers: int = Field(1, ge=1)  # the most ranks that will read the set; refused now if it cannot feed them
     row_group_rows: int | None = Field(None, ge=1)  # at most; None: the layout's own
@@ -59,7 +60,7 @@ def run(ctx: Context, job: Job) -> Outcome:
     entities = _entities(ctx, job)
     events, fields = features.of_events(_events(ctx, job), job.features.event)
     positive = events if job.positive_min is None else events.where(F.col(c.VALUE) >= job.positive_min)
-    layout = layouts.of(job.layout, job.label, job.by)
+    layout = _layout(job)
     layout = replace(layout, columns=(*layout.columns, *features.columns(fields)))
     num_users, num_items = int(prepared["num_users"]), int(prepared["num_items"])
     for left_over in ctx.run_dir.glob(f".tmp-*{FOLDER}-*"):
@@ -73,7 +74,9 @@ def run(ctx: Context, job: Job) -> Outcome:
             raise ShardError(f"shard set of {ctx.run_id}", found=f"{parts[c.TRAIN].rows} training rows",
                              expected=f"one for each of {job.num_workers} workers", remedy="lower num_workers, or export more data")
         # What is known of a user when valid is ranked: of users held out whole, their fold-in.
-        sides = {"seen": _pairs(events.where(F.col(c.PART).isin(*c.BEFORE[c.VALID]))), "targets": _pairs(_of(positive, c.VALID))}
+        sides = {"seen": _pairs(events.where(F.col(c.PART).isin(*c.BEFORE[c.VALID])))}
+        if job.fit == "train":
+            sides["targets"] = _pairs(_of(positive, c.VALID))
         csr = side.write(sides, str(folder), num_users=num_users, events=int(prepared["rows"]))
         known = [one for of in entities for one in features.write(of, getattr(job.features, of.side), _of(events, c.TRAIN), str(folder))]
         made_set = shards.manifest(job.layout, layout, parts, statistics, csr, num_users=num_users, num_items=num_items,
@@ -100,11 +103,13 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     """Rows, files and bytes to expect, before `positive_min` and without fields. Raises ConfigError for a field that is not there."""
     _entities(ctx, job)
     prepared = ctx.inputs[job.source].summary
-    layout = layouts.of(job.layout, job.label, job.by)
+    layout = _layout(job)
     ragged = any(column.shape for column in layout.columns)
     profiles = int(prepared[f"{layout.by}s"]) * len(layout.parts)
-    rows = profiles if ragged else sum(int(prepared[part]) for part in layout.parts)
-    entries = int(prepared[c.TRAIN]) * len(layout.parts) + int(prepared[c.VALID]) * layout.held if ragged else 0
+    train = sum(int(prepared.get(part, 0)) for part in c.FITTED_ON[job.fit])
+    valid = int(prepared[c.VALID]) if c.VALID in layout.parts else 0
+    rows = profiles if ragged else train + valid
+    entries = train * len(layout.parts) + valid * layout.held if ragged else 0
     side_bytes = 2 * 8 * int(prepared["num_users"]) + 4 * (int(prepared[c.TRAIN]) + int(prepared[c.VALID]))
     group = shards.group_rows(rows, job.virtual_shards, job.row_group_rows or layout.row_group_rows)
     return {
@@ -134,7 +139,13 @@ def _entities(ctx: Context, job: Job) -> list[Entities]:
 def _events(ctx: Context, job: Job) -> DataFrame:
     name = ctx.inputs[job.source].summary["split"]
     events = ctx.read(c.SPLITS, job.source).where(F.col(c.SPLIT) == name)
-    return events.select(c.USER_IDX, c.ITEM_IDX, c.TS, c.VALUE, c.PART)
+    part = F.when(F.col(c.PART).isin(*c.FITTED_ON[job.fit]), c.TRAIN).otherwise(F.col(c.PART))
+    return events.select(c.USER_IDX, c.ITEM_IDX, c.TS, c.VALUE, part.alias(c.PART))
+
+
+def _layout(job: Job) -> layouts.Layout:
+    layout = layouts.of(job.layout, job.label, job.by)
+    return layout if job.fit == "train" else replace(layout, parts=(c.TRAIN,))
 
 
 def _of(events: DataFrame, part: str) -> DataFrame:

@@ -149,9 +149,10 @@ def _check(ctx: Context, job: Job) -> Run:
     if source.run_id not in model.upstream.values() and source.run_id not in _ancestors(ctx, model):
         raise ConfigError(f"step {ctx.step}, source", found=f"{job.source}, on which {job.model} was not trained",
                           expected=f"the prepare step that {job.model} builds on", remedy="train the model on this split first")
-    if job.part == c.VALID and "valid" in str(model.config.get("fit", "train")):
+    if job.part == c.VALID and ("valid" in str(model.config.get("fit", "train")) or model.config.get("refit")):
+        setting = "set fit: train" if "fit" in model.config else "leave out refit"
         raise ConfigError(f"step {ctx.step}, part", found="valid, on which the model was fitted", expected="test",
-                          remedy=f"set fit: train in step {job.model}")
+                          remedy=f"{setting} in step {job.model}")
     if job.task not in ("", "ranking", _made_for(model)):
         can = dict.fromkeys(("ranking", _made_for(model)))
         raise ConfigError(f"step {ctx.step}, task", found=f"{job.task}, of {job.model}, which is made for {_made_for(model)}",

@@ -20,18 +20,20 @@ from recsys_spark.core.errors import ConfigError
 from recsys_spark.models import registry
 from recsys_spark.models.base import Sizes
 from recsys_spark.stages import context, search
-from recsys_spark.stages.context import Context, Outcome, Ref
+from recsys_spark.stages.context import Context, OptionalRef, Outcome, Ref
 from recsys_spark.stages.export_shards import FOLDER
 from recsys_spark.stages.search import Search
 from recsys_spark.train import launch, phases, placement, validate, workers
 
 logger = log.get(__name__)
+REFIT = "refit"  # folder in the run folder: the training on all events, after the one that chose the epochs
 _PROCESS_BYTES = 600 << 20  # of a rank before it has any data: the interpreter and its libraries
 
 
 class Job(context.Job):
     stage: Literal["train_deep"] = "train_deep"
     shards: Ref  # an export_shards step
+    refit: OptionalRef = None  # one with `fit: train+valid`: the model is trained once more, on that, for as many epochs as were best
     model: str
     config: dict[str, Any] = Field(default_factory=dict, validate_default=True)  # of the model's Config; defaults are written out
     train: contracts.Train = contracts.Train()
@@ -58,11 +60,15 @@ def run(ctx: Context, job: Job) -> Outcome:
     """Raises what launching raises: ConfigError, ShardError, CheckpointError, WorkerError."""
     made = train_job(ctx, job)
     _fits(job, shardset.load(made.shards, expect=made.shard_fingerprint))
+    if job.refit is not None:
+        _fits_again(ctx, job, job.refit)
     found: dict[str, Any] = {}
     if job.search is not None:
         job, found = _chosen(ctx, job, job.search)
         made = train_job(ctx, job)
     result = _launch(ctx, made)
+    if job.refit is not None:
+        result = _refitted(ctx, job, job.refit, result)
     summary = {"model": job.model, **job.config, **found, **result.model_dump(mode="json", exclude={"run_id"}),
                "num_workers": job.workers.num_workers, "engine": workers.resolve(job.workers.engine, job.workers.num_workers),
                "shard_fingerprint": made.shard_fingerprint}
@@ -71,14 +77,22 @@ def run(ctx: Context, job: Job) -> Outcome:
 
 
 def prepare(ctx: Context, job: Job) -> Path:
-    """The file of the job, for ranks that torchrun or horovodrun starts; `run` then takes their result. Raises what `run` raises
-    before it starts a rank, and ConfigError for a search, which needs a training for each trial."""
+    """The file of the job, for ranks that torchrun or horovodrun starts; `run` then takes their result, and refits here. Raises what `run`
+    raises before it starts a rank, and ConfigError for a search, which needs a training for each trial."""
     if job.search is not None:
         raise ConfigError(f"step {ctx.step}, search", found="a search", expected="settings that are chosen",
                           remedy="run `recsys-spark tune`, write the best settings into the step, and remove its search")
     made = train_job(ctx, job)
     _fits(job, shardset.load(made.shards, expect=made.shard_fingerprint))
     return launch.prepare(made)
+
+
+def _refitted(ctx: Context, job: Job, refit: str, choice: TrainResult) -> TrainResult:
+    """The model of the choice, trained anew with the validation events among the others, for as many epochs of each phase as were best.
+    Metrics and curves stay those of the choice, for now nothing is left to validate on."""
+    made = train_job(ctx, job, refit)
+    made = made.model_copy(update={"run_dir": str(ctx.run_dir / REFIT), "phase_epochs": choice.phase_epochs})
+    return choice.model_copy(update={"checkpoint": f"{REFIT}/{_launch(ctx, made).checkpoint}"})
 
 
 def with_settings(job: Job, values: dict[str, Any]) -> Job:
@@ -132,7 +146,7 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     fixed, window = memory(made, shards, parameters)
     steps = math.ceil(rows / train.batch_size)
-    fits = 1 + (job.search.trials if job.search else 0)
+    fits = 1 + (job.search.trials if job.search else 0) + (job.refit is not None)
     return {"model": job.model, "fits": fits, "rows": rows, "examples_per_epoch": rows * model.examples_per_row,
             "steps_per_epoch": steps, "steps": steps * phases.planned(phases.of(model), train), "parameters": parameters,
             "num_workers": job.workers.num_workers,
@@ -153,9 +167,11 @@ def memory(job: TrainJob, shards: ShardSet, parameters: int) -> tuple[int, int]:
     return _PROCESS_BYTES + parameters * width(job.train) * copies, int(sum(file.bytes for file in part.files) * window / max(part.rows, 1))
 
 
-def train_job(ctx: Context, job: Job) -> TrainJob:
-    return TrainJob(run_id=ctx.run_id, run_dir=str(ctx.run_dir), shards=str(ctx.input_dir(job.shards) / FOLDER),
-                    shard_fingerprint=ctx.inputs[job.shards].shard_fingerprint, model=job.model, config=job.config, train=job.train,
+def train_job(ctx: Context, job: Job, step: str = "") -> TrainJob:
+    """step: the export_shards step, where not the job's `shards`."""
+    step = step or job.shards
+    return TrainJob(run_id=ctx.run_id, run_dir=str(ctx.run_dir), shards=str(ctx.input_dir(step) / FOLDER),
+                    shard_fingerprint=ctx.inputs[step].shard_fingerprint, model=job.model, config=job.config, train=job.train,
                     workers=job.workers, seed=ctx.seed)
 
 
@@ -176,7 +192,17 @@ def _fits(job: Job, shards: ShardSet) -> None:
     if layout == "profile" and shards.by != by:
         raise ConfigError(f"shards {job.shards!r} of model {job.model}", found=f"profiles of {shards.by}s", expected=f"profiles of {by}s",
                           remedy=f"name an export_shards step with `by: {by}`")
-    if layout == "profile" and rating and columns.VALID not in shards.parts:
+    if layout == "profile" and rating and columns.HELD_IDX not in {column.name for column in shards.columns}:
         raise ConfigError(f"shards {job.shards!r} of model {job.model}", found="profiles without their values",
                           expected="values to learn from and held-out ones to validate on",
                           remedy="name an export_shards step with `label: value`")
+
+
+def _fits_again(ctx: Context, job: Job, refit: str) -> None:
+    thing, run = f"step {ctx.step}, refit", ctx.inputs[refit]
+    if run.config.get("fit") != "train+valid":
+        raise ConfigError(thing, found=f"{refit}, without the validation events", expected="an export_shards step with `fit: train+valid`")
+    ours, theirs = (ctx.inputs[step].config for step in (job.shards, refit))
+    for name in sorted((ours.keys() | theirs.keys()) - {"fit"}):
+        if ours.get(name) != theirs.get(name):
+            raise ConfigError(f"{thing}, {name} of {refit}", found=theirs.get(name), expected=f"{ours.get(name)}, as in {job.shards}")

@@ -49,6 +49,7 @@ class State(BaseModel):
     best: dict[str, float] = Field(default_factory=dict)  # validation metrics of those weights
     best_checkpoint: str = ""  # relative to the run folder
     stale: int = 0  # epochs of this phase without improvement
+    phase_epochs: list[int] = Field(default_factory=list)  # of each phase that is over, until its best weights
     ended: bool = False
     record: dict[str, Any] = Field(default_factory=dict)  # the last line of metrics.jsonl
 

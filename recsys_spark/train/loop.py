@@ -56,14 +56,16 @@ class Loop:
             raise ConfigError("train.accumulate", found=self.settings.accumulate, expected=f"1: a row's loss in {job.model} depends on "
                               "the rows beside it", remedy="leave train.accumulate out, or lower train.batch_size")
         self.metric, self.sign = validate.monitor(job, self.model)
-        self.validate = validate.make(job, self.shards, self.model, workers)
+        self.validate = validate.nothing if job.phase_epochs else validate.make(job, self.shards, self.model, workers)
         self.negatives = self._negatives()
         self.saver = Saver(job, workers.rank)
         self.reader = Reader(job.shards, "train", batch_size=self.settings.batch_size, seed=job.seed, rank=workers.rank,
                              num_ranks=workers.size, settings=self.settings.reader)
         self.phases = phases.of(self.model)
-        self.epochs = phases.planned(self.phases, self.settings)
-        self.ctx = Context(seed=job.seed, total_steps=self.epochs * self.reader.steps, training=True)
+        planned = phases.planned(self.phases, self.settings)
+        self.epochs = sum(job.phase_epochs) or planned
+        # Schedules are of the training as planned, also where it is repeated and stops at the epoch that was best.
+        self.ctx = Context(seed=job.seed, total_steps=planned * self.reader.steps, training=True)
         self.state = State()
         self._restore()
         self.examples_here = 0  # by all ranks, since this process started
@@ -89,8 +91,10 @@ class Loop:
         for rows, batch in self._batches():
             batch = batch.to(self.device, self.dtype)
             self.ctx.step, self.ctx.epoch = state.step, state.epoch
-            if self.optim.warmup_steps or self.optim.scale_lr != "none":
-                optim.pace(self.optimiser, self.optim, (state.epoch - state.phase_epoch) * steps + state.position, self.workers.size)
+            if self.optim.paced:
+                done_steps = (state.epoch - state.phase_epoch) * steps + state.position
+                most = phases.epochs(self.phases[state.phase], self.settings) * steps
+                optim.pace(self.optimiser, self.optim, done_steps, most, self.workers.size)
             # A model that draws from torch's generator draws the same again after a resume.
             torch.default_generator.manual_seed(seeds.derive(self.job.seed, "torch", state.step))
             try:
@@ -130,13 +134,14 @@ class Loop:
         state.record = {"epoch": state.epoch, **named, "step": state.step, **{f"train_{name}": total / max(count, 1e-300)
                         for name, (total, count) in state.sums.items()}, **metrics, "seconds": state.epoch_seconds,
                         "examples_per_s": state.epoch_examples / max(state.epoch_seconds, 1e-9), "lr": self._lr()}
-        if self.settings.choose == "last" or validate.improved(metrics[self.metric], state.best_value, self.sign):
-            state.best_value, state.best_epoch, state.best, state.stale = metrics[self.metric], state.epoch, metrics, 0
+        value = metrics.get(self.metric)  # None: nothing is validated, the last epoch counts
+        if value is None or self.settings.choose == "last" or validate.improved(value, state.best_value, self.sign):
+            state.best_value, state.best_epoch, state.best, state.stale = value, state.epoch, metrics, 0
             state.best_checkpoint = checkpoint.name(state.step)
         else:
             state.stale += 1
         state.epoch, state.position, state.sums, state.epoch_seconds, state.epoch_examples = state.epoch + 1, 0, {}, 0.0, 0
-        if why := phases.end(self.phases[state.phase], state, self.settings):
+        if why := phases.end(self.phases[state.phase], state, self.job):
             self._end_phase(why)
         self._save()
         if self.workers.rank == 0:
@@ -146,23 +151,26 @@ class Loop:
         """The next phase starts from the best weights of this one, and its start competes with its epochs: whatever does not
         improve changes nothing. No checkpoint lies between the two, so a run that is killed here does it all again."""
         state, phase = self.state, self.phases[self.state.phase]
-        state.ended = phase is self.phases[-1]
+        after = phases.following(self.phases, state, self.job)
+        state.phase_epochs.append(state.best_epoch + 1 - state.phase_epoch)
+        state.ended = after is None
         if phase.name and self.workers.rank == 0:
             improved = state.best_epoch >= state.phase_epoch
             told = log.fields(event="phase", phase=phase.name, ended_by=why, epochs=state.epoch - state.phase_epoch, improved=improved,
                               best_epoch=state.best_epoch, **{self.metric: state.best_value})
             _log.log(logging.INFO if improved else logging.WARNING, told)
-        if state.ended:
+        if after is None:
             return
         if self.workers.rank == 0 and state.best_checkpoint != checkpoint.name(state.step):
             self.saver.wait()
             checkpoint.restore_best(self.job, state, self.model)
         self.workers.broadcast(list(self.model.state_dict().values()))
-        state.phase, state.phase_epoch, state.stale = state.phase + 1, state.epoch, 0
+        state.phase, state.phase_epoch, state.stale = after, state.epoch, 0
         self.ctx.carry.clear()
         self._begin()
         state.best = self.validate(self.trained)
-        state.best_value, state.best_epoch, state.best_checkpoint = state.best[self.metric], state.epoch - 1, checkpoint.name(state.step)
+        state.best_value, state.best_epoch = state.best.get(self.metric), state.epoch - 1
+        state.best_checkpoint = checkpoint.name(state.step)
 
     def _begin(self) -> None:
         """A new phase, from weights that are the same on all ranks."""
@@ -262,7 +270,7 @@ class Loop:
         result = TrainResult(
             run_id=self.job.run_id, best_epoch=state.best_epoch, best=state.best, epochs=state.epoch, steps=state.step,
             examples_per_s=state.examples / max(state.seconds, 1e-9), seconds=state.seconds, peak_rss_bytes=int(peaks.max()),
-            checkpoint=state.best_checkpoint)
+            checkpoint=state.best_checkpoint, phase_epochs=tuple(state.phase_epochs))
         if self.workers.rank == 0:
             artifacts.write_model(self.run_dir / RESULT, result)
         return result

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ _DENSE: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, 
                           "sparse_adam": torch.optim.Adam, "rowwise_adagrad": torch.optim.Adagrad}
 _ROWS: dict[str, Any] = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad, "sparse_adam": torch.optim.SparseAdam,
                          "rowwise_adagrad": RowwiseAdagrad}
+_LEFT: dict[str, Callable[[float], float]] = {  # part of a phase that is done -> part of the learning rate that is left
+    "none": lambda done: 1.0, "linear": lambda done: 1.0 - done, "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done))}
 _SCALES = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}
 _SCALER, _SCALE = "scaler.", ("scale", "_growth_tracker")  # what of it changes
 
@@ -62,9 +65,11 @@ def build(settings: contracts.Optim, groups: list[dict[str, Any]], tables: Colle
     return Optimiser(parts, scaler)
 
 
-def pace(optimiser: Optimiser, settings: contracts.Optim, step: int, ranks: int) -> None:
-    """Give step `step` of its phase, from 0, its learning rate: a function of both numbers and nothing else, so a resume keeps it."""
-    factor = ranks ** _SCALES[settings.scale_lr] * min(1.0, (step + 1) / max(1, settings.warmup_steps))
+def pace(optimiser: Optimiser, settings: contracts.Optim, step: int, steps: int, ranks: int) -> None:
+    """Give step `step` of its phase, from 0 and of at most `steps`, its learning rate: a function of these numbers and nothing else, so a
+    resume keeps it."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    factor = ranks ** _SCALES[settings.scale_lr] * warm * _LEFT[settings.decay](step / steps)
     for group in optimiser.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recsys_spark.core import contracts
+from recsys_spark.core.contracts import TrainJob
 from recsys_spark.models.base import Gradient, Model
 from recsys_spark.train.checkpoint import State
 
@@ -29,6 +30,12 @@ def planned(phases: list[Gradient], train: contracts.Train) -> int:
     return sum(epochs(phase, train) for phase in phases)
 
 
+def following(phases: list[Gradient], state: State, job: TrainJob) -> int | None:
+    """The phase after the state's; None after the last. Of epochs set by the job, phases that get none are passed over."""
+    later = range(state.phase + 1, len(phases))
+    return next((phase for phase in later if not job.phase_epochs or job.phase_epochs[phase]), None)
+
+
 def moving(phase: Gradient, state: State) -> tuple[str, list[dict[str, Any]]]:
     """(what ctx.phase says, the groups that are trained) in the state's epoch."""
     if not phase.in_turn:
@@ -37,11 +44,12 @@ def moving(phase: Gradient, state: State) -> tuple[str, list[dict[str, Any]]]:
     return turn["name"], [turn]
 
 
-def end(phase: Gradient, state: State, train: contracts.Train) -> str:
+def end(phase: Gradient, state: State, job: TrainJob) -> str:
     """Why the phase is over after the epochs that the state counts; empty when it goes on."""
-    if state.stale >= (phase.patience or train.patience):
+    if state.stale >= (phase.patience or job.train.patience):
         return "patience"
-    return "epochs" if state.epoch - state.phase_epoch >= epochs(phase, train) else ""
+    most = job.phase_epochs[state.phase] if job.phase_epochs else epochs(phase, job.train)
+    return "epochs" if state.epoch - state.phase_epoch >= most else ""
 
 
 def freeze(model: Model, groups: list[dict[str, Any]]) -> None:

@@ -39,6 +39,11 @@ def monitor(job: TrainJob, model: type[Model] | Model) -> tuple[str, float]:
     return metric, -1.0 if metric in names.LOWER_IS_BETTER else 1.0
 
 
+def nothing(model: Model) -> dict[str, float]:
+    """Of a training whose epochs are known before."""
+    return {}
+
+
 def make(job: TrainJob, shards: ShardSet, model: Model, workers: Workers) -> Validator:
     """What to call after an epoch. Raises ShardError when the shard set holds nothing to validate on."""
     return _ranking(job, shards, workers) if model.task == "ranking" else _by_row(job, shards, workers, model.task)

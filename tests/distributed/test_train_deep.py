@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,6 +70,27 @@ def test_trains_and_hands_on(ctx: Context) -> None:
     checkpoint.verify(ctx.run_dir / outcome.summary["checkpoint"])
     assert not (ctx.run_dir / "job.json").exists(), "that name is the step's own"
     assert train_deep.run(ctx, job).summary == outcome.summary, "nothing is trained twice"
+
+
+def test_a_refit_trains_on_all_events_for_as_many_epochs_as_were_best(ctx: Context, tmp_path: Path) -> None:
+    more = shardsets.pointwise(tmp_path / "all/shards", per_user=16)
+    config_of = {"source": "prepare", "layout": "pointwise", "label": "value"}
+    whole = ctx.inputs["rows"].model_copy(update={"run_dir": str(tmp_path / "all"), "shard_fingerprint": more.fingerprint,
+                                                  "config": {**config_of, "fit": "train+valid"}})
+    ctx.inputs |= {"rows": ctx.inputs["rows"].model_copy(update={"config": {**config_of, "fit": "train"}}), "all": whole}
+    job = _job(model="mf_bias", config=training.CONFIGS["mf_bias"], refit="all")
+    assert train_deep.plan(ctx, job)["fits"] == 2
+    outcome = train_deep.run(ctx, job)
+    assert outcome.summary["checkpoint"].startswith("refit/") and outcome.summary["best"]["rmse"] < 1.5
+    checkpoint.verify(ctx.run_dir / outcome.summary["checkpoint"])
+    steps = int(outcome.summary["checkpoint"].rsplit("-", 1)[1])
+    assert steps == math.ceil(more.parts["train"].rows / 100) * (outcome.summary["best_epoch"] + 1)
+    assert train_deep.run(ctx, job).summary == outcome.summary, "nothing is trained twice"
+
+    for wrong, said in (({"fit": "train"}, "fit: train+valid"), ({"label": "one"}, "label of all: found one; expected value, as in rows")):
+        ctx.inputs["all"] = whole.model_copy(update={"config": {**whole.config, **wrong}})
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            train_deep.run(ctx, job)
 
 
 def test_a_forecast_from_steps_measured_here(ctx: Context) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from recsys_spark.core.contracts import Optim
+from recsys_spark.core.contracts import Optim, TrainJob, Workers
 from recsys_spark.models.base import Context, Gradient
 from recsys_spark.models.pointwise.mf_bias import MfBias
 from recsys_spark.train import checkpoint, optim, phases, saver, validate, workers
@@ -190,11 +190,47 @@ def test_ranks_exchange_what_moves_alone(staged: list[str], rows: tuple[Path, An
     assert all(parameter.grad is None for parameter in (loop.model.user.weight, loop.model.item.weight))
 
 
+@pytest.mark.parametrize("kind", ["staged", "turning"])
+def test_epochs_that_are_given_are_those_and_nothing_is_validated(kind: str, rows: tuple[Path, Any], tmp_path: Path, request: Any,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many epochs of each phase as were best, in whichever epoch the choice stopped to look: the same weights."""
+    request.getfixturevalue(kind)
+    # Two epochs, the start of the second phase, three epochs; or five epochs.
+    values = iter([0.5, 0.8, 0.45, 0.44, 0.46, 0.47] if kind == "staged" else [0.9, 0.8, 0.7, 0.75, 0.8])
+    monkeypatch.setattr(validate, "make", lambda *_: lambda model: {"rmse": next(values), "mae": 0.5})
+    settings = {"epochs": 6, "patience": 2, "optim": {"lr": 0.03, "decay": "linear"}}
+    chosen = training.train_here(training.job(tmp_path / "choice", *rows, **settings))
+    made = training.job(tmp_path / "again", *rows, **settings).model_copy(update={"phase_epochs": chosen.phase_epochs})
+    training.train_here(made, stop=_stop_at(STEPS + 3))
+    result = training.train_here(made)
+    assert result is not None and chosen is not None and result.epochs < chosen.epochs and result.best == {}
+    assert result.phase_epochs == chosen.phase_epochs == ((1, 1) if kind == "staged" else (3,))
+    both = [training.load_file(tmp_path / name / of.checkpoint / "model.safetensors")
+            for name, of in (("choice", chosen), ("again", result))]
+    # A second phase begins in an earlier epoch, so in another order of the rows.
+    assert kind == "staged" or training.difference(*both) == 0.0
+    assert "rmse" not in _lines(tmp_path / "again")[0] and "train_squared_error" in _lines(tmp_path / "again")[0]
+
+
+def test_a_phase_that_improved_nothing_is_passed_over_where_epochs_are_given(staged: list[str], rows: tuple[Path, Any],
+                                                                             tmp_path: Path) -> None:
+    for number, (epochs, phases_begun) in enumerate((((2, 0), ["biases"]), ((1, 2), ["biases", "all"]))):
+        staged.clear()
+        made = training.job(tmp_path / str(number), *rows).model_copy(update={"phase_epochs": epochs})
+        result = training.train_here(made)
+        assert result is not None and result.epochs == sum(epochs) and staged == phases_begun
+
+
 def test_when_a_phase_is_over() -> None:
     train = training.Train(epochs=5, patience=3)
+    job = TrainJob(run_id="", run_dir="", shards="", shard_fingerprint="", model="", config={}, train=train, workers=Workers(), seed=1)
     own, jobs = Gradient("own", [], epochs=2, patience=1), Gradient("jobs", [])
     assert phases.planned([own, jobs], train) == 7
-    assert phases.end(own, State(phase_epoch=4, epoch=5), train) == "" and phases.end(own, State(phase_epoch=4, epoch=6), train) == "epochs"
-    assert phases.end(own, State(phase_epoch=4, epoch=5, stale=1), train) == "patience"
-    assert phases.end(jobs, State(epoch=4, stale=2), train) == "" and phases.end(jobs, State(epoch=4, stale=3), train) == "patience"
-    assert phases.end(jobs, State(phase_epoch=2, epoch=7), train) == "epochs"
+    assert phases.end(own, State(phase_epoch=4, epoch=5), job) == "" and phases.end(own, State(phase_epoch=4, epoch=6), job) == "epochs"
+    assert phases.end(own, State(phase_epoch=4, epoch=5, stale=1), job) == "patience"
+    assert phases.end(jobs, State(epoch=4, stale=2), job) == "" and phases.end(jobs, State(epoch=4, stale=3), job) == "patience"
+    assert phases.end(jobs, State(phase_epoch=2, epoch=7), job) == "epochs"
+    given = job.model_copy(update={"phase_epochs": (4, 0, 1)})
+    assert phases.end(jobs, State(epoch=3), given) == "" and phases.end(jobs, State(epoch=4), given) == "epochs"
+    assert phases.following([own] * 3, State(), given) == 2 and phases.following([own] * 3, State(), job) == 1
+    assert phases.following([own] * 3, State(phase=2), given) is None

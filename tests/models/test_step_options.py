@@ -150,20 +150,23 @@ def test_parts_of_a_batch_whose_rows_need_each_other_are_refused(rows: Source, t
         Loop(training.job(tmp_path, *rows, accumulate=2), workers.Workers())
 
 
-def test_warm_up_and_scale_by_hand() -> None:
+def test_warm_up_scale_and_decay_by_hand() -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     made = optim.build(Optim(name="sgd", lr=0.1), [{"params": [weight]}])
 
     def rates(settings: Optim, ranks: int) -> list[float]:
         found = []
         for number in range(5):
-            optim.pace(made, settings, number, ranks)
+            optim.pace(made, settings, number, 8, ranks)
             found.append(made.param_groups[0]["lr"])
         return found
 
     assert rates(Optim(warmup_steps=4), 4) == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
     assert rates(Optim(warmup_steps=2, scale_lr="linear"), 4) == pytest.approx([0.2, 0.4, 0.4, 0.4, 0.4])
     assert rates(Optim(scale_lr="sqrt"), 4) == pytest.approx([0.2] * 5)
+    assert rates(Optim(decay="linear"), 1) == pytest.approx([0.1, 0.0875, 0.075, 0.0625, 0.05])
+    assert rates(Optim(decay="cosine"), 1) == pytest.approx([0.05 * (1 + math.cos(math.pi * step / 8)) for step in range(5)])
+    assert rates(Optim(decay="linear", warmup_steps=2), 1) == pytest.approx([0.05, 0.0875, 0.075, 0.0625, 0.05])
     assert rates(Optim(), 4) == pytest.approx([0.1] * 5), "what was set before does not add up"
 
 

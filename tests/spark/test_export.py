@@ -112,6 +112,25 @@ def test_rating_profiles_hold_what_is_known_beside_what_is_held(steps: Steps, by
     assert export_shards.plan(steps.context(by), export_shards.Job(source="prepare", layout="profile", by=by))["rows"] >= len(train)
 
 
+@pytest.mark.parametrize("layout", ["pointwise", "profile"])
+def test_validation_events_may_be_trained_on(steps: Steps, layout: str) -> None:
+    step = f"{layout} of all"
+    steps.run(step, export_shards, source="prepare", layout=layout, fit="train+valid")
+    shards = shardset.load(folder(steps, step), digests=True)
+    both = sorted(split_rows(steps, "train") + split_rows(steps, "valid"))
+    table = read(folder(steps, step), shards, "train")
+    assert list(shards.parts) == ["train"] and list(shards.side) == ["seen"]
+    assert lists(folder(steps, step), shards, "seen") == grouped(both) and shards.statistics["label_count"] == len(both)
+    planned = export_shards.plan(steps.context(step), export_shards.Job(source="prepare", layout=layout, fit="train+valid"))["rows"]
+    if layout == "pointwise":
+        assert sorted(zip(*(table.column(name).to_pylist() for name in ("user_idx", "item_idx", "label")), strict=True)) == both
+        assert planned == len(both)
+    else:
+        assert sorted((row["user_idx"], item, value) for row in table.to_pylist()
+                      for item, value in zip(row["item_idx"], row["value"], strict=True)) == both
+        assert planned >= len(table) and not any(table.column("held_idx").to_pylist())
+
+
 def test_pairs_hold_each_positive_once_and_no_label(steps: Steps) -> None:
     place = folder(steps, "pairs")
     shards = shardset.load(place, digests=True)
