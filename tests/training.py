@@ -34,7 +34,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mf_variational": {"dim": 4},
     "multi_dae": {"hidden_dim": 8},
     "cdae": {"hidden_dim": 8},
-    "autorec_user": {"hidden_dim": 8, "l2": 1.0},
+    "autorec_user": {"hidden_dim": 8, "l2": 1.0, "centred": True},
     "autorec_item": {"hidden_dim": 8, "l2": 1.0},
     "rbm_cf": {"hidden_dim": 8},
 }

@@ -19,10 +19,10 @@ TRAINING = Context(training=True)
 
 
 def reconstruction(model, items, values):
-    """Equation 1 of one row in deviations from 3.5, the dense way."""
+    """Equation 1 of one row, out in deviations from 3.5, the dense way."""
     weights = {key: value.detach().numpy() for key, value in model.named_parameters()}
     x = np.zeros(len(weights["first"]))
-    x[items] = np.array(values) - 3.5
+    x[items] = np.array(values) - (3.5 if model.config.centred else 0.0)
     hidden = 1 / (1 + np.exp(-(x @ weights["first"] + weights["first_bias"])))
     return 3.5 + weights["last"] @ hidden + weights["last_bias"]
 
@@ -33,9 +33,9 @@ def batch():
                    held_values=torch.tensor([1.0, 2.0, 3.0])).to("cpu", torch.float64)
 
 
-@pytest.fixture
-def model():
-    return worlds.stirred("autorec_user", {"hidden_dim": 5, "l2": 18.0})
+@pytest.fixture(params=[False, True], ids=["as they are", "centred"])
+def model(request):
+    return worlds.stirred("autorec_user", {"hidden_dim": 5, "l2": 18.0, "centred": request.param})
 
 
 def test_equation_1(model):
@@ -69,7 +69,7 @@ def test_no_weight_of_an_unobserved_entry_moves():
 
 
 def test_an_item_that_training_never_met_is_predicted_the_mean():
-    """And a user without ratings what a profile without deviations gives."""
+    """And a user without ratings what an empty profile gives."""
     model = registry.build("autorec_user", {"hidden_dim": 5}, worlds.SIZES, seed=1).double()
     worlds.total(worlds.terms(model, batch(), TRAINING)).backward()
     torch.optim.Adam(model.parameter_groups(), lr=0.05).step()
@@ -106,11 +106,11 @@ def crowd(seed=0, users=150, items=40, per_user=16):
 
 
 def closed(name, config, by, blind):
-    """The share of the gap between the mean and the oracle that is closed; `blind`: the profiles come without their values."""
+    """The share of the gap between the mean and the oracle that is closed; `blind`: the profiles come empty."""
     train, held, sizes, oracle = crowd()
     model = worlds.fit(name, config, train, sizes, steps=400, rows=20)
     rows = worlds.profiles_of(np.arange(1, 1 + {"user": 150, "item": 40}[by]), train, held, by)
-    rows = replace(rows, values=torch.full_like(rows.values, 3.0)) if blind else rows
+    rows = replace(rows, items=worlds.ragged([[]] * len(rows.user)), values=rows.values[:0]) if blind else rows
     baseline = float(((rows.held_values - sizes.statistics["label_mean"]) ** 2).mean())
     return (baseline - float((model.predict(rows)["rating"].detach() - rows.held_values).square().mean())) / (baseline - oracle)
 

@@ -2,9 +2,9 @@
 
 Paper: Suvash Sedhain, Aditya Krishna Menon, Scott Sanner, Lexing Xie. AutoRec: Autoencoders Meet Collaborative Filtering. WWW 2015
 Companion, doi:10.1145/2740908.2742726 (equations 1 to 3, with items' vectors).
-Differs: as autorec_user. An item without ratings is predicted what the network says of a profile without deviations, so what is known of
-the user; a user whom training never met is predicted the training mean. It ranks no items for a user: that would take the profiles of all
-items at once.
+Differs: as autorec_user. An item without ratings is predicted what the network says of an empty profile, so what is known of the user; a
+user whom training never met is predicted the training mean. It ranks no items for a user: that would take the profiles of all items at
+once.
 """
 
 from __future__ import annotations

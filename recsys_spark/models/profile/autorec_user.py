@@ -2,10 +2,10 @@
 
 Paper: Suvash Sedhain, Aditya Krishna Menon, Scott Sanner, Lexing Xie. AutoRec: Autoencoders Meet Collaborative Filtering. WWW 2015
 Companion, doi:10.1145/2740908.2742726 (equations 1 to 3, with users' vectors).
-Differs: ratings go in and come out as deviations from the training mean, so that what is not observed goes in as the mean, not as 0; the
-job's optimiser takes the place of resilient propagation and L-BFGS; weights start from Glorot's uniform distribution, biases at zero. A
-user without ratings is predicted what the network says of a profile without deviations; an item that training never met is predicted the
-training mean (the paper: 3). Predictions are clamped to the range of the training labels.
+Differs: ratings come out, and with `centred` also go in, as deviations from the training mean; the job's optimiser takes the place of
+resilient propagation and L-BFGS; weights start from Glorot's uniform distribution, biases at zero. A user without ratings is predicted what
+the network says of an empty profile; an item that training never met is predicted the training mean (the paper: 3). Predictions are clamped
+to the range of the training labels.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class AutorecUser(Model):
 
     class Config(Settings):
         hidden_dim: int = Field(500, ge=1)
+        # What is not observed goes in as 0: of ratings as they are the network sees which were given at all, of deviations it does not.
+        centred: bool = False
         l2: float = Field(20.0, ge=0)  # lambda: half of it times both layers' squared norms stand beside the squared errors of all ratings
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
@@ -70,5 +72,6 @@ class AutorecUser(Model):
 
     def _hidden(self, items: Ragged, values: Tensor) -> Tensor:
         known = profiles.ones(items, self.first)
-        dense = items.dense(len(self.first), (values.to(known.dtype) - self.mean) * known)  # (B, I + 1)
+        given = values.to(known.dtype) - (self.mean if self.config.centred else 0.0)
+        dense = items.dense(len(self.first), given * known)  # (B, I + 1)
         return torch.sigmoid(dense @ self.first + self.first_bias)  # (B, H)
