@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recsys_spark import cli
+from recsys_spark.cli import running
 from recsys_spark.stages import compare
 from tests.unit.test_comparison import page
 
@@ -25,7 +26,7 @@ def test_runs_a_pipeline_file_and_settings_are_told_apart(monkeypatch: pytest.Mo
         asked.update(lake=lake, wanted=wanted, seed=more["seed"], runs_dir=more["runs_dir"])
         return page(), Path("/runs/comparisons/abc.html")
 
-    monkeypatch.setattr(cli, "_open", opened)
+    monkeypatch.setattr(running, "open_lake", opened)
     monkeypatch.setattr(compare, "compare", compared)
     done = CliRunner().invoke(cli.app, ["compare", "score_als", "score_pop-12", "my.yaml", "seed=3", "--reference", "score_pop-12",
                                         "--metric", "ndcg@10", "--users", "0"])
