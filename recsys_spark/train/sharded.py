@@ -1,8 +1,8 @@
 """Large tables in parts (`workers.shard_tables`): of N ranks, rank r holds the rows r, r + N, ... and the optimiser's moments of them.
 
 In a step each rank fetches the rows that its batch looks up from their owners and computes with a small table of them. Their gradients go
-back to the owners, which add them in the order of the ranks. What needs other rows (validation, a checkpoint) gets the tables whole, as
-files of the run folder that are mapped: no rank ever holds more than a block of the other ranks' rows in its own memory.
+back to the owners, which add them in the order of the ranks. What needs all rows (validation, a checkpoint) gets the tables whole, as
+mapped files of the run folder, into which they go a block at a time.
 """
 
 from __future__ import annotations
@@ -85,16 +85,20 @@ def collect(shards: Sequence[Shard]) -> list[tuple[Tensor, Tensor]]:
     """
     if not shards:
         return []
-    workers, every = shards[0].workers, [(one, one.rows.shape[1]) for shard in shards for one in shard.fetched]
-    gradients = [torch.zeros_like(one.rows) if one.rows.grad is None else one.rows.grad for one, _ in every]
-    parts = [made.split(one.counts) for made, (one, _) in zip(gradients, every, strict=True)]
-    sent = torch.cat([of_all[rank].reshape(-1) for rank in range(workers.size) for of_all in parts])
-    sizes, expected = ([sum(counts(one)[rank] * width for one, width in every) for rank in range(workers.size)]
-                       for counts in (lambda one: one.counts, lambda one: one.asked))
-    received, _ = workers.exchange(sent, sizes, expected)
-    cells = iter(received.split([one.asked[rank] * width for rank in range(workers.size) for one, width in every]))
-    by_rank = [[next(cells).view(-1, width) for _, width in every] for _ in range(workers.size)]
-    added = iter(torch.cat(of_one) for of_one in zip(*by_rank, strict=True))
+    workers = shards[0].workers
+    for shard in shards:
+        if not shard.fetched:
+            shard(torch.zeros(0, dtype=torch.int64, device=shard.table.weight.device))  # it played no part in this step
+    every = [one for shard in shards for one in shard.fetched]
+    widths = [one.rows.shape[1] for one in every]
+    gradients = [torch.zeros_like(one.rows) if one.rows.grad is None else one.rows.grad for one in every]
+    messages = zip(*(gradient.split(one.counts) for gradient, one in zip(gradients, every, strict=True)), strict=True)  # to each rank
+    sizes, expected = ((torch.tensor(rows).T @ torch.tensor(widths)).tolist()  # numbers to and from each rank
+                       for rows in ([one.counts for one in every], [one.asked for one in every]))
+    received, _ = workers.exchange(torch.cat([part.reshape(-1) for message in messages for part in message]), sizes, expected)
+    heard = [message.split([one.asked[rank] * width for one, width in zip(every, widths, strict=True)])
+             for rank, message in enumerate(received.split(expected))]
+    added = iter([torch.cat([message[number] for message in heard]).view(-1, width) for number, width in enumerate(widths)])
     found = [(torch.cat([one.places for one in shard.fetched]), torch.cat([next(added) for _ in shard.fetched])) for shard in shards]
     for shard in shards:
         shard.fetched.clear()
