@@ -18,6 +18,7 @@ from recsys_spark.core.contracts import TrainJob
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.nn.tables import table
 from recsys_spark.train import checkpoint, entry, sharded
+from recsys_spark.train.gradients import Gradients
 from recsys_spark.train.loop import Loop
 from recsys_spark.train.sharded import Shard
 from recsys_spark.train.workers import Workers
@@ -127,6 +128,25 @@ def test_what_cannot_lie_in_parts_is_refused(model: str, train: dict[str, Any], 
     source = sources["pointwise" if model == "mf_bias" else "profile"]
     with pytest.raises(ConfigError, match=told):
         Loop(in_parts(training.job(tmp_path, *source, model, **train), "single", 1, least), Workers())
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_rows_of_several_look_ups_and_a_step_without_any(sparse: bool) -> None:
+    made = table(6, 2, 1.0).double()
+    made.sparse = sparse
+    shard = Shard(made, Workers())
+    gradients = Gradients([made.weight], Workers(), shards=[shard])
+    factor = torch.tensor([[1.0, 2.0], [8.0, 8.0], [10.0, 20.0]], dtype=torch.float64)
+    rows, squares = made.with_squares(torch.tensor([[4], [5]], dtype=torch.int32))
+    assert torch.equal(rows[:, 0], made.weight[4:6]) and torch.equal(squares, rows.square().sum(-1))
+    ((made(torch.tensor([3, 0, 3])) * factor).sum() + 100.0 * rows[0].sum()).backward()
+    gradients.reduce()
+    expected = torch.zeros(7, 2, dtype=torch.float64)
+    expected[3], expected[4] = torch.tensor([11.0, 22.0]), 100.0
+    assert made.weight.grad is not None and torch.equal(made.weight.grad.to_dense() if sparse else made.weight.grad, expected)
+    gradients.clear()
+    gradients.reduce()
+    assert made.weight.grad.is_sparse is sparse and not made.weight.grad.to_dense().any()
 
 
 class Thread(Workers):
