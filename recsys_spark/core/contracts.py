@@ -131,6 +131,7 @@ class Workers(Settings):
     launch: Literal["local", "spark"] = "local"
     device: Literal["cpu", "cuda", "auto"] = "cpu"  # auto: a GPU where there is one, else the CPU
     sparse_as_dense: bool = False  # ranks exchange sparse gradients as whole tables: worth it where a step meets most rows
+    shard_tables: int = Field(0, ge=0)  # tables of at least so many rows lie on the ranks in parts; 0: each rank has them whole
     timeout_s: float = Field(600.0, gt=0)  # a rank silent for longer is named and the job stopped
     restarts: int = Field(0, ge=0)  # so many times a training that lost a rank goes on by itself from its last checkpoint
     backoff_s: float = Field(1.0, ge=0)  # before the first restart; twice as long before each next one, at most a minute

@@ -6,6 +6,7 @@ Indices run 1..U and 1..I; row 0 of a table is padding and out-of-vocabulary, so
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -62,16 +63,20 @@ class Batch:
     row: Tensor  # int64 (B,): the row's own number in this epoch, the same on any number of ranks
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Any:
-        """Moved to the device; floating columns in `dtype`."""
+        """Moved to the device; floating columns in `dtype`. From page-locked memory the copy to a GPU goes on after this has returned."""
+        return self._each(lambda value: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True))
 
-        def move(value: Any) -> Any:
+    def pinned(self) -> Any:
+        """The same in page-locked memory."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, made: Callable[[Tensor], Tensor]) -> Any:
+        def of(value: Any) -> Any:
             if isinstance(value, Ragged):
-                return Ragged(move(value.offsets), move(value.values))
-            if isinstance(value, Tensor):
-                return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
-            return value
+                return Ragged(made(value.offsets), made(value.values))
+            return made(value) if isinstance(value, Tensor) else value
 
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var,arg-type]
+        return replace(self, **{f.name: of(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var,arg-type]
 
 
 @dataclass(frozen=True)
@@ -213,6 +218,7 @@ class Model(nn.Module):
     # Config has a `task`, that decides.
     task: str
     couples_rows: ClassVar[bool] = False  # true: the loss of a row depends on the other rows of its batch
+    whole_tables: ClassVar[bool] = False  # true: a step reaches rows of a table that its batch does not look up, by its weight
 
     class Config(Settings):
         """The hyper-parameters; every model has its own. `num_negatives` > 0 asks the loop for that many per positive."""

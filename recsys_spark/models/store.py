@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,17 @@ def load(folder: Path) -> Model:
                               remedy="it was written by another version of the project: " + _AGAIN) from None
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
         model = kind(config, facts.sizes)
-    _fill(folder, model, facts, assign=True)
+    _fill(folder, model, facts, lambda _, whole: whole, assign=True)
     left = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]
     assert not left, f"{facts.model} keeps {left} outside its state_dict"
     return model
 
 
-def restore(folder: Path, model: Model, name: str) -> None:
-    """Load saved weights into a model that exists (to go on training). Raises CheckpointError when they are another model's."""
+def restore(folder: Path, model: Model, name: str, part: Callable[[str, Tensor], Tensor] = lambda _, whole: whole) -> None:
+    """Load saved weights into a model that exists (to go on training). part: what it holds of a tensor.
+
+    Raises CheckpointError when they are another model's.
+    """
     facts = read_facts(folder)
     mine: dict[str, Any] = {"model": name, "config": model.config.model_dump(mode="json"), "num_users": model.sizes.num_users,
                             "num_items": model.sizes.num_items, "dtype": _dtype_of(dict(model.state_dict()))}
@@ -96,14 +100,14 @@ def restore(folder: Path, model: Model, name: str) -> None:
         if getattr(facts, key) != expected:
             raise CheckpointError(f"{folder / FACTS}, {key}", found=repr(getattr(facts, key)), expected=repr(expected),
                                   remedy="resume with the configuration and shards of that run, or start in an empty run folder")
-    _fill(folder, model, facts, assign=False)
+    _fill(folder, model, facts, part, assign=False)
 
 
 def read_facts(folder: Path) -> Stored:
     return artifacts.read_model(folder / FACTS, Stored, error=CheckpointError, remedy=_AGAIN)
 
 
-def _fill(folder: Path, model: Model, facts: Stored, *, assign: bool) -> None:
+def _fill(folder: Path, model: Model, facts: Stored, part: Callable[[str, Tensor], Tensor], *, assign: bool) -> None:
     path = folder / WEIGHTS
     if not path.exists():
         raise CheckpointError(str(path), found="no such file", expected=f"{facts.bytes} bytes of weights", remedy=_AGAIN)
@@ -112,7 +116,7 @@ def _fill(folder: Path, model: Model, facts: Stored, *, assign: bool) -> None:
     if (digest := artifacts.file_digest(path)) != facts.sha256:
         raise CheckpointError(str(path), found=f"sha256 {digest[:16]}", expected=f"{facts.sha256[:16]} as in {FACTS}", remedy=_AGAIN)
     # Copied, because torch aligns its own memory: products of unaligned weights differ in the last digit.
-    weights = {key: value.clone() for key, value in load_file(path).items()}
+    weights = {key: part(key, value).clone() for key, value in load_file(path).items()}
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     for key in sorted(wanted.keys() | weights.keys()):
         found = tuple(weights[key].shape) if key in weights else "no such tensor"

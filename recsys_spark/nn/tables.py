@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 
 class Table(nn.Embedding):
     """An embedding whose rows are gathered and whose gradients are added the fast way on a CPU; elsewhere torch's own.
 
     `sparse`: its gradient consists of the rows that were looked up, not of the whole table.
+    `fetch`: where the weight is not all rows, it gives those of an index, (R, D) with row 0 first, and where in them each one is.
     """
+
+    fetch: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
     def forward(self, index: Tensor) -> Tensor:
         """int (...) -> (..., D)"""
-        return _Lookup.apply(self.weight, index.long(), self.sparse, False)[0] if index.device.type == "cpu" else super().forward(index)
+        return self._look_up(index.long(), False)[0]
 
     def with_squares(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The rows, (..., D), and the squared norm of each, (...): a regulariser that costs no pass of its own in backward."""
+        rows, squares = self._look_up(index.long(), True)
+        return rows, rows.square().sum(-1) if squares is None else squares
+
+    def _look_up(self, index: Tensor, squares: bool) -> tuple[Tensor, Tensor | None]:
+        weight, sparse = self.weight, self.sparse
+        if self.fetch is not None:
+            (weight, index), sparse = self.fetch(index), False
         if index.device.type == "cpu":
-            return _Lookup.apply(self.weight, index.long(), self.sparse, True)
-        rows = super().forward(index)
-        return rows, rows.square().sum(-1)
+            return _Lookup.apply(weight, index, sparse, squares)
+        return F.embedding(index, weight, self.padding_idx, sparse=sparse), None
 
 
 def table(rows: int, dim: int, std: float) -> Table:

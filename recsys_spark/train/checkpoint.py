@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,8 +93,8 @@ def name(step: int) -> str:
     return f"{FOLDER}/step-{step:08d}"
 
 
-def resume(job: TrainJob, model: Model) -> Resumed | None:
-    """Fill the model from the newest checkpoint and return the rest of it; None when there is none.
+def resume(job: TrainJob, model: Model, part: Callable[[str, Tensor], Tensor]) -> Resumed | None:
+    """Fill the model from the newest checkpoint and return the rest of it; None when there is none. part: what it holds of a tensor.
 
     Raises CheckpointError for one that is cut short, altered, or of another model, shards or job.
     """
@@ -107,7 +108,7 @@ def resume(job: TrainJob, model: Model) -> Resumed | None:
         value = getattr(manifest, field)
         if value != expected:
             raise CheckpointError(f"checkpoint {folder}, {field}", found=value[:40], expected=expected[:40], remedy=start_anew)
-    store.restore(folder, model, job.model)
+    store.restore(folder, model, job.model, part)
     saved = artifacts.read_model(folder / STATE, StateFile, error=CheckpointError, remedy=remedy(folder))
     tensors = load_file(folder / OPTIM)
     carry = {key.removeprefix("carry."): value for key, value in tensors.items() if key.startswith("carry.")}
@@ -115,10 +116,10 @@ def resume(job: TrainJob, model: Model) -> Resumed | None:
     return Resumed(saved.state, carry, moments, saved.groups)
 
 
-def restore_best(job: TrainJob, state: State, model: Model) -> None:
+def restore_best(job: TrainJob, state: State, model: Model, part: Callable[[str, Tensor], Tensor]) -> None:
     """Give the model the weights of the best epoch. Raises CheckpointError when that checkpoint is gone or not whole."""
     verify(Path(job.run_dir) / state.best_checkpoint)
-    store.restore(Path(job.run_dir) / state.best_checkpoint, model, job.model)
+    store.restore(Path(job.run_dir) / state.best_checkpoint, model, job.model, part)
 
 
 def verify(folder: Path) -> Manifest:

@@ -1,7 +1,7 @@
 """All gradients of a step, added over the ranks: one flat buffer with a few numbers of the step behind them, one collective.
 
 Sparse ones, of tables, take two more: the ranks' rows are gathered in the order of the ranks. Or they travel in the buffer, as whole
-tables with a mark for each row.
+tables with a mark for each row. Those of tables that lie on the ranks in parts (train/sharded.py) go to the rows' owners alone.
 """
 
 from __future__ import annotations
@@ -12,25 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from recsys_spark.core.errors import ConfigError
+from recsys_spark.train import sharded
+from recsys_spark.train.sharded import Shard
 from recsys_spark.train.workers import Workers
 
 
 class Gradients:
     """`reduce` sums the gradients over the ranks; the optimiser then reads them from the buffer. Nothing is copied on one rank.
 
-    tables: parameters whose gradient is sparse. After `reduce` it is coalesced: each row once, in order.
+    tables: parameters whose gradient is sparse. After `reduce` it is coalesced: each row once, in order. shards: of tables in parts.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], workers: Workers, tables: Collection[Tensor] = (),
-                 as_dense: bool = False) -> None:
+                 as_dense: bool = False, shards: Sequence[Shard] = ()) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self.workers = workers
+        self.workers, self.shards = workers, [shard for shard in shards if shard.table.weight.requires_grad]
         kinds = {(parameter.dtype, parameter.device) for parameter in self.parameters}
         assert len(kinds) == 1, f"parameters of one dtype on one device are expected, not {kinds}"
         self.dtype, self.device = kinds.pop()
         sparse = {id(table) for table in tables}
         self.tables = [parameter for parameter in self.parameters if id(parameter) in sparse]
-        self.dense = [parameter for parameter in self.parameters if id(parameter) not in sparse]
+        apart = sparse | {id(shard.table.weight) for shard in self.shards}
+        self.dense = [parameter for parameter in self.parameters if id(parameter) not in apart]
         self.marked = self.tables if as_dense else []  # those that travel in the buffer, a mark behind each row
         self.shapes = [parameter.shape for parameter in self.dense] + [(len(table), table.shape[1] + 1) for table in self.marked]
         self.flat = torch.empty(0)
@@ -50,6 +53,10 @@ class Gradients:
                 parameter.grad = torch.zeros_like(parameter)
         for table in self.tables:
             table.grad = _coalesced(table)
+        for shard, (rows, added) in zip(self.shards, sharded.collect(self.shards), strict=True):
+            mine = shard.table.weight
+            assert mine.grad is None, "a model that reaches whole tables says `whole_tables`"
+            mine.grad = _merged(mine, rows, added) if shard.table.sparse else torch.zeros_like(mine).index_add_(0, rows, added)
         if self.workers.size == 1:
             return [float(number) for number in numbers]
         gathered = [] if self.marked else self.tables
@@ -62,18 +69,27 @@ class Gradients:
         return told[: len(numbers)]
 
     def scale(self, factor: float) -> None:
-        torch._foreach_mul_(self._gradients(), factor)
+        torch._foreach_mul_([*self._replicated(), *self._sharded()], factor)
 
     def clip(self, norm: float) -> None:
         """Scale all gradients so that their joint 2-norm is at most `norm`."""
-        gradients = self._gradients()
-        total = nn.utils.get_total_norm(gradients)
-        torch._foreach_mul_(gradients, (norm / (total + 1e-6)).clamp(max=1.0))
+        everywhere, here = self._replicated(), self._sharded()
+        total = nn.utils.get_total_norm(everywhere)
+        if here:
+            squares = torch.stack([gradient.square().sum() for gradient in here]).sum()
+            self.workers.all_reduce_sum([squares])
+            total = (total.square() + squares).sqrt()
+        torch._foreach_mul_([*everywhere, *here], (norm / (total + 1e-6)).clamp(max=1.0))
 
-    def _gradients(self) -> list[Tensor]:
+    def _replicated(self) -> list[Tensor]:
         return [*(parameter.grad for parameter in self.dense if parameter.grad is not None), *map(_values, self.tables)]
 
+    def _sharded(self) -> list[Tensor]:
+        return [_values(shard.table.weight) for shard in self.shards]
+
     def _reduce_flat(self, numbers: list[float]) -> list[float]:
+        if not self.shapes and not numbers:
+            return []
         sizes = [int(torch.Size(shape).numel()) for shape in self.shapes]
         if len(self.flat) != sum(sizes) + len(numbers):
             self.flat = torch.empty(sum(sizes) + len(numbers), dtype=self.dtype, device=self.device)
@@ -120,13 +136,13 @@ def _coalesced(table: nn.Parameter) -> Tensor:
     return _merged(table, table.grad._indices()[0], table.grad._values())
 
 
-def _merged(table: nn.Parameter, index: Tensor, values: Tensor) -> Tensor:
+def _merged(table: Tensor, index: Tensor, values: Tensor) -> Tensor:
     """Each row once, its gradients added in the order in which they come."""
     rows, place = torch.unique(index, return_inverse=True)
     return _sparse(table, rows, values.new_zeros(len(rows), values.shape[1]).index_add_(0, place, values))
 
 
-def _sparse(table: nn.Parameter, rows: Tensor, values: Tensor) -> Tensor:
+def _sparse(table: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(rows.unsqueeze(0), values.detach(), table.shape, is_coalesced=True, check_invariants=False)
 
 
@@ -135,7 +151,7 @@ def _rows(table: nn.Parameter) -> Tensor:
     return table.grad._indices()[0]
 
 
-def _values(table: nn.Parameter) -> Tensor:
+def _values(table: Tensor) -> Tensor:
     """A view: what is written into it is the gradient's."""
     assert table.grad is not None
-    return table.grad._values()
+    return table.grad._values() if table.grad.is_sparse else table.grad

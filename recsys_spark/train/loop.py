@@ -10,7 +10,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,13 @@ from recsys_spark.core.errors import ConfigError
 from recsys_spark.models import registry
 from recsys_spark.models.base import Batch, Context, Model, Sizes
 from recsys_spark.nn.tables import tables
-from recsys_spark.train import checkpoint, features, optim, phases, places, step, validate
+from recsys_spark.train import checkpoint, features, optim, phases, places, step, transfer, validate
 from recsys_spark.train.checkpoint import State
 from recsys_spark.train.collate import collate
 from recsys_spark.train.negatives import Negatives, Seen
 from recsys_spark.train.reader import COUNT_GLOBAL, Reader
-from recsys_spark.train.saver import Saver, point
+from recsys_spark.train.saver import Saver, Taken, point
+from recsys_spark.train.sharded import Sharding
 from recsys_spark.train.step import GO_ON, SAVE, STOP, NotFinite, Stepper, blame
 from recsys_spark.train.workers import Workers
 
@@ -51,12 +52,13 @@ class Loop:
         sizes = Sizes(self.shards.num_users, self.shards.num_items, self.shards.statistics, self.shards.features)
         model = registry.build(job.model, job.config, sizes, job.seed)
         features.fill(model, job.shards, self.shards)
+        self.sharding = Sharding(model, job, workers)
         self.model: Model = model.to(self.device, self.dtype)
         if self.settings.accumulate > 1 and model.couples_rows:
             raise ConfigError("train.accumulate", found=self.settings.accumulate, expected=f"1: a row's loss in {job.model} depends on "
                               "the rows beside it", remedy="leave train.accumulate out, or lower train.batch_size")
         self.metric, self.sign = validate.monitor(job, self.model)
-        self.validate = validate.nothing if job.phase_epochs else validate.make(job, self.shards, self.model, workers)
+        self.validate = validate.nothing if job.phase_epochs else validate.make(job, self.shards, self.model, workers, self.sharding.whole)
         self.negatives = self._negatives()
         self.saver = Saver(job, workers.rank)
         self.reader = Reader(job.shards, "train", batch_size=self.settings.batch_size, seed=job.seed, rank=workers.rank,
@@ -88,8 +90,7 @@ class Loop:
         """False when asked to stop in the middle of it."""
         state, every, steps = self.state, self.settings.checkpoint_steps, self.reader.steps
         clock = time.perf_counter()
-        for rows, batch in self._batches():
-            batch = batch.to(self.device, self.dtype)
+        for rows, batch in transfer.onto(self.device, self.dtype, self._batches()):
             self.ctx.step, self.ctx.epoch = state.step, state.epoch
             if self.optim.paced:
                 done_steps = (state.epoch - state.phase_epoch) * steps + state.position
@@ -118,12 +119,12 @@ class Loop:
         state.epoch_seconds += time.perf_counter() - clock
         return True
 
-    def _batches(self) -> Iterator[tuple[int, Batch]]:
+    def _batches(self) -> transfer.Batches:
         """The rest of the epoch: (rows of the step over all ranks, this rank's batch, with its negatives)."""
         epoch, first = self.state.epoch, self.state.position
         layout = self.model.layout
         made = ((numbers[COUNT_GLOBAL], collate(numbers, layout)) for numbers in self.reader.epoch(epoch, first))
-        return self.negatives.ahead(made, epoch, first) if self.negatives else made  # type: ignore[arg-type]
+        return self.negatives.ahead(made, epoch, first) if self.negatives else made  # type: ignore[arg-type,return-value]
 
     def _end_epoch(self) -> None:
         """Validate, decide whether this was the best epoch and whether there is another, save, and write the epoch's line."""
@@ -161,10 +162,11 @@ class Loop:
             _log.log(logging.INFO if improved else logging.WARNING, told)
         if after is None:
             return
-        if self.workers.rank == 0 and state.best_checkpoint != checkpoint.name(state.step):
+        if state.best_checkpoint != checkpoint.name(state.step):
             self.saver.wait()
-            checkpoint.restore_best(self.job, state, self.model)
-        self.workers.broadcast(list(self.model.state_dict().values()))
+            self.workers.barrier()
+            checkpoint.restore_best(self.job, state, self.model, self.sharding.part)
+        self.workers.broadcast(self.sharding.replicated(self.model))
         state.phase, state.phase_epoch, state.stale = after, state.epoch, 0
         self.ctx.carry.clear()
         self._begin()
@@ -204,23 +206,25 @@ class Loop:
 
     def _save(self) -> None:
         carry = self._gathered_carry()
-        if self.workers.rank == 0:
-            self.saver.save(self.state, self.model, self.optimiser, carry)
+        with self.sharding.state(self.model, self.optimiser) as (weights, moments, groups):
+            if self.workers.rank == 0:
+                tensors = {**moments, **{f"carry.{key}": value for key, value in carry.items()}}
+                self.saver.save(Taken(self.state, self.model, weights, tensors, groups))
         self.workers.beat.work()
 
     def _restore(self) -> None:
         if self.workers.rank == 0:
             checkpoint.clean(self.run_dir)
-        found = checkpoint.resume(self.job, self.model)
+        found = checkpoint.resume(self.job, self.model, self.sharding.part)
         if found is None:
             if self.workers.rank == 0:
                 (self.run_dir / METRICS).unlink(missing_ok=True)
-            self.workers.broadcast(list(self.model.state_dict().values()))
+            self.workers.broadcast(self.sharding.replicated(self.model))
             self._begin()
             return
         self.state = found.state
         self._enter()
-        optim.unpack(self.optimiser, found.moments, found.groups)
+        optim.unpack(self.optimiser, self.sharding.moments(self.optimiser, found.moments, found.groups), found.groups)
         self.ctx.carry.update({key: checkpoint.own(key, value, self.workers) for key, value in found.carry.items()})
         if self.workers.rank == 0:
             self._write_metrics()
@@ -255,7 +259,8 @@ class Loop:
         return Negatives(Seen(indptr, indices, self.shards.num_items), self.model.num_negatives, self.job.seed)
 
     def _blamed(self, problem: NotFinite, batch: Batch) -> NotFinite:
-        rows = blame(self.trained, batch, self.ctx)
+        with self.sharding.whole():
+            rows = blame(self.trained, batch, self.ctx)
         where = f"{problem.thing} in step {self.state.position} of epoch {self.state.epoch}"
         left = checkpoint.folders(self.run_dir)
         stays = f"; {left[-1].name} stays, and training resumes from it" if left else ""

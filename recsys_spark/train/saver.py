@@ -20,7 +20,6 @@ from recsys_spark.core.contracts import Train, TrainJob
 from recsys_spark.core.errors import CheckpointError, is_disk_full
 from recsys_spark.models import store
 from recsys_spark.models.base import Model
-from recsys_spark.train import optim
 from recsys_spark.train.checkpoint import (
     BEST,
     LAST,
@@ -52,10 +51,11 @@ class Saver:
         """Whether `checkpoint_s` have passed since the last save."""
         return bool(self.every_s) and time.monotonic() - self.since >= self.every_s
 
-    def save(self, state: State, model: Model, optimiser: optim.Optimiser, carry: dict[str, Tensor]) -> None:
-        """The state as it is now, whatever is trained while it is written. Raises CheckpointError."""
+    def save(self, taken: Taken) -> None:
+        """As it is now, whatever is trained while it is written. Raises CheckpointError."""
         self.wait()
-        taken = take(state, model, optimiser, carry, copy=self.thread is not None)
+        if self.thread is not None:
+            taken = taken.copied()
         if self.thread is None:
             write(self.job, taken)
         else:
@@ -78,15 +78,10 @@ class Taken(NamedTuple):
     tensors: dict[str, Tensor]  # the optimiser's moments, and the carry
     groups: list[dict[str, Any]]  # of the optimiser
 
-
-def take(state: State, model: Model, optimiser: optim.Optimiser, carry: dict[str, Tensor], copy: bool = False) -> Taken:
-    """What `write` writes. copy: tensors of its own, that no later step changes."""
-    moments, groups = optim.pack(optimiser)
-    tensors = {**moments, **{f"carry.{key}": value for key, value in carry.items()}}
-    weights = {key: value.detach() for key, value in model.state_dict().items()}
-    if copy:
-        tensors, weights = ({key: value.to("cpu", copy=True) for key, value in each.items()} for each in (tensors, weights))
-    return Taken(state.model_copy(deep=True), model, weights, tensors, json.loads(json.dumps(groups)))
+    def copied(self) -> Taken:
+        """No later step changes it."""
+        weights, tensors = ({key: value.to("cpu", copy=True) for key, value in each.items()} for each in (self.weights, self.tensors))
+        return Taken(self.state.model_copy(deep=True), self.model, weights, tensors, json.loads(json.dumps(self.groups)))
 
 
 def write(job: TrainJob, taken: Taken) -> None:

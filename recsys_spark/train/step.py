@@ -16,6 +16,7 @@ from recsys_spark.nn.tables import tables
 from recsys_spark.train.collate import take
 from recsys_spark.train.gradients import Gradients
 from recsys_spark.train.optim import Optimiser
+from recsys_spark.train.sharded import Shard
 from recsys_spark.train.workers import Workers
 
 # What a rank may wish after a step. Wishes are added over the ranks, and only rank 0 asks for a save: a sum of 1 is that, more is a stop.
@@ -46,8 +47,9 @@ class Stepper:
                  accumulate: int = 1, precision: str = "float32", sparse_as_dense: bool = False) -> None:
         self.model, self.optimiser, self.workers, self.clip_norm = model, optimiser, workers, clip_norm
         self.forward, self.accumulate, self.half = model if forward is None else forward, accumulate, _HALVES.get(precision)
-        by_rows = [table.weight for table in tables(model) if table.sparse]
-        self.gradients = Gradients(model.parameters(), workers, by_rows, sparse_as_dense)
+        shards = [table.fetch for table in tables(model) if isinstance(table.fetch, Shard)]
+        by_rows = [table.weight for table in tables(model) if table.sparse and table.fetch is None]
+        self.gradients = Gradients(model.parameters(), workers, by_rows, sparse_as_dense, shards)
         self.names: tuple[str, ...] = ()  # of the loss terms
 
     def __call__(self, batch: Batch, ctx: Context, wish: int) -> Done:

@@ -7,6 +7,7 @@ over the valid part.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -44,9 +45,10 @@ def nothing(model: Model) -> dict[str, float]:
     return {}
 
 
-def make(job: TrainJob, shards: ShardSet, model: Model, workers: Workers) -> Validator:
-    """What to call after an epoch. Raises ShardError when the shard set holds nothing to validate on."""
-    return _ranking(job, shards, workers) if model.task == "ranking" else _by_row(job, shards, workers, model.task)
+def make(job: TrainJob, shards: ShardSet, model: Model, workers: Workers,
+         whole: Callable[[], AbstractContextManager[None]] = nullcontext) -> Validator:
+    """What to call after an epoch; `whole` is in force around it. Raises ShardError when the shard set holds nothing to validate on."""
+    return _evaluating(_ranking(job, shards, workers) if model.task == "ranking" else _by_row(job, shards, workers, model.task), whole)
 
 
 def load_csr(folder: str, csr: contracts.Csr) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +101,7 @@ def _by_row(job: TrainJob, shards: ShardSet, workers: Workers, task: str) -> Val
         main, absolute, count = sums.tolist()
         return {"rmse": (main / count) ** 0.5, "mae": absolute / count} if task == "rating" else {"log_loss": main / count}
 
-    return _evaluating(validate)
+    return validate
 
 
 def _ranking(job: TrainJob, shards: ShardSet, workers: Workers) -> Validator:
@@ -129,13 +131,13 @@ def _ranking(job: TrainJob, shards: ShardSet, workers: Workers) -> Validator:
         workers.all_reduce_sum([sums])
         return dict(zip(SHOWN, (sums[0] / sums[1]).tolist(), strict=True))
 
-    return _evaluating(validate)
+    return validate
 
 
-def _evaluating(validate: Validator) -> Validator:
+def _evaluating(validate: Validator, whole: Callable[[], AbstractContextManager[None]]) -> Validator:
     def run(model: Model) -> dict[str, float]:
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), whole():
             metrics = validate(model)
         model.train()
         return metrics

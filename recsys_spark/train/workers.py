@@ -1,6 +1,6 @@
 """The seam between the loop and whatever connects its ranks: `single`, `horovod` or `torch` (torch.distributed).
 
-The three do the same four things, so the same global batches give the same numbers. Every collective takes one fused buffer:
+The three do the same five things, so the same global batches give the same numbers. Every collective takes one fused buffer:
 on small models latency costs more than bytes.
 """
 
@@ -56,6 +56,16 @@ class Workers:
         with self._collective():
             return self._gather(mine, lengths)
 
+    def exchange(self, mine: Tensor, counts: Sequence[int], expected: Sequence[int] | None = None) -> tuple[Tensor, list[int]]:
+        """Of `mine` (sum of counts, ...) the first counts[0] rows go to rank 0, the next to rank 1 and so on.
+
+        (the rows that the ranks sent here, in their order; how many each sent, which saves a message where it is `expected`).
+        """
+        if self.size == 1:
+            return mine, list(counts)
+        with self._collective():
+            return self._exchange(mine.detach().contiguous(), counts, expected)
+
     def barrier(self) -> None:
         self.all_reduce_sum([torch.zeros(1)])
 
@@ -69,6 +79,9 @@ class Workers:
         raise NotImplementedError
 
     def _gather(self, mine: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        raise NotImplementedError
+
+    def _exchange(self, mine: Tensor, counts: Sequence[int], expected: Sequence[int] | None) -> tuple[Tensor, list[int]]:
         raise NotImplementedError
 
     @contextmanager
@@ -100,6 +113,11 @@ class Horovod(Workers):
 
     def _gather(self, mine: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         return list(self.hvd.allgather(mine, name=f"gather.{mine.dtype}").split(list(lengths)))
+
+    def _exchange(self, mine: Tensor, counts: Sequence[int], expected: Sequence[int] | None) -> tuple[Tensor, list[int]]:
+        splits = torch.tensor(counts, dtype=torch.int32)
+        received, sizes = self.hvd.alltoall(mine, splits, name=f"exchange.{mine.dtype}.{mine.dim()}.{mine[:1].numel()}")
+        return received, sizes.tolist()
 
     def close(self) -> None:
         self.hvd.shutdown()
@@ -135,6 +153,15 @@ class Torch(Workers):
         every = [torch.empty_like(padded) for _ in lengths]
         self.distributed.all_gather(every, padded)
         return [one[:length] for one, length in zip(every, lengths, strict=True)]
+
+    def _exchange(self, mine: Tensor, counts: Sequence[int], expected: Sequence[int] | None) -> tuple[Tensor, list[int]]:
+        if expected is None:
+            told, heard = torch.tensor(counts, device=mine.device), torch.empty(self.size, dtype=torch.int64, device=mine.device)
+            self.distributed.all_to_all_single(heard, told)
+            expected = heard.tolist()
+        received = mine.new_empty(sum(expected), *mine.shape[1:])
+        self.distributed.all_to_all_single(received, mine, list(expected), list(counts))
+        return received, list(expected)
 
     def close(self) -> None:
         self.distributed.destroy_process_group()

@@ -36,6 +36,7 @@ from tests import training
 from tests.benchmarks import bench_train
 
 STEPS, ROUNDS = 120, 7
+USERS, ITEMS = 1_000_000, 100_000
 OPTIMISERS: dict[str, dict[str, Any]] = {
     "adam": {"name": "adam"}, "sparse_adam": {"name": "sparse_adam"}, "rowwise_adagrad": {"name": "rowwise_adagrad"},
     "adagrad": {"name": "adagrad"}, "adagrad, sparse": {"name": "adagrad", "sparse": True}, "sgd": {"name": "sgd"},
@@ -83,14 +84,18 @@ def overhead(scratch: Path) -> Iterator[dict[str, Any]]:
                "overhead": round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)) - 1, 3)}
 
 
+def random_pairs(rows: int, seed: int) -> list[Pairs]:
+    """Five batches."""
+    draw = torch.Generator().manual_seed(seed)
+    return [Pairs(torch.randint(1, USERS + 1, (rows,), generator=draw, dtype=torch.int32),
+                  torch.randint(1, ITEMS + 1, (rows,), generator=draw, dtype=torch.int32),
+                  torch.randint(1, ITEMS + 1, (rows, 1), generator=draw), torch.arange(rows)) for _ in range(5)]
+
+
 def by_rows(scratch: Path) -> Iterator[dict[str, Any]]:
-    users, items, rows = 1_000_000, 100_000, 8192
-    draw = torch.Generator().manual_seed(1)
-    batches = [(rows, Pairs(torch.randint(1, users + 1, (rows,), generator=draw, dtype=torch.int32),
-                            torch.randint(1, items + 1, (rows,), generator=draw, dtype=torch.int32),
-                            torch.randint(1, items + 1, (rows, 1), generator=draw), torch.arange(rows))) for _ in range(5)]
+    batches = [(len(batch), batch) for batch in random_pairs(8192, seed=1)]
     for name, settings in OPTIMISERS.items():
-        model = registry.build("bpr_mf", {"dim": 64, "l2": 0.0}, Sizes(users, items), seed=1)
+        model = registry.build("bpr_mf", {"dim": 64, "l2": 0.0}, Sizes(USERS, ITEMS), seed=1)
         chosen = Optim(**settings)
         for each in tables(model):
             each.sparse = chosen.by_rows

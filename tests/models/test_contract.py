@@ -16,6 +16,7 @@ from recsys_spark.core.contracts import Train, Workers
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.models import registry, store
 from recsys_spark.models.base import Context
+from recsys_spark.nn.tables import tables
 from recsys_spark.train import phases
 from recsys_spark.train.checkpoint import State
 from tests.models import field_worlds, worlds
@@ -208,6 +209,15 @@ def test_every_weight_is_trained(model):
                     assert weight.grad is not None and weight.grad.abs().max() > 0, f"{key} gets no gradient in phase {name!r}"
                     reached.add(key)
     assert reached == {key for key, _ in model.named_parameters()}
+
+
+def test_a_step_reaches_tables_by_look_up_alone_or_says_so(model):
+    """What it does not look up has no gradient by rows."""
+    for each in tables(model):
+        each.sparse = True
+    worlds.total(worlds.terms(model, worlds.batch(model.layout), TRAINING)).backward()
+    reached = [each for each in tables(model) if each.weight.grad is not None and not each.weight.grad.is_sparse]
+    assert model.whole_tables or not reached, "set `whole_tables`: its tables cannot lie on the ranks in parts"
 
 
 def test_draws_come_from_the_context_alone(model):

@@ -58,6 +58,7 @@ class MfVariational(Model):
 
     layout = "pointwise"
     task = "rating"
+    whole_tables = True  # the prior is over all rows
 
     class Config(Settings):
         dim: int = Field(64, ge=1)

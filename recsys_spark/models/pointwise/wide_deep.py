@@ -31,6 +31,8 @@ SIDES = ("user", "item", "event")
 
 
 class WideDeep(FeatureModel):
+    whole_tables = True  # l1 and its squares
+
     class Config(Settings):
         dim: int = Field(16, ge=1)  # of the embeddings
         hidden_dim: int = Field(128, ge=1)  # of the first layer; each is half as wide as the one before

@@ -27,6 +27,7 @@ class Cdae(Model):
 
     layout = "profile"
     task = "ranking"
+    whole_tables = True
 
     class Config(Settings):
         hidden_dim: int = Field(50, ge=1)
