@@ -14,7 +14,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
-STAGES = ["ingest", "prepare", "candidates", "train_als", "train_baseline", "export_shards", "train_deep", "score", "evaluate", "report"]
+STAGES = ["ingest", "prepare", "candidates", "train_als", "train_baseline", "export_shards", "link_shards", "train_deep", "score",
+          "evaluate", "report"]
 
 
 def test_every_stage_has_a_job() -> None:
