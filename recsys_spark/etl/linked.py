@@ -53,7 +53,7 @@ def facts(events: DataFrame, table: str) -> list[dict[str, Any]]:
         of_each.append(F.sum(F.when(finite[c.LABEL], F.col(c.LABEL).cast("float").cast("decimal(38,18)"))).alias("total"))
     path, size = F.col("_metadata.file_path").alias("path"), F.col("_metadata.file_size").alias("size")
     try:
-        return events.groupBy(path, size, c.PART).agg(F.count("*").alias("rows"), *of_each).toArrow().to_pylist()
+        return [row.asDict() for row in events.groupBy(path, size, c.PART).agg(F.count("*").alias("rows"), *of_each).collect()]
     except PySparkException as problem:
         raise TableError(f"table {table}", found=str(problem).strip().splitlines()[0][:160], expected="the files of that version",
                          remedy="versions are lost to `vacuum`: link a later one") from None
@@ -138,7 +138,7 @@ def _row_groups(folder: str, names: Sequence[str], rows: Sequence[int], table: s
         missing = set(columns) - set(footer.schema.names)
         if missing:
             raise TableError(f"table {table}, file {name}", found=f"columns {', '.join(footer.schema.names)}",
-                             expected=f"also {', '.join(sorted(missing))}: that a table is partitioned by lies in no file",
+                             expected=f"also {', '.join(sorted(missing))}; what a table is partitioned by may lie in no file",
                              remedy=f"write the table with another partition, or {REMEDY}")
         if footer.num_rows != expected:
             raise TableError(f"table {table}, file {name}", found=f"{footer.num_rows} rows, of which the table has {expected}",

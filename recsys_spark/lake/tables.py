@@ -73,12 +73,16 @@ class Lake:
 
     def outside(self, where: str, version: int) -> DataFrame:
         """The rows, as of `version`, of a table that is none of ours: a path, a URL or a name in the catalog. Raises TableError."""
+        there = self.spark.catalog.tableExists(where) if _is_name(where) else DeltaTable.isDeltaTable(self.spark, where)
+        if not there:
+            raise TableError(f"table {where}", found="no such Delta table", expected="a path, a URL or a name in the catalog",
+                             remedy="set `table` of the step to one that is there; a path has a slash in it")
         try:
             source = self.spark.read.format("delta").option("versionAsOf", version)
             return source.table(where) if _is_name(where) else source.load(where)
         except PySparkException as problem:
-            raise TableError(f"table {where}, version {version}", found=_first_line(problem), expected="a Delta table with that version",
-                             remedy="set table and version of the step to those of a table that is there") from None
+            raise TableError(f"table {where}, version {version}", found=_first_line(problem), expected="a version that is there",
+                             remedy="set `version` of the step to one of `DESCRIBE HISTORY`") from None
 
     def folder(self, where: str) -> str:
         """Folder or URL of a table's files. Raises TableError where its columns have other names in them than in the table."""
