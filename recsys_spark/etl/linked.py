@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import heapq
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote
 
 import pyarrow.parquet as pq
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -54,9 +56,12 @@ def facts(events: DataFrame, table: str) -> list[dict[str, Any]]:
     path, size = F.col("_metadata.file_path").alias("path"), F.col("_metadata.file_size").alias("size")
     try:
         return [row.asDict() for row in events.groupBy(path, size, c.PART).agg(F.count("*").alias("rows"), *of_each).collect()]
-    except PySparkException as problem:
-        raise TableError(f"table {table}", found=str(problem).strip().splitlines()[0][:160], expected="the files of that version",
-                         remedy="versions are lost to `vacuum`: link a later one") from None
+    except (PySparkException, Py4JJavaError) as problem:
+        if "FILE_NOT_EXIST" not in str(problem):
+            raise
+        gone = re.search(r"reading file (\S+\.parquet)", str(problem))
+        raise TableError(f"table {table}", found=f"no file {unquote(gone[1])}" if gone else "files that are gone",
+                         expected="the files of that version", remedy="versions are lost to `vacuum`: link a later one") from None
 
 
 def check(found: Sequence[Mapping[str, Any]], table: str, most: Mapping[str, int]) -> None:

@@ -54,7 +54,7 @@ def _attempt(spark: SparkSession, job: TrainJob, enough: Callable[[], bool]) -> 
     return True
 
 
-def _codes(job: TrainJob, gpus: bool) -> list[int]:
+def _codes(job: TrainJob, gpus: bool) -> list[int | None]:
     """Run the ranks: their exit codes. Raises Lost, or what a rank said, where Spark gives none."""
     number, path = job.workers.num_workers, str(Path(job.run_dir) / entry.JOB)
     try:
@@ -66,7 +66,7 @@ def _codes(job: TrainJob, gpus: bool) -> list[int]:
         else:
             import horovod.spark
 
-            codes: list[int] = horovod.spark.run(
+            codes: list[int | None] = horovod.spark.run(
                 run_rank, args=(path,), num_proc=number, use_gloo=True, verbose=0, stdout=sys.stderr,
                 start_timeout=int(max(job.workers.timeout_s, 60)), env=launch.horovod_times(job.workers.timeout_s))
             return codes

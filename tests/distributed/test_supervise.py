@@ -117,7 +117,7 @@ def test_a_loss_on_spark_tells_its_step_too(job: TrainJob, monkeypatch: pytest.M
     """Without it all losses would seem to come before the first step."""
     lost_at, attempts = [4, 0, 5, 6], list[int]()
 
-    def codes(made: TrainJob, gpus: bool) -> list[int]:
+    def codes(made: TrainJob, gpus: bool) -> list[int | None]:
         if step := lost_at[len(attempts)]:  # at the second attempt no rank gives a sign of life
             watch.beat.Beat(entry.beat_file(made, 1)).tell(0, 1, step, 10, step, 0)
         attempts.append(step)

@@ -244,7 +244,7 @@ def test_files_that_vanish_or_change_after_linking(steps: Steps) -> None:
         with pytest.raises(ShardError, match=rf"shard file {victim}: found .*{what}.* To mend: run link_shards again"):
             Reader(folder(steps, "vacuumed"), "train", batch_size=30, seed=1)
         victim.unlink(missing_ok=True)
-    assert "expected the files of that version" in refused_table(steps, where)
+    assert f"found no file file:{victim}; expected the files of that version" in refused_table(steps, where)
 
 
 @pytest.mark.parametrize(("job", "said"), [
