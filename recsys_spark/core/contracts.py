@@ -26,27 +26,49 @@ class Column(Settings):
 
 
 class ShardFile(Settings):
-    """One file = one virtual shard: `row_groups` are the row counts of its Parquet row groups, in file order."""
+    """`row_groups` are the row counts of its Parquet row groups, in file order. An exported file is one virtual shard; the row groups
+    of a table's file are dealt one by one."""
 
-    path: str  # relative to the manifest
-    virtual_shard: int
+    path: str  # relative to the manifest, or to the table
+    virtual_shard: int | tuple[int, ...]  # of the file, or of each of its row groups
     row_groups: tuple[int, ...]
     bytes: int
-    digest: str = ""  # SHA-256 of its bytes, hex
+    digest: str = ""  # SHA-256 of its bytes, hex; a table's file has none
 
     @property
     def rows(self) -> int:
         return sum(self.row_groups)
 
+    @property
+    def dealt(self) -> tuple[int, ...]:
+        """The virtual shard of each row group."""
+        return (self.virtual_shard,) * len(self.row_groups) if isinstance(self.virtual_shard, int) else self.virtual_shard
+
 
 class Part(Settings):
-    """`train` or `valid`: the files in order of their virtual shard. Empty virtual shards have no file."""
+    """`train` or `valid`: the files in order of their virtual shard (a table's: of their names). Empty virtual shards have no file."""
 
     files: tuple[ShardFile, ...]
 
     @property
     def rows(self) -> int:
         return sum(file.rows for file in self.files)
+
+    def dealt(self, virtual_shards: int) -> list[list[tuple[ShardFile, int]]]:
+        """The row groups of every virtual shard, in order: (file, number within it)."""
+        found: list[list[tuple[ShardFile, int]]] = [[] for _ in range(virtual_shards)]
+        for file in self.files:
+            for number, shard in enumerate(file.dealt):
+                found[shard].append((file, number))
+        return found
+
+
+class Table(Settings):
+    """A Delta table whose own files, as of a version, are the rows of a shard set."""
+
+    location: str  # folder or URL
+    version: int
+    columns: dict[str, str]  # of the set -> of the table; one that is not named is 1 in every row
 
 
 class Csr(Settings):
@@ -111,14 +133,18 @@ class ShardSet(Settings):
     features: tuple[Feature, ...] = ()
     split: str
     table_versions: dict[str, int] = Field(default_factory=dict)
+    table: Table | None = Field(None, exclude_if=lambda table: table is None)  # rows that lie there and were not exported
     fingerprint: str = ""  # of all the above but the table versions, every file's digest among it; `core.shardset.sealed` fills it in
 
     @model_validator(mode="after")
     def _files_fit(self) -> ShardSet:
         for name, part in self.parts.items():
-            shards = [file.virtual_shard for file in part.files]
+            shards = [file.virtual_shard for file in part.files if isinstance(file.virtual_shard, int)]
             if shards != sorted(set(shards)) or (shards and not 0 <= shards[0] <= shards[-1] < self.virtual_shards):
                 raise ValueError(f"part {name}: virtual shards {shards} are not increasing numbers below {self.virtual_shards}")
+            for file in part.files:
+                if len(file.dealt) != len(file.row_groups) or not set(file.dealt) <= set(range(self.virtual_shards)):
+                    raise ValueError(f"part {name}, file {file.path}: {file.dealt} is not a virtual shard for each row group")
         return self
 
 

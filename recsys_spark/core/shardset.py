@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Iterator, Protocol
+from typing import Callable, Iterator, Protocol
 
 from pydantic import ValidationError
 
@@ -17,6 +17,7 @@ from recsys_spark.core.contracts import MANIFEST, VERSION, ShardSet
 from recsys_spark.core.errors import ShardError
 
 REMEDY = "run export_shards again"
+TABLE_REMEDY = "run link_shards again, at a version whose files are still there, or export_shards"
 NPY_HEADER_BYTES = 128  # of the side files: numpy's own format, written with a header of this size
 
 
@@ -43,33 +44,36 @@ class LocalFolder:
         return os.path.getsize(path) if os.path.isfile(path) else None
 
 
-def load(path: str | os.PathLike[str], *, folder: Folder | None = None, expect: str = "", digests: bool = False) -> ShardSet:
+def load(path: str | os.PathLike[str], *, folder: Folder | None = None, table: Callable[[str], Folder] = LocalFolder, expect: str = "",
+         digests: bool = False) -> ShardSet:
     """The manifest of the shard set at `path`, after checking it.
 
     Always checked: format version, the manifest against its own fingerprint, presence and size of every file.
-    `folder` reads the place when `path` is not a local folder. `expect` is the fingerprint that the caller was built on.
-    `digests` also reads every byte and compares its SHA-256. Raises ShardError, naming the file, found and expected.
+    `folder` reads the place when `path` is not a local folder, `table` opens that of a table's files. `expect` is the fingerprint that
+    the caller was built on. `digests` also reads every byte of the set's own files and compares its SHA-256. Raises ShardError,
+    naming the file, found and expected.
     """
     folder = folder or LocalFolder(path)
     shards = _manifest(os.fspath(path), folder)
     if expect and shards.fingerprint != expect:
         raise ShardError(f"shard set {path}", found=f"fingerprint {shards.fingerprint[:12]}", expected=f"{expect[:12]}",
                          remedy=f"give the shards that this job was made for, or {REMEDY}")
+    if shards.table is not None:
+        at = table(shards.table.location)
+        for part in shards.parts.values():
+            for file in part.files:
+                _check_size(at, shards.table.location, file.path, file.bytes, TABLE_REMEDY)
     for name, size, digest in files(shards):
         where = os.path.join(os.fspath(path), name)
-        found = folder.size(name)
-        if found is None:
-            raise ShardError(f"shard file {where}", found="no such file", expected=f"{size} bytes", remedy=REMEDY)
-        if found != size:
-            raise ShardError(f"shard file {where}", found=f"{found} bytes", expected=f"{size} bytes", remedy=REMEDY)
+        _check_size(folder, os.fspath(path), name, size, REMEDY)
         if digests and (found_digest := hashlib.sha256(folder.read(name)).hexdigest()) != digest:
             raise ShardError(f"shard file {where}", found=f"SHA-256 {found_digest[:12]}", expected=digest[:12], remedy=REMEDY)
     return shards
 
 
 def files(shards: ShardSet) -> Iterator[tuple[str, int, str]]:
-    """(name relative to the manifest, bytes, SHA-256 in hex) of every file of the set, the manifest left out."""
-    for part in shards.parts.values():
+    """(name relative to the manifest, bytes, SHA-256 in hex) of every file of the set, the manifest and a table's files left out."""
+    for part in shards.parts.values() if shards.table is None else ():
         for file in part.files:
             yield file.path, file.bytes, file.digest
     for csr in [*shards.side.values(), *(feature.codes for feature in shards.features if feature.codes)]:
@@ -82,6 +86,13 @@ def files(shards: ShardSet) -> Iterator[tuple[str, int, str]]:
 def sealed(shards: ShardSet) -> ShardSet:
     """With its fingerprint filled in: equal rows in equal order give an equal one, wherever and whenever they were written."""
     return shards.model_copy(update={"fingerprint": _fingerprint(shards)})
+
+
+def _check_size(folder: Folder, root: str, name: str, size: int, remedy: str) -> None:
+    found = folder.size(name)
+    if found != size:
+        raise ShardError(f"shard file {os.path.join(root, name)}", found="no such file" if found is None else f"{found} bytes",
+                         expected=f"{size} bytes", remedy=remedy)
 
 
 def _fingerprint(shards: ShardSet) -> str:

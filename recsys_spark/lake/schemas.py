@@ -28,7 +28,8 @@ KEYS: dict[str, tuple[str, ...]] = {
 # What `replace` names is a partition: replacing it removes whole files and rewrites none.
 _BY_RUN = (c.RUN_ID,)
 PARTITIONS: dict[str, tuple[str, ...]] = {
-    c.SPLITS: (c.SPLIT,), c.CANDIDATES: _BY_RUN, c.RECOMMENDATIONS: _BY_RUN, c.PREDICTIONS: _BY_RUN, c.METRICS: _BY_RUN, c.RUNS: _BY_RUN,
+    c.SPLITS: (c.SPLIT, c.PART),  # by part too, so that `link_shards` finds the rows of one in files of their own
+    c.CANDIDATES: _BY_RUN, c.RECOMMENDATIONS: _BY_RUN, c.PREDICTIONS: _BY_RUN, c.METRICS: _BY_RUN, c.RUNS: _BY_RUN,
 }
 
 

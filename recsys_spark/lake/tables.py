@@ -20,6 +20,7 @@ from recsys_spark.lake.schemas import KEYS, PARTITIONS, SCHEMAS
 
 Txn = tuple[str, int]  # (application id, version): Delta skips a write whose pair, or a later version, it has committed before
 
+_LOCAL = re.compile("^file:/+")
 _CATALOG = re.compile(r"[A-Za-z_][\w-]*\.[A-Za-z_][\w-]*")  # catalog.schema; anything else is a path or URL
 # Runs name versions of tables, and `rerun` reads them by time travel: neither `vacuum` nor the clean-up of the log may take them away.
 _KEPT = {"delta.deletedFileRetentionDuration": "interval 3650 days", "delta.logRetentionDuration": "interval 3650 days"}
@@ -69,6 +70,29 @@ class Lake:
                              remedy="rerun the step that wrote it; versions are lost to `vacuum`") from None
         self._check(name, rows.schema, remedy="point env.lake at another folder, or move this table away and rerun its step")
         return rows.select(*SCHEMAS[name].fieldNames())
+
+    def outside(self, where: str, version: int) -> DataFrame:
+        """The rows, as of `version`, of a table that is none of ours: a path, a URL or a name in the catalog. Raises TableError."""
+        there = self.spark.catalog.tableExists(where) if _is_name(where) else DeltaTable.isDeltaTable(self.spark, where)
+        if not there:
+            raise TableError(f"table {where}", found="no such Delta table", expected="a path, a URL or a name in the catalog",
+                             remedy="set `table` of the step to one that is there; a path has a slash in it")
+        try:
+            source = self.spark.read.format("delta").option("versionAsOf", version)
+            return source.table(where) if _is_name(where) else source.load(where)
+        except PySparkException as problem:
+            raise TableError(f"table {where}, version {version}", found=_first_line(problem), expected="a version that is there",
+                             remedy="set `version` of the step to one of `DESCRIBE HISTORY`") from None
+
+    def folder(self, where: str) -> str:
+        """Folder or URL of a table's files. Raises TableError where its columns have other names in them than in the table."""
+        table = DeltaTable.forName(self.spark, where) if _is_name(where) else DeltaTable.forPath(self.spark, where)
+        found = table.detail().select("location", "properties").collect()[0]
+        mode = found["properties"].get("delta.columnMapping.mode", "none")
+        if mode != "none":
+            raise TableError(f"table {where}, delta.columnMapping.mode", found=mode, expected="none: its files are read as they are",
+                             remedy="use export_shards, or write the rows to a table without column mapping")
+        return _LOCAL.sub("/", re.sub("^s3[an]://", "s3://", found["location"]))
 
     def merge_new(self, name: str, rows: DataFrame, txn: Txn | None = None) -> int:
         """Insert the rows whose natural key the table lacks, in one commit; none when nothing is new. Returns the version.
@@ -193,6 +217,10 @@ _MENDABLE = (
      "run the same command again; if that does not help, move the folder away or set env.lake to another"),
     ("DELTA_CONCURRENT", "another job wrote to it at the same time", "run the same command again"),
 )
+
+
+def _is_name(where: str) -> bool:
+    return "/" not in where
 
 
 def _first_line(problem: Exception) -> str:

@@ -35,23 +35,41 @@ def train(spark: SparkSession, job: TrainJob) -> TrainResult:
 
 
 def _attempt(spark: SparkSession, job: TrainJob, enough: Callable[[], bool]) -> bool:
-    number, path = job.workers.num_workers, str(Path(job.run_dir) / entry.JOB)
+    number = job.workers.num_workers
     gpus = _gpus(spark, job)
     hosts = _reached(spark, job)
     _log.info(log.fields(event="placed", num_workers=number, hosts=",".join(sorted(set(hosts)))))
-    for rank in range(number):
-        entry.error_file(job, rank).unlink(missing_ok=True)
+    beats = [entry.beat_file(job, rank) for rank in range(number)]
+    for left in (*beats, *(entry.error_file(job, rank) for rank in range(number))):
+        left.unlink(missing_ok=True)
+    silence = watch.Silence(beats)
+    try:
+        codes = _codes(job, gpus)
+        if any(code != entry.DONE for code in codes):
+            raise verdict.cause(job, codes)
+    except watch.Lost as problem:
+        silence.look()
+        problem.step = silence.step
+        raise
+    return True
+
+
+def _codes(job: TrainJob, gpus: bool) -> list[int | None]:
+    """Run the ranks: their exit codes. Raises Lost, or what a rank said, where Spark gives none."""
+    number, path = job.workers.num_workers, str(Path(job.run_dir) / entry.JOB)
     try:
         if workers.resolve(job.workers.engine, number) == "torch":
             from pyspark.ml.torch.distributor import TorchDistributor
 
             first = TorchDistributor(num_processes=number, local_mode=False, use_gpu=gpus).run(run_rank, path)
-            codes = [first] + [entry.DONE if first == entry.DONE else entry.LOST_PEER] * (number - 1)
+            return [first] + [entry.DONE if first == entry.DONE else entry.LOST_PEER] * (number - 1)
         else:
             import horovod.spark
 
-            codes = horovod.spark.run(run_rank, args=(path,), num_proc=number, use_gloo=True, verbose=0, stdout=sys.stderr,
-                                      start_timeout=int(max(job.workers.timeout_s, 60)), env=launch.horovod_times(job.workers.timeout_s))
+            codes: list[int | None] = horovod.spark.run(
+                run_rank, args=(path,), num_proc=number, use_gloo=True, verbose=0, stdout=sys.stderr,
+                start_timeout=int(max(job.workers.timeout_s, 60)), env=launch.horovod_times(job.workers.timeout_s))
+            return codes
     except Exception as problem:
         told = next((word for rank in range(number) if (word := verdict.told_by(job, rank)) is not None), None)
         if told is not None:
@@ -59,9 +77,6 @@ def _attempt(spark: SparkSession, job: TrainJob, enough: Callable[[], bool]) -> 
         raise watch.Lost(f"a worker of {number} on Spark", found=" ".join(str(problem).split())[:300], expected="to train to the end",
                          remedy=f"look into {entry.log_file(job, 0).with_name('rank-*.log')} and the executors' logs"
                          + verdict.go_on(job)) from problem
-    if any(code != entry.DONE for code in codes):
-        raise verdict.cause(job, codes)
-    return True
 
 
 def run_rank(path: str) -> int:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from recsys_spark.core import shardset
 from recsys_spark.stages import train_deep
 from recsys_spark.stages.context import Context
-from recsys_spark.train import entry, forecast
+from recsys_spark.train import entry, forecast, places
 from recsys_spark.train.forecast import Cost, Forecast, Network
 
 
@@ -31,7 +30,7 @@ def plan(ctx: Context, job: train_deep.Job, ranks: list[int], network: Network, 
     """Measures steps of three sizes and the reader (some seconds), starts no rank. Raises what a training would refuse."""
     facts = train_deep.plan(ctx, job)
     made = train_deep.train_job(ctx, job)
-    shards = shardset.load(made.shards, expect=made.shard_fingerprint)
+    shards = places.load(made.shards, expect=made.shard_fingerprint)
     parameters, each = facts["parameters"], facts["examples_per_epoch"] // facts["rows"]
     torch.set_num_threads(entry.threads(made))
     batch = job.train.batch_size

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from recsys_spark.core import artifacts, columns, contracts, log, shardset
+from recsys_spark.core import artifacts, columns, contracts, log
 from recsys_spark.core import config as configuration
 from recsys_spark.core.contracts import ShardSet, TrainJob, TrainResult
 from recsys_spark.core.errors import ConfigError
@@ -23,7 +23,7 @@ from recsys_spark.stages import context, search
 from recsys_spark.stages.context import Context, OptionalRef, Outcome, Ref
 from recsys_spark.stages.export_shards import FOLDER
 from recsys_spark.stages.search import Search
-from recsys_spark.train import launch, phases, placement, validate, workers
+from recsys_spark.train import launch, phases, placement, places, validate, workers
 
 logger = log.get(__name__)
 REFIT = "refit"  # folder in the run folder: the training on all events, after the one that chose the epochs
@@ -32,7 +32,7 @@ _PROCESS_BYTES = 600 << 20  # of a rank before it has any data: the interpreter 
 
 class Job(context.Job):
     stage: Literal["train_deep"] = "train_deep"
-    shards: Ref  # an export_shards step
+    shards: Ref  # an export_shards or link_shards step
     refit: OptionalRef = None  # one with `fit: train+valid`: the model is trained once more, on that, for as many epochs as were best
     model: str
     config: dict[str, Any] = Field(default_factory=dict, validate_default=True)  # of the model's Config; defaults are written out
@@ -59,7 +59,7 @@ class Job(context.Job):
 def run(ctx: Context, job: Job) -> Outcome:
     """Raises what launching raises: ConfigError, ShardError, CheckpointError, WorkerError."""
     made = train_job(ctx, job)
-    _fits(job, shardset.load(made.shards, expect=made.shard_fingerprint))
+    _fits(job, places.load(made.shards, expect=made.shard_fingerprint))
     if job.refit is not None:
         _fits_again(ctx, job, job.refit)
     found: dict[str, Any] = {}
@@ -83,7 +83,7 @@ def prepare(ctx: Context, job: Job) -> Path:
         raise ConfigError(f"step {ctx.step}, search", found="a search", expected="settings that are chosen",
                           remedy="run `recsys-spark tune`, write the best settings into the step, and remove its search")
     made = train_job(ctx, job)
-    _fits(job, shardset.load(made.shards, expect=made.shard_fingerprint))
+    _fits(job, places.load(made.shards, expect=made.shard_fingerprint))
     return launch.prepare(made)
 
 
@@ -135,7 +135,7 @@ def _chosen(ctx: Context, job: Job, wanted: Search) -> tuple[Job, dict[str, Any]
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
     """Rows, steps and memory to expect; refuses what training would refuse before its first step."""
     made = train_job(ctx, job)
-    shards = shardset.load(made.shards, expect=made.shard_fingerprint)
+    shards = places.load(made.shards, expect=made.shard_fingerprint)
     _fits(job, shards)
     placement.check(made)
     rows, train = shards.parts["train"].rows, job.train
@@ -163,7 +163,8 @@ def memory(job: TrainJob, shards: ShardSet, parameters: int) -> tuple[int, int]:
     copies = 4 + (job.workers.num_workers > 1)  # weights, gradients, two moments; a buffer to add gradients over the workers
     copies += 3 * job.train.checkpoint_async
     part = shards.parts["train"]
-    window = sum(min(sum(file.row_groups), max(file.row_groups) * job.train.reader.window_row_groups) for file in part.files)
+    shards_rows = ([file.row_groups[number] for file, number in dealt] for dealt in part.dealt(shards.virtual_shards) if dealt)
+    window = sum(min(sum(rows), max(rows) * job.train.reader.window_row_groups) for rows in shards_rows)
     return _PROCESS_BYTES + parameters * width(job.train) * copies, int(sum(file.bytes for file in part.files) * window / max(part.rows, 1))
 
 

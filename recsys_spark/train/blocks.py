@@ -65,6 +65,14 @@ def take(block: Block, rows: np.ndarray) -> Block:
     return Ragged(offsets, np.take(block.values, source, mode="clip"))
 
 
+def converted(column: pa.ChunkedArray, as_column: Column, where: str) -> pa.ChunkedArray:
+    """Numbers of a table in the type of the set (a table has long and double). Raises ShardError where one does not fit it."""
+    try:
+        return column.cast(pa.from_numpy_dtype(np.dtype(as_column.dtype)))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as problem:
+        raise _unfit(where, as_column, str(problem)) from None
+
+
 def from_arrow(column: pa.ChunkedArray, as_column: Column, where: str) -> Block:
     """Without copying where it is one chunk. Raises ShardError at `where` when type, shape or a null contradicts the manifest."""
     if column.null_count:

@@ -63,7 +63,8 @@ def check(where: str, place: Place, files: Sequence[ShardFile], columns: Mapping
     given = budget or psutil.virtual_memory().total // 2 // num_ranks
     sizes = [0] * num_ranks
     for file in files:
-        sizes[file.virtual_shard % num_ranks] += _bytes(place, file, columns)
+        for shard, size in zip(file.dealt, _bytes(place, file, columns), strict=True):
+            sizes[shard % num_ranks] += size
     if max(sizes) > given:
         raise ShardError(f"{where}, decoded for worker {sizes.index(max(sizes))} of {num_ranks}", found=f"{max(sizes):,} bytes",
                          expected=f"at most {given:,} bytes, {'train.reader.memory_bytes' if budget else 'half of the memory of this host'}"
@@ -71,17 +72,17 @@ def check(where: str, place: Place, files: Sequence[ShardFile], columns: Mapping
                          remedy="raise train.reader.memory_bytes where there is room, or set train.reader.engine=petastorm (or arrow)")
 
 
-def _bytes(place: Place, file: ShardFile, columns: Mapping[str, Column]) -> int:
-    """Of the columns of a file, decoded: known from the manifest, but for lists, whose entries the footer counts."""
+def _bytes(place: Place, file: ShardFile, columns: Mapping[str, Column]) -> list[int]:
+    """Of the columns of each row group, decoded: known from the manifest, but for lists, whose entries the footer counts."""
     fixed = sum(np.dtype(column.dtype).itemsize * int(np.prod(column.shape)) for column in columns.values() if column.shape != (-1,))
     lists = {name: column for name, column in columns.items() if column.shape == (-1,)}
-    size = file.rows * (fixed + 8 * len(lists))
+    sizes = [rows * (fixed + 8 * len(lists)) for rows in file.row_groups]
     if not lists:
-        return size
+        return sizes
     footer = place.footer(file.path)
-    for group in range(footer.num_row_groups):
+    for group in range(len(sizes)):
         for number in range(footer.num_columns):
             chunk = footer.row_group(group).column(number)
             if (column := lists.get(chunk.path_in_schema.split(".")[0])) is not None:
-                size += chunk.num_values * np.dtype(column.dtype).itemsize
-    return size
+                sizes[group] += chunk.num_values * np.dtype(column.dtype).itemsize
+    return sizes

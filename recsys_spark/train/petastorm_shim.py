@@ -4,7 +4,7 @@ petastorm is written against two things that pyarrow has dropped: the legacy fil
 and the legacy Parquet dataset (gone since 15). `load()` lends it the names while it is imported, and gives its modules a
 `ParquetDataset` and a `ParquetDatasetPiece` made here, for a list of files whose
 footers our own `Files` reads, here or in an object store. Nothing outside petastorm's modules changes.
-Not supplied: partitioned folders, string columns, the process pool (its children import petastorm by themselves).
+Not supplied: partitioned folders, a schema, the process pool (its children import petastorm by themselves).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import warnings
 from types import ModuleType, SimpleNamespace
 from typing import Any, Callable, Iterable, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -65,6 +66,10 @@ def load() -> ModuleType:
         for name in ("reader", "arrow_reader_worker", "etl.dataset_metadata"):
             module = importlib.import_module(f"petastorm.{name}")
             module.pq = SimpleNamespace(ParquetDataset=Dataset, ParquetDatasetPiece=Piece)  # type: ignore[attr-defined]
+        unischema = importlib.import_module("petastorm.unischema")
+        some = unischema.Unischema("rows", [unischema.UnischemaField("row", np.int64, (), None, False)])
+        # Tables are handed over as they are, and to infer a schema would fail where a file has a column of strings, read or not.
+        sys.modules["petastorm.reader"].infer_or_load_unischema = lambda _: some  # type: ignore[attr-defined]
     return sys.modules["petastorm.reader"]
 
 

@@ -89,7 +89,8 @@ def check(job: TrainJob) -> None:
                          + ", ".join(map(str, divisors(shards.virtual_shards))), remedy="set workers.num_workers to one of these")
     groups = [0] * number
     for file in part.files:
-        groups[file.virtual_shard % number] += len(file.row_groups)
+        for shard in file.dealt:
+            groups[shard % number] += 1
     if 0 in groups:
         raise ShardError(f"shard set {job.shards}, part train", found=f"{sum(groups)} row groups, none for worker {groups.index(0)}",
                          expected=f"at least one for each of {number} workers",

@@ -85,7 +85,7 @@ def load(url: str | os.PathLike[str], *, expect: str = "", place: Place | None =
         if not there:
             raise ShardError(f"shard set {place.shown}", found="no such bucket", expected="one that exists and may be read",
                              remedy="check the name, AWS_REGION and AWS_ENDPOINT_URL")
-    return shardset.load(place.shown, folder=place, expect=expect)
+    return shardset.load(place.shown, folder=place, table=Place, expect=expect)
 
 
 def side(url: str | os.PathLike[str], name: str, digest: str) -> Path:

@@ -25,7 +25,7 @@ from recsys_spark.core import columns as names
 from recsys_spark.core import contracts, shardset
 from recsys_spark.core.errors import ShardError, nearest
 from recsys_spark.train import arrow_engine, memory_engine, places
-from recsys_spark.train.blocks import Block, cut, empty, from_arrow, join, take
+from recsys_spark.train.blocks import Block, converted, cut, empty, from_arrow, join, take
 from recsys_spark.train.order import Order, Window, interleave
 
 ROW, COUNT_GLOBAL = "row", "count_global"
@@ -87,18 +87,22 @@ class Reader:
             raise ShardError(f"shard set {self.folder}, part {part!r}", found="no such part",
                              expected=f"one of {', '.join(self.shards.parts)}{nearest(part, self.shards.parts)}", remedy=shardset.REMEDY)
         self.part, self._settings = self.shards.parts[part], settings
-        self.columns = self._chosen(columns)
-        unweighted = self.shards.layout == "pointwise" and names.WEIGHT not in self.columns
-        self._ones = unweighted and (columns is None or names.WEIGHT in columns)
-        groups: list[tuple[int, ...]] = [()] * self.shards.virtual_shards
-        for file in self.part.files:
-            groups[file.virtual_shard] = file.row_groups
+        chosen, table = self._chosen(columns), self.shards.table
+        self._rows = places.Place(table.location) if table else self._place
+        self._stored = {name: name for name in chosen} if table is None else {name: table.columns[name] for name in chosen
+                                                                              if name in table.columns}
+        self.columns = {name: chosen[name] for name in self._stored}
+        self._ones = {name: column.dtype for name, column in chosen.items() if name not in self._stored}
+        if self.shards.layout == "pointwise" and names.WEIGHT not in chosen and (columns is None or names.WEIGHT in columns):
+            self._ones[names.WEIGHT] = "float32"
+        dealt = self.part.dealt(self.shards.virtual_shards)
+        groups = [tuple(file.row_groups[number] for file, number in of_shard) for of_shard in dealt]
         self._check_ranks(part, groups, num_ranks)
-        self._paths = {file.virtual_shard: self._place.path(file.path) for file in self.part.files}
+        self._reads = [[(self._rows.path(file.path), number) for file, number in of_shard] for of_shard in dealt]
         self.order = Order(groups, batch_size, seed, settings.window_row_groups, rank, num_ranks)
         self._memory: memory_engine.Memory | None = None
         if settings.engine == "memory":
-            memory_engine.check(f"shard set {self.folder}, part {part}", self._place, self.part.files, self.columns, num_ranks,
+            memory_engine.check(f"shard set {self.folder}, part {part}", self._rows, self.part.files, self.columns, num_ranks,
                                 settings.memory_bytes)
             self._memory = memory_engine.Memory(groups, self.order.filled[self.order.owned].tolist())
 
@@ -164,10 +168,14 @@ class Reader:
 
     def _decoded(self, shard: int, group: int, table: pa.Table) -> dict[str, Block]:
         """The columns of a row group. Raises ShardError where they are not what the manifest says."""
-        where, expected = f"shard file {self._paths[shard]}, row group {group}", self.order.groups[shard][group]
+        (path, number), expected = self._reads[shard][group], self.order.groups[shard][group]
+        where = f"shard file {path}, row group {number}"
         if len(table) != expected:
             raise ShardError(where, found=f"{len(table)} rows", expected=f"{expected}, as the manifest says", remedy=shardset.REMEDY)
-        return {name: from_arrow(table.column(name), column, where) for name, column in self.columns.items()}
+        found = {name: table.column(self._stored[name]) for name in self.columns}
+        if self.shards.table is not None:
+            found = {name: converted(found[name], column, where) for name, column in self.columns.items()}
+        return {name: from_arrow(found[name], column, where) for name, column in self.columns.items()}
 
     def _assemble(self, held: dict[int, _Stream], bounds: np.ndarray, sizes: np.ndarray) -> _Round:
         """bounds (T + 1, m) of the shards held -> T steps."""
@@ -175,8 +183,7 @@ class Reader:
         pieces = [piece for stream, low, high in zip(held.values(), bounds[0], bounds[-1], strict=True)
                   for piece in stream.rows(int(low), int(high))]
         made = {name: take(join([empty(column), *(piece[name] for piece in pieces)]), source) for name, column in self.columns.items()}
-        if self._ones:
-            made[names.WEIGHT] = np.ones(len(row), dtype=np.float32)
+        made |= {name: np.ones(len(row), dtype=dtype) for name, dtype in self._ones.items()}
         return _Round({**made, ROW: row}, starts, sizes)
 
     def _round_steps(self) -> int:
@@ -191,8 +198,9 @@ class Reader:
         if self._settings.engine == "petastorm":
             from recsys_spark.train import petastorm_engine  # takes a second to import
             read = petastorm_engine.read
-        reads = [(self._paths[shard], group) for shard, group in groups]
-        made: Generator[pa.Table, None, None] = read(reads, list(self.columns), prefetch=self._settings.prefetch, store=self._place.store)
+        reads = [self._reads[shard][group] for shard, group in groups]
+        made: Generator[pa.Table, None, None] = read(reads, list(self._stored.values()), prefetch=self._settings.prefetch,
+                                                     store=self._rows.store)
         return made
 
     def _chosen(self, wanted: tuple[str, ...] | None) -> dict[str, contracts.Column]:

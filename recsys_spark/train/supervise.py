@@ -15,6 +15,7 @@ from recsys_spark.train import checkpoint, placement, places
 from recsys_spark.train.watch import Lost
 
 LONGEST_PAUSE_S = 60.0
+SAME_STEP = 3  # losses in a row; two may be chance, above all before the first step, which takes seconds to reach
 _log = log.get("train.supervise")
 
 # (the job on some number of ranks, whether to stop it now) -> whether it is trained; raises Lost, or an error that stays
@@ -23,9 +24,9 @@ Attempt = Callable[[TrainJob, Callable[[], bool]], bool]
 
 def supervise(job: TrainJob, attempt: Attempt) -> None:
     """Until the job is trained. Raises what an attempt raised once nothing is left to try: `restarts` are used up, or the training
-    was lost at the same step twice in a row."""
+    was lost at the same step SAME_STEP times in a row."""
     settings = job.workers
-    number, restarts, lost_at = settings.num_workers, 0, -1
+    number, lost_at = settings.num_workers, list[int]()
     while True:
         made = job.model_copy(update={"workers": settings.model_copy(update={"num_workers": number})})
         try:
@@ -34,14 +35,16 @@ def supervise(job: TrainJob, attempt: Attempt) -> None:
             number = settings.num_workers  # a checkpoint has come on fewer ranks: back to all of them
             _log.info(log.fields(event="grow", num_workers=number))
         except Lost as problem:
+            restarts = len(lost_at)
             if restarts == settings.restarts:
                 raise _more(problem, f"after {restarts} restarts" if restarts else "") from None
-            if problem.step == lost_at:
-                where = f"after step {lost_at}" if lost_at else "before the first step"
-                raise _more(problem, f"{where}, for the second time in a row: given up") from None
+            lost_at.append(problem.step)
+            if lost_at[-SAME_STEP:] == [problem.step] * SAME_STEP:
+                where = f"after step {problem.step}" if problem.step else "before the first step"
+                raise _more(problem, f"{where}, {SAME_STEP} times in a row: given up") from None
             pause = min(settings.backoff_s * 2 ** restarts, LONGEST_PAUSE_S)
-            restarts, lost_at, number = restarts + 1, problem.step, _left(job, number)
-            _log.warning(log.fields(event="restart", restart=f"{restarts}/{settings.restarts}", lost=problem.thing, found=problem.found,
+            number = _left(job, number)
+            _log.warning(log.fields(event="restart", restart=f"{restarts + 1}/{settings.restarts}", lost=problem.thing, found=problem.found,
                                     step=problem.step, num_workers=number, pause_s=pause))
             time.sleep(pause)
 

@@ -46,7 +46,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return of
 
 
-def _rank(job: TrainJob, rank: int, environment: dict[str, str], leader: int, deed: int, told: str) -> None:
+def _rank(job: TrainJob, rank: int, environment: dict[str, str], leader: int, deed: int, told: str, together: Any) -> None:
     """Rank 0 counts what is done to the run folder and every step; at the n-th deed it kills the process group, which is both ranks."""
     os.environ.update({**environment, workers.RANK: str(rank), workers.SIZE: "2"})
     while True:
@@ -55,6 +55,7 @@ def _rank(job: TrainJob, rank: int, environment: dict[str, str], leader: int, de
             break
         except PermissionError:  # the leader has not made its group yet
             time.sleep(0.01)
+    together.wait(60)  # both are in the group: a kill meets both
     count, said = 0, os.open(told, os.O_WRONLY | os.O_CREAT)
 
     def do(what: str) -> None:
@@ -85,13 +86,15 @@ def _run(job: TrainJob, engine: str, deed: int, told: Path) -> tuple[list[int | 
     artifacts.write_model(Path(job.run_dir) / entry.JOB, job)
     with launch.meeting(engine, 2, job.workers.timeout_s) as meeting:
         ranks: list[Any] = []
+        together = context.Barrier(2)
         for rank, environment in enumerate(meeting):
             leader = ranks[0].pid if ranks else 0
-            ranks.append(context.Process(target=_rank, args=(job, rank, environment, leader, deed, str(told))))
+            ranks.append(context.Process(target=_rank, args=(job, rank, environment, leader, deed, str(told), together)))
             ranks[-1].start()
         for process in ranks:
             process.join(90)
             process.kill()
+            process.join()
     return [process.exitcode for process in ranks], told.read_text() if told.exists() else ""
 
 

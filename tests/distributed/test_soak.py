@@ -39,7 +39,7 @@ def test_twenty_kills_in_one_training(engine: str, tmp_path: Path) -> None:
     draw, killed, launcher, last = random.Random(SEED), list[str](), _start(tmp_path), 0
     try:
         while len(killed) < KILLS:
-            goal = last + draw.randint(1, 60)  # beyond the kill before: twice at one step would be given up
+            goal = last + draw.randint(1, 60)  # beyond the kill before: again and again at one step would be given up
             ranks.wait(partial(_got_to, goal, job, launcher), 120)
             assert launcher.poll() is None, f"it ended after {killed}: {(tmp_path / 'launcher.log').read_text()[-2000:]}"
             last = ranks.steps(job)

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from recsys_spark.core import config
 from recsys_spark.core.contracts import TrainJob, Workers
 from recsys_spark.core.errors import CheckpointError, ConfigError, RecsysError, WorkerError
+from recsys_spark.stages import launch_spark
 from recsys_spark.train import entry, launch, watch
 from recsys_spark.train.supervise import supervise
 from tests import shardsets, training
@@ -102,14 +104,30 @@ def job(rows: tuple[Path, Any], tmp_path: Path) -> TrainJob:
     return _with(training.job(tmp_path, *rows, num_workers=4), restarts=3)
 
 
-def test_a_loss_at_the_same_step_twice_in_a_row_is_given_up(job: TrainJob) -> None:
-    attempts = Attempts(_lost(7), _lost(9), _lost(9))
-    with pytest.raises(WorkerError, match=r"killed by SIGKILL, after step 9, for the second time in a row: given up"):
-        supervise(job, attempts)
-    attempts = Attempts(_lost(0), _lost(0))
-    with pytest.raises(WorkerError, match="before the first step, for the second time"):
-        supervise(job, attempts)
-    supervise(job, Attempts(_lost(9), _lost(7), _lost(9), True))
+def test_a_loss_at_the_same_step_three_times_in_a_row_is_given_up(job: TrainJob) -> None:
+    job = _with(job, restarts=9)
+    with pytest.raises(WorkerError, match=r"killed by SIGKILL, after step 9, 3 times in a row: given up"):
+        supervise(job, Attempts(_lost(7), _lost(9), _lost(9), _lost(9), True))
+    with pytest.raises(WorkerError, match="before the first step, 3 times in a row"):
+        supervise(job, Attempts(_lost(0), _lost(0), _lost(0), True))
+    supervise(job, Attempts(_lost(9), _lost(9), _lost(7), _lost(9), _lost(9), True))
+
+
+def test_a_loss_on_spark_tells_its_step_too(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it all losses would seem to come before the first step."""
+    lost_at, attempts = [4, 0, 5, 6], list[int]()
+
+    def codes(made: TrainJob, gpus: bool) -> list[int | None]:
+        if step := lost_at[len(attempts)]:  # at the second attempt no rank gives a sign of life
+            watch.beat.Beat(entry.beat_file(made, 1)).tell(0, 1, step, 10, step, 0)
+        attempts.append(step)
+        raise _lost(0)
+
+    for name, does in (("_reached", lambda *_: []), ("_gpus", lambda *_: False), ("_codes", codes)):
+        monkeypatch.setattr(launch_spark, name, does)
+    with pytest.raises(WorkerError, match="killed by SIGKILL, after 3 restarts") as told:
+        launch.launch(job, partial(launch_spark._attempt, None))
+    assert isinstance(told.value, watch.Lost) and told.value.step == 6 and attempts == lost_at
 
 
 def test_restarts_are_bounded(job: TrainJob) -> None:
