@@ -69,14 +69,14 @@ def test_a_model_of_users_profiles_ranks_by_ratings_and_one_of_items_refuses(ste
 
 
 def test_a_refitted_model_knows_the_validation_events_and_does_not_score_them(steps: Chain) -> None:
-    for step, fit in (("users", "train"), ("all_users", "train+valid")):
-        steps.run(step, export_shards, source="random", layout="profile", fit=fit)
+    for step, fit in (("items", "train"), ("all_items", "train+valid")):
+        steps.run(step, export_shards, source="random", layout="profile", by="item", fit=fit)
     train = {"epochs": 2, "batch_size": 8, "reader": {"engine": "arrow"}}
-    made = steps.run("refitted", train_deep, shards="users", refit="all_users", model="autorec_user", config={"hidden_dim": 4}, train=train)
+    made = steps.run("refitted", train_deep, shards="items", refit="all_items", model="autorec_item", config={"hidden_dim": 4}, train=train)
     splits = steps.rows(c.SPLITS, "random")
     model = store.load(Path(made.run_dir) / made.summary["checkpoint"])
-    met = {row.item_idx for row in splits if row.part in (c.TRAIN, c.VALID)}
-    assert {int(item) for item in torch.nonzero(model.last_bias)} == met > {row.item_idx for row in splits if row.part == c.TRAIN}
+    met = {row.user_idx for row in splits if row.part in (c.TRAIN, c.VALID)}
+    assert {int(user) for user in torch.nonzero(model.last_bias)} == met > {row.user_idx for row in splits if row.part == c.TRAIN}
     assert steps.run("score_refitted", score, model="refitted", source="random").summary["rows"] == sum(r.part == c.TEST for r in splits)
     with pytest.raises(ConfigError, match="on which the model was fitted.*leave out refit in step refitted"):
         score.plan(steps.context("refused"), score.Job(model="refitted", source="random", part="valid"))
