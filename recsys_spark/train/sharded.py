@@ -147,9 +147,12 @@ class Sharding:
 
     @contextmanager
     def state(self, model: Model, optimiser: optim.Optimiser) -> Iterator[tuple[_Tensors, _Tensors, list[dict[str, Any]]]]:
-        """(weights, moments, the optimiser's groups) as if no table lay in parts. All ranks go in together."""
+        """(weights, moments, the optimiser's groups) as if no table lay in parts; on ranks that have no part in it, nothing. All go in together."""
+        if not self.shards and self.workers.rank:
+            yield {}, {}, []  # rank 0 has all of it
+            return
         weights = {key: value.detach() for key, value in model.state_dict().items()}
-        tensors, groups = optim.pack(optimiser) if self.shards or self.workers.rank == 0 else ({}, [])
+        tensors, groups = optim.pack(optimiser)
         with self._files() as write:
             weights |= {name: write(shard, weights[name], name) for name, shard in self.shards.items()}
             numbered = self._numbered(optimiser, groups)
