@@ -147,7 +147,7 @@ class Sharding:
 
     @contextmanager
     def state(self, model: Model, optimiser: optim.Optimiser) -> Iterator[tuple[_Tensors, _Tensors, list[dict[str, Any]]]]:
-        """(weights, moments, the optimiser's groups) as if no table lay in parts; on ranks that have no part in it, nothing. All go in together."""
+        """(weights, moments, the optimiser's groups) as if no table lay in parts. Ranks go in together."""
         if not self.shards and self.workers.rank:
             yield {}, {}, []  # rank 0 has all of it
             return
