@@ -54,12 +54,10 @@ class Saver:
     def save(self, taken: Taken) -> None:
         """As it is now, whatever is trained while it is written. Raises CheckpointError."""
         self.wait()
-        if self.thread is not None:
-            taken = taken.copied()
         if self.thread is None:
             write(self.job, taken)
         else:
-            self.under_way = self.thread.submit(write, self.job, taken)
+            self.under_way = self.thread.submit(write, self.job, taken.copied())
         self.since = time.monotonic()
 
     def wait(self) -> None:

@@ -130,8 +130,8 @@ class Sharding:
 
     def moments(self, optimiser: optim.Optimiser, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Tensor]:
         """What this rank holds of an optimiser's whole moments, as `optim.pack` gives them."""
-        return {key: shard.cut(value) if (shard := _of(key, value, self._numbered(optimiser, groups))) else value
-                for key, value in tensors.items()}
+        numbered = self._numbered(optimiser, groups)
+        return {key: shard.cut(value) if (shard := _of(key, value, numbered)) else value for key, value in tensors.items()}
 
     @contextmanager
     def whole(self) -> Iterator[None]:
