@@ -19,9 +19,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
-from recsys_spark.core.contracts import Column, Csr, Feature, Part, ShardFile, ShardSet
+from recsys_spark.core.contracts import Column, Part, ShardFile
 from recsys_spark.core.errors import DataError, ShardError
-from recsys_spark.core.shardset import sealed
 from recsys_spark.etl import order, shard_writer
 from recsys_spark.etl.layouts import Layout, Rows
 from recsys_spark.etl.shard_writer import PART, SHARD, Target
@@ -74,15 +73,6 @@ def write(parts: Mapping[str, Rows], layout: Layout, folder: str, *, seed: int, 
     ordered = together.sortWithinPartitions(PART, "_hash", *parts[c.TRAIN].identity)
     written = ordered.select(PART, SHARD, *(column.name for column in layout.columns)).mapInArrow(_task(target), _FACTS_TYPE)
     return _collected(written.toArrow().to_pylist(), target, {name: rows for name, (rows, _) in counted.items()})
-
-
-def manifest(layout_name: Any, layout: Layout, parts: dict[str, Part], statistics: dict[str, float], side: dict[str, Csr], *,
-             num_users: int, num_items: int, virtual_shards: int, split: str, table_versions: dict[str, int],
-             features: Sequence[Feature] = ()) -> ShardSet:
-    """The sealed contract; writing it as `manifest.json` is what makes the set whole."""
-    return sealed(ShardSet(layout=layout_name, by=layout.by, columns=layout.columns, parts=parts, virtual_shards=virtual_shards,
-                           num_users=num_users, num_items=num_items, side=side, statistics=statistics, features=tuple(features),
-                           split=split, table_versions=table_versions))
 
 
 def _hash(made: Rows, seed: int) -> Expression:

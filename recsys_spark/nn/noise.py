@@ -45,21 +45,33 @@ def bits(key: int, row: Tensor, *shape: int) -> Tensor:
 
 def uniform(key: int, row: Tensor, *shape: int) -> Tensor:
     """float32 (B, *shape) in [0, 1): 24 bits a number, all that float32 can tell apart."""
-    return _shift_right(bits(key, row, *shape), 40).to(torch.float32) * 2.0**-24
+    if row.device.type != "cpu":
+        return _shift_right(bits(key, row, *shape), 40).to(torch.float32) * 2.0**-24
+    return _upper(_cells(key, row, shape)).mul_(2.0**-24).view(len(row), *shape)
 
 
 def uniform_at(key: int, row: Tensor, column: Tensor) -> Tensor:
     """Single cells, float32 (E,): `uniform(key, row, width)[e, column[e]]` for any width, without drawing the others."""
-    drawn = mix(mix((row.long() + key) * _GAMMA) + (column.long() + 1) * _GAMMA)
-    return _shift_right(drawn, 40).to(torch.float32) * 2.0**-24
+    if row.device.type != "cpu":
+        drawn = mix(mix((row.long() + key) * _GAMMA) + (column.long() + 1) * _GAMMA)
+        return _shift_right(drawn, 40).to(torch.float32) * 2.0**-24
+    columns = column.long().numpy().view(np.uint64) + np.uint64(1)
+    columns *= _STEP
+    columns += _starts(key, row)
+    return _upper(_mix_in_place(columns)).mul_(2.0**-24)
 
 
 def normal(key: int, row: Tensor, *shape: int) -> Tensor:
     """float32 (B, *shape), standard normal (Box and Muller 1958; two 32-bit halves of one draw)."""
-    drawn = bits(key, row, *shape)
-    first = (_shift_right(drawn, 40).to(torch.float32) + 1.0) * 2.0**-24  # (0, 1]: its logarithm is finite
-    second = (drawn & 0xFFFFFF).to(torch.float32) * 2.0**-24
-    return torch.sqrt(-2.0 * torch.log(first)) * torch.cos((2.0 * math.pi) * second)
+    if row.device.type != "cpu":
+        drawn = bits(key, row, *shape)
+        first, second = _shift_right(drawn, 40).to(torch.float32), (drawn & 0xFFFFFF).to(torch.float32)
+    else:
+        cells = _cells(key, row, shape)
+        first, second = _upper(cells), torch.from_numpy((cells & np.uint64(0xFFFFFF)).astype(np.float32))
+    first = first.add_(1.0).mul_(2.0**-24)  # (0, 1]: its logarithm is finite
+    second = second.mul_(2.0**-24).mul_(2.0 * math.pi)
+    return first.log_().mul_(-2.0).sqrt_().mul_(second.cos_()).view(len(row), *shape)
 
 
 def integers(key: int | np.ndarray, row: Tensor, high: int, *shape: int) -> Tensor:
@@ -71,15 +83,33 @@ def integers(key: int | np.ndarray, row: Tensor, high: int, *shape: int) -> Tens
     if row.device.type != "cpu":
         assert isinstance(key, int), "keys of rows are for the CPU"
         return (_shift_right(bits(key, row, *shape), 32) * high) >> 32
-    # The same numbers by numpy, which shifts unsigned ones as they are and works in place: a third of the time.
-    start = row.long().numpy().view(np.uint64) + (np.uint64(key) if isinstance(key, int) else key)
-    start *= np.uint64(_GAMMA % 2**64)
-    columns = np.arange(1, math.prod(shape) + 1, dtype=np.uint64) * np.uint64(_GAMMA % 2**64)
-    cells = _mix_in_place(_mix_in_place(start)[:, None] + columns)  # (B, width)
+    cells = _cells(key, row, shape)
     cells >>= np.uint64(32)
     cells *= np.uint64(high)
     cells >>= np.uint64(32)
     return torch.from_numpy(cells.view(np.int64)).view(len(row), *shape)
+
+
+# On a CPU the same numbers are made by numpy, which shifts unsigned ones as they are and works in place: a third of the time.
+_STEP = np.uint64(_GAMMA % 2**64)
+
+
+def _cells(key: int | np.ndarray, row: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """`bits`, as uint64 (B, width)."""
+    columns = np.arange(1, math.prod(shape) + 1, dtype=np.uint64) * _STEP
+    return _mix_in_place(_starts(key, row)[:, None] + columns)
+
+
+def _starts(key: int | np.ndarray, row: Tensor) -> np.ndarray:
+    """Where each row's stream begins, uint64 (B,)."""
+    start = row.long().numpy().view(np.uint64) + (np.uint64(key) if isinstance(key, int) else key)
+    start *= _STEP
+    return _mix_in_place(start)
+
+
+def _upper(cells: np.ndarray) -> Tensor:
+    """The upper 24 bits of each, float32."""
+    return torch.from_numpy((cells >> np.uint64(40)).astype(np.float32))
 
 
 def _mix_in_place(y: np.ndarray) -> np.ndarray:

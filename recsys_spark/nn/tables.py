@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,22 @@ def table(rows: int, dim: int, std: float) -> Table:
 
 def tables(model: nn.Module) -> list[Table]:
     return [module for module in model.modules() if isinstance(module, Table)]
+
+
+class Distinct(NamedTuple):
+    """The indices of a batch, each once: what is made of one alone is made once, however often it occurs."""
+
+    each: Tensor  # int (R,)
+    place: Tensor | None  # int64 (B,): where in `each` every row's is; None: they are the batch's, in its order
+
+    def spread(self, made: Tensor) -> Tensor:
+        """(R, ...) of the indices -> (B, ...) of the rows of the batch"""
+        return made if self.place is None else made.index_select(0, self.place)
+
+
+def distinct(index: Tensor) -> Distinct:
+    """Of int (B,). A GPU takes them as they come: to sort them it would wait for the CPU, and the work saved costs it little."""
+    return Distinct(*index.unique(return_inverse=True)) if index.device.type == "cpu" else Distinct(index, None)
 
 
 def products(users: Tensor, items: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys_spark.nn.tables import Distinct
+
 BLOCK = 1 << 21  # numbers of a hidden layer held at once while a catalogue is scored
 
 
@@ -41,21 +43,20 @@ class HalvingTower(nn.ModuleList):
     def __init__(self, top: int, num_layers: int) -> None:
         super().__init__(nn.Linear(top * 2**n, top * 2 ** (n - 1)) for n in range(num_layers, 0, -1))
 
-    def forward(self, z: Tensor) -> Tensor:
-        """(B, user + item), as wide as each other -> (B, top)"""
-        for layer in self:
+    def forward(self, user: Tensor, item: Tensor, users: Distinct, items: Distinct) -> Tensor:
+        """Of the distinct users (U', W) and items (I', W) of a batch: (B, top)"""
+        first, *rest = self
+        user, item = _first(first, user, item)
+        z = F.relu(users.spread(user) + items.spread(item))
+        for layer in rest:
             z = F.relu(layer(z))
         return z
 
 
 def over_pairs(layers: nn.ModuleList, user: Tensor, item: Tensor, head: Tensor) -> Tensor:
-    """head (H,) times the ReLU layers' output for every user (B, user) with the items ([B,] C, item). (B, C)
-
-    The first layer is linear in its parts: what a user and an item give to it is computed once, and added by pairs.
-    """
+    """head (H,) times the ReLU layers' output for every user (B, user) with the items ([B,] C, item). (B, C)"""
     first, *rest = layers
-    of_user, of_item, _ = first.get_parameter("weight").tensor_split([user.shape[-1], user.shape[-1] + item.shape[-1]], 1)
-    user, item = user @ of_user.T + first.get_parameter("bias"), item @ of_item.T  # (B, W), ([B,] C, W)
+    user, item = _first(first, user, item)  # (B, W), ([B,] C, W)
     step = max(1, BLOCK // max(1, user.numel()))
     made = []
     for start in range(0, item.shape[-2], step):
@@ -64,6 +65,14 @@ def over_pairs(layers: nn.ModuleList, user: Tensor, item: Tensor, head: Tensor) 
             z = F.relu(layer(z))
         made.append(z @ head)
     return torch.cat(made, 1)
+
+
+def _first(layer: nn.Module, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+    """What users (..., user) and items (..., item) give to the first layer, (..., W): it is linear in its parts, so each is
+    computed once, and then added by pairs."""
+    assert isinstance(layer, nn.Linear)
+    of_user, of_item, _ = layer.weight.tensor_split([user.shape[-1], user.shape[-1] + item.shape[-1]], 1)
+    return F.linear(user, of_user, layer.bias), F.linear(item, of_item)
 
 
 def glorot(layers: Iterable[nn.Module]) -> None:

@@ -16,17 +16,15 @@ from pydantic import Field, model_validator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.core import artifacts, log, shardset
+from recsys_spark.core import artifacts
 from recsys_spark.core import columns as c
-from recsys_spark.core.contracts import MANIFEST
+from recsys_spark.core.contracts import ShardSet
 from recsys_spark.core.errors import ConfigError, ShardError
 from recsys_spark.etl import features, layouts, shards, side
 from recsys_spark.etl.features import Entities, Features
-from recsys_spark.stages import context
+from recsys_spark.stages import context, shard_set
 from recsys_spark.stages.context import Context, Outcome, Ref
-
-logger = log.get(__name__)
-FOLDER = "shards"  # in the run folder
+from recsys_spark.stages.shard_set import FOLDER
 
 
 class Job(context.Job):
@@ -79,24 +77,11 @@ def run(ctx: Context, job: Job) -> Outcome:
             sides["targets"] = _pairs(_of(positive, c.VALID))
         csr = side.write(sides, str(folder), num_users=num_users, events=int(prepared["rows"]))
         known = [one for of in entities for one in features.write(of, getattr(job.features, of.side), _of(events, c.TRAIN), str(folder))]
-        made_set = shards.manifest(job.layout, layout, parts, statistics, csr, num_users=num_users, num_items=num_items,
-                                   virtual_shards=job.virtual_shards, split=str(prepared["split"]), table_versions=dict(ctx.read_versions),
-                                   features=[*known, *fields])
-        for left_over in folder.rglob(".tmp-*"):  # of attempts that lost
-            left_over.unlink()
-        artifacts.write_model(folder / MANIFEST, made_set)
-        shardset.load(folder)
-    size = sum(size for _, size, _ in shardset.files(made_set))
-    summary = {
-        "layout": job.layout, "split": made_set.split, "rows": parts[c.TRAIN].rows,
-        "valid_rows": parts[c.VALID].rows if c.VALID in parts else 0, "files": sum(len(part.files) for part in parts.values()),
-        "row_group_rows": parts[c.TRAIN].files[0].row_groups[0], "bytes": size, "seconds": round(time.monotonic() - began, 2),
-        "num_users": num_users, "num_items": num_items, "fingerprint": made_set.fingerprint, **statistics,
-    }
-    if made_set.features:
-        summary["features"] = {one.name: one.kind if one.kind in ("number", "time") else len(one.vocabulary) for one in made_set.features}
-    logger.info(log.fields(stage="export_shards", **summary))
-    return Outcome(tables=dict(ctx.inputs[job.source].output_versions), shard_fingerprint=made_set.fingerprint, summary=summary)
+        whole = shard_set.finish(folder, ShardSet(
+            layout=job.layout, by=layout.by, columns=layout.columns, parts=parts, virtual_shards=job.virtual_shards, num_users=num_users,
+            num_items=num_items, side=csr, statistics=statistics, features=(*known, *fields), split=str(prepared["split"]),
+            table_versions=dict(ctx.read_versions)))
+    return shard_set.outcome(ctx, job, job.source, whole, began, row_group_rows=parts[c.TRAIN].files[0].row_groups[0])
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:

@@ -13,17 +13,15 @@ from pydantic import Field, model_validator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.core import artifacts, log, shardset
+from recsys_spark.core import artifacts
 from recsys_spark.core import columns as c
-from recsys_spark.core.contracts import MANIFEST, ShardSet, Table
+from recsys_spark.core.contracts import ShardSet, Table
 from recsys_spark.core.errors import DataError, ShardError, TableError
 from recsys_spark.etl import layouts, linked, side
-from recsys_spark.stages import context
+from recsys_spark.stages import context, shard_set
 from recsys_spark.stages.context import Context, Outcome, Ref
-from recsys_spark.stages.export_shards import FOLDER
-from recsys_spark.train import places
+from recsys_spark.stages.shard_set import FOLDER
 
-logger = log.get(__name__)
 Named = Literal["user_idx", "item_idx", "label", "part"]
 
 
@@ -76,23 +74,11 @@ def run(ctx: Context, job: Job) -> Outcome:
     with artifacts.new_folder(ctx.run_dir / FOLDER) as folder:
         sides = {"seen": _pairs(events, *c.BEFORE[c.VALID]), "targets": _pairs(events, c.VALID)}
         csr = side.write(sides, str(folder), num_users=num_users, events=sum(fact["rows"] for fact in found))
-        made = shardset.sealed(ShardSet(
+        made = shard_set.finish(folder, ShardSet(
             layout=job.layout, columns=layout.columns, parts=parts, virtual_shards=job.virtual_shards, num_users=num_users,
             num_items=num_items, side=csr, statistics=linked.statistics(found) if layout.label else {}, split=str(prepared["split"]),
             table_versions=dict(ctx.read_versions), table=Table(location=location, version=version, columns=stored)))
-        for left_over in folder.rglob(".tmp-*"):  # of attempts that lost
-            left_over.unlink()
-        artifacts.write_model(folder / MANIFEST, made)
-        places.load(folder)
-    summary = {
-        "layout": job.layout, "split": made.split, "table": table, "version": version, "rows": parts[c.TRAIN].rows,
-        "valid_rows": parts[c.VALID].rows if c.VALID in parts else 0, "files": sum(len(part.files) for part in parts.values()),
-        "row_groups": sum(len(file.row_groups) for part in parts.values() for file in part.files),
-        "bytes": sum(size for _, size, _ in shardset.files(made)), "seconds": round(time.monotonic() - began, 2),
-        "num_users": num_users, "num_items": num_items, "fingerprint": made.fingerprint, **made.statistics,
-    }
-    logger.info(log.fields(stage="link_shards", **summary))
-    return Outcome(tables=dict(ctx.inputs[job.source].output_versions), shard_fingerprint=made.fingerprint, summary=summary)
+    return shard_set.outcome(ctx, job, job.source, made, began, table=table, version=version)
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:

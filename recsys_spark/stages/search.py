@@ -78,7 +78,7 @@ def corners(search: Search) -> Iterator[dict[str, Any]]:
 def choose(ctx: Context, search: Search, metric: str, trial: Callable[[dict[str, Any]], float]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the best settings, facts of the search). `trial` fits one draw on the training part and returns its validation metric."""
     path = ctx.run_dir / TRIALS
-    sign = -1.0 if metric.partition("@")[0] in names.LOWER_IS_BETTER else 1.0
+    sign = _sign(metric)
     done = read(path)
     began = time.monotonic()
     for number in range(search.trials):
@@ -98,11 +98,10 @@ def choose(ctx: Context, search: Search, metric: str, trial: Callable[[dict[str,
             out.write(json.dumps(made) + "\n")
         done.append(made)
         logger.info(log.fields(step=ctx.step, trial=f"{number + 1}/{search.trials}", **values, **{metric: value}, seconds=made["seconds"]))
-    finite = [made for made in done[:search.trials] if math.isfinite(made["value"])]
-    if not finite:
+    best = leader(done[:search.trials], metric)
+    if best is None:
         raise ConfigError(f"step {ctx.step}, search", found=f"no finite {metric} in {len(done)} trials", expected="at least one",
                           remedy="move the space: every model of it diverged")
-    best = max(finite, key=lambda made: sign * made["value"])
     at_edge = edges(best["values"], search)
     if at_edge:
         logger.warning(log.fields(step=ctx.step, best_at_the_edge_of=",".join(at_edge), remedy="widen the search there"))
@@ -111,6 +110,12 @@ def choose(ctx: Context, search: Search, metric: str, trial: Callable[[dict[str,
              "chosen": dict(best["values"]), "edges": ",".join(at_edge) or "none",
              "search_s": round(sum(made["seconds"] for made in done[:search.trials]), 1)}
     return dict(best["values"]), facts
+
+
+def leader(trials: Sequence[dict[str, Any]], metric: str) -> dict[str, Any] | None:
+    """The best of them, the first among equals; None where no value is finite."""
+    finite = [made for made in trials if math.isfinite(made["value"])]
+    return max(finite, key=lambda made: _sign(metric) * made["value"], default=None)
 
 
 def draw(search: Search, seed: int, earlier: Sequence[dict[str, Any]], sign: float) -> dict[str, Any]:
@@ -155,6 +160,10 @@ def read(path: Path) -> list[dict[str, Any]]:
     if whole != text:
         artifacts.write_text(path, whole)
     return [json.loads(line) for line in whole.splitlines()]
+
+
+def _sign(metric: str) -> float:
+    return -1.0 if metric.partition("@")[0] in names.LOWER_IS_BETTER else 1.0
 
 
 def _drawn(search: Search, rng: np.random.Generator) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from recsys_spark.models import registry
 from recsys_spark.models.base import Sizes
 from recsys_spark.stages import context, search
 from recsys_spark.stages.context import Context, OptionalRef, Outcome, Ref
-from recsys_spark.stages.export_shards import FOLDER
 from recsys_spark.stages.search import Search
+from recsys_spark.stages.shard_set import FOLDER
 from recsys_spark.train import launch, phases, placement, places, validate, workers
+from recsys_spark.train.loop import RESULT
 
 logger = log.get(__name__)
 REFIT = "refit"  # folder in the run folder: the training on all events, after the one that chose the epochs
@@ -58,10 +59,7 @@ class Job(context.Job):
 
 def run(ctx: Context, job: Job) -> Outcome:
     """Raises what launching raises: ConfigError, ShardError, CheckpointError, WorkerError."""
-    made = train_job(ctx, job)
-    _fits(job, places.load(made.shards, expect=made.shard_fingerprint))
-    if job.refit is not None:
-        _fits_again(ctx, job, job.refit)
+    made, _ = _checked(ctx, job)
     found: dict[str, Any] = {}
     if job.search is not None:
         job, found = _chosen(ctx, job, job.search)
@@ -82,8 +80,7 @@ def prepare(ctx: Context, job: Job) -> Path:
     if job.search is not None:
         raise ConfigError(f"step {ctx.step}, search", found="a search", expected="settings that are chosen",
                           remedy="run `recsys-spark tune`, write the best settings into the step, and remove its search")
-    made = train_job(ctx, job)
-    _fits(job, places.load(made.shards, expect=made.shard_fingerprint))
+    made, _ = _checked(ctx, job)
     return launch.prepare(made)
 
 
@@ -114,29 +111,41 @@ def with_settings(job: Job, values: dict[str, Any]) -> Job:
 
 
 def _chosen(ctx: Context, job: Job, wanted: Search) -> tuple[Job, dict[str, Any]]:
-    """The best settings by the best epoch's validation metric. A trial that was killed goes on; its folder goes when it is judged."""
+    """The best settings by the best epoch's validation metric. A trial that was killed goes on; the best one's training is the step's."""
     metric, _ = validate.monitor(train_job(ctx, job), registry.find(job.model))
     if wanted.metric not in ("", metric):
         raise ConfigError(f"step {ctx.step}, search.metric", found=wanted.metric, expected=f"{metric}, by which the epochs are chosen",
                           remedy="set train.monitor")
     folder = ctx.run_dir / "trial"
 
+    def named(values: dict[str, Any]) -> Path:
+        return folder / artifacts.fingerprint(values)[:10]
+
     def trial(values: dict[str, Any]) -> float:
-        named = folder / artifacts.fingerprint(values)[:10]
-        made = train_job(ctx, with_settings(job, values)).model_copy(update={"run_dir": str(named)})
+        made = train_job(ctx, with_settings(job, values)).model_copy(update={"run_dir": str(named(values))})
         value = _launch(ctx, made).best[metric]
-        shutil.rmtree(folder)
+        best = search.leader([*search.read(ctx.run_dir / search.TRIALS), {"values": values, "value": value}], metric)
+        for other in folder.iterdir():
+            if best is None or other != named(best["values"]):
+                shutil.rmtree(other)
         return value
 
     best, facts = search.choose(ctx, wanted, metric, trial)
+    if named(best).exists():
+        _adopt(named(best), ctx.run_dir)
+    shutil.rmtree(folder, ignore_errors=True)
     return with_settings(job, best), facts
+
+
+def _adopt(trained: Path, run_dir: Path) -> None:
+    """A finished training becomes the run's own. Its result comes last: cut short before that, the run would train again."""
+    for path in sorted(trained.iterdir(), key=lambda path: path.name == RESULT):
+        path.replace(run_dir / path.name)
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
     """Rows, steps and memory to expect; refuses what training would refuse before its first step."""
-    made = train_job(ctx, job)
-    shards = places.load(made.shards, expect=made.shard_fingerprint)
-    _fits(job, shards)
+    made, shards = _checked(ctx, job)
     placement.check(made)
     rows, train = shards.parts["train"].rows, job.train
     kind = registry.find(job.model)
@@ -174,6 +183,16 @@ def train_job(ctx: Context, job: Job, step: str = "") -> TrainJob:
     return TrainJob(run_id=ctx.run_id, run_dir=str(ctx.run_dir), shards=str(ctx.input_dir(step) / FOLDER),
                     shard_fingerprint=ctx.inputs[step].shard_fingerprint, model=job.model, config=job.config, train=job.train,
                     workers=job.workers, seed=ctx.seed)
+
+
+def _checked(ctx: Context, job: Job) -> tuple[TrainJob, ShardSet]:
+    """The job of the ranks and what it reads, both as the model wants them. Raises ConfigError, ShardError."""
+    made = train_job(ctx, job)
+    shards = places.load(made.shards, expect=made.shard_fingerprint)
+    _fits(job, shards)
+    if job.refit is not None:
+        _fits_again(ctx, job, job.refit)
+    return made, shards
 
 
 def _launch(ctx: Context, made: TrainJob) -> TrainResult:

@@ -30,7 +30,7 @@ from recsys_spark.core.errors import ConfigError, RecsysError
 from recsys_spark.train import owner, placement, watch, workers
 from recsys_spark.train.beat import Beat
 from recsys_spark.train.loop import Loop
-from recsys_spark.train.placement import Place
+from recsys_spark.train.placement import Rank
 from recsys_spark.train.workers import PeerLost
 
 JOB = "train_job.json"  # job.json is the step's own
@@ -54,7 +54,7 @@ def run_rank(job_path: str) -> int:
     try:
         job = artifacts.read_model(Path(job_path), TrainJob, error=ConfigError, remedy="start ranks through the launcher, or make the "
                                    "file by `recsys-spark prepare-ranks`")
-        result = _train(job, placement.place(), stop=lambda: bool(asked))
+        result = _train(job, placement.here(), stop=lambda: bool(asked))
     except RecsysError as problem:
         _log.error(log.fields(error=str(problem)))
         if job is not None:
@@ -69,7 +69,7 @@ def run_rank(job_path: str) -> int:
     return DONE
 
 
-def _train(job: TrainJob, here: Place, stop: Callable[[], bool]) -> TrainResult | None:
+def _train(job: TrainJob, here: Rank, stop: Callable[[], bool]) -> TrainResult | None:
     """As the rank that the environment names. None: asked to stop, a checkpoint is written."""
     error_file(job, here.rank).unlink(missing_ok=True)
     beat = Beat(beat_file(job, here.rank))
@@ -91,7 +91,7 @@ def _train(job: TrainJob, here: Place, stop: Callable[[], bool]) -> TrainResult 
     return result
 
 
-def _watch(job: TrainJob, here: Place) -> None:
+def _watch(job: TrainJob, here: Rank) -> None:
     """Where no launcher sees all ranks' signs of life, each rank does, in the background: a silent wait ends in the name of whom it
     waits for."""
     silence = watch.Silence([beat_file(job, rank) for rank in range(here.size)])
@@ -120,7 +120,7 @@ def _tell(job: TrainJob, rank: int, problem: RecsysError) -> None:
 def _rank() -> int:
     """Even where the environment is refused."""
     try:
-        return placement.place().rank
+        return placement.here().rank
     except ConfigError:
         return 0
 

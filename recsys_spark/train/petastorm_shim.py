@@ -2,8 +2,8 @@
 
 petastorm is written against two things that pyarrow has dropped: the legacy filesystems (imported by name, gone since 16)
 and the legacy Parquet dataset (gone since 15). `load()` lends it the names while it is imported, and gives its modules a
-`ParquetDataset` and a `ParquetDatasetPiece` made here, for a list of files whose
-footers our own `Files` reads, here or in an object store. Nothing outside petastorm's modules changes.
+`ParquetDataset` and a `ParquetDatasetPiece` made here, for a list of files whose footers our own `Files` reads, here or in an object
+store. Nothing outside petastorm's modules changes, and readers that others make go on as petastorm has them.
 Not supplied: partitioned folders, a schema, the process pool (its children import petastorm by themselves).
 """
 
@@ -54,8 +54,8 @@ class Dataset:
     fs, partitions, metadata, common_metadata = LocalFiles, None, None, None
 
     def __init__(self, paths: Sequence[str], filesystem: Files | None = None, **_legacy: Any) -> None:
-        self.paths = paths
-        files = filesystem or Files([])
+        self.paths, self.ours = paths, isinstance(filesystem, Files)
+        files = filesystem if isinstance(filesystem, Files) else Files([])
         self.pieces = [Piece(path, metadata=files.footer(path)) for path in paths]
 
 
@@ -68,8 +68,10 @@ def load() -> ModuleType:
             module.pq = SimpleNamespace(ParquetDataset=Dataset, ParquetDatasetPiece=Piece)  # type: ignore[attr-defined]
         unischema = importlib.import_module("petastorm.unischema")
         some = unischema.Unischema("rows", [unischema.UnischemaField("row", np.int64, (), None, False)])
-        # Tables are handed over as they are, and to infer a schema would fail where a file has a column of strings, read or not.
-        sys.modules["petastorm.reader"].infer_or_load_unischema = lambda _: some  # type: ignore[attr-defined]
+        reader = sys.modules["petastorm.reader"]
+        infer = reader.infer_or_load_unischema
+        # Our engine hands tables over as they are, and to infer a schema would fail where a file has a column of strings, read or not.
+        reader.infer_or_load_unischema = lambda dataset: some if dataset.ours else infer(dataset)  # type: ignore[attr-defined]
     return sys.modules["petastorm.reader"]
 
 

@@ -16,7 +16,7 @@ from recsys_spark.train import places, workers
 LAUNCHER, HOROVODRUN, TORCHRUN, NOBODY = "the launcher", "horovodrun", "torchrun", "nobody"
 
 
-class Place(NamedTuple):
+class Rank(NamedTuple):
     """One rank among `size`, the `local_rank`-th on its host, and what started it."""
 
     rank: int = 0
@@ -25,7 +25,7 @@ class Place(NamedTuple):
     by: str = NOBODY
 
 
-def place(environment: Mapping[str, str] = os.environ) -> Place:
+def here(environment: Mapping[str, str] = os.environ) -> Rank:
     """The launcher's own names come first: a launcher may itself have been started by one of the others."""
     named = {LAUNCHER: (workers.RANK, workers.SIZE, workers.RANK), HOROVODRUN: ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK"),
              TORCHRUN: ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
@@ -36,11 +36,11 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
                 raise ConfigError(f"environment variable {missing[0]}", found=environment.get(missing[0], "none"),
                                   expected=f"a number, as {by} sets it beside {names[0]}", remedy=f"start the ranks through {by}")
             rank, size, local_rank = (int(environment[name]) for name in names)
-            return Place(rank, size, local_rank, by)
-    return Place()
+            return Rank(rank, size, local_rank, by)
+    return Rank()
 
 
-def placed(job: TrainJob, here: Place) -> TrainJob:
+def placed(job: TrainJob, here: Rank) -> TrainJob:
     """The job as this rank runs it: engine, number of ranks and device resolved. Raises ConfigError, ShardError: it cannot run here."""
     settings = job.workers
     engine = workers.resolve(settings.engine, here.size)

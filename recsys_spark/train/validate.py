@@ -24,7 +24,6 @@ from recsys_spark.train.collate import collate
 from recsys_spark.train.reader import Reader
 from recsys_spark.train.workers import Workers
 
-KS = (10, 20)
 SHOWN = ("ndcg@10", "recall@10", "ndcg@20", "recall@20")
 _CELLS = 8 << 20  # scores held at once: 32 MB in float32
 _BATCH = 65536  # rows of the valid part predicted at once, over all ranks
@@ -35,9 +34,16 @@ def monitor(job: TrainJob, model: type[Model] | Model) -> tuple[str, float]:
     """(metric, sign): the larger sign * value, the better. Raises ConfigError for a metric that this model does not have."""
     known = {"rating": rating.METRICS, "click": ("log_loss",)}.get(model.task_of(job.config), SHOWN)
     metric = job.train.monitor or known[0]
-    if metric not in known:
-        raise ConfigError("train.monitor", found=repr(metric), expected=f"one of {', '.join(known)}{nearest(metric, known)}")
+    other = f", or another of {', '.join(ranking.METRICS)} at any number of items" if known == SHOWN else ""
+    if metric not in known and not (other and _cut(metric)):
+        raise ConfigError("train.monitor", found=repr(metric), expected=f"one of {', '.join(known)}{other}{nearest(metric, known)}")
     return metric, -1.0 if metric in names.LOWER_IS_BETTER else 1.0
+
+
+def _cut(metric: str) -> int:
+    """The k of a ranking metric `name@k`; 0: it is none."""
+    name, _, k = metric.partition("@")
+    return int(k) if name in ranking.METRICS and k.isdecimal() else 0
 
 
 def nothing(model: Model) -> dict[str, float]:
@@ -112,24 +118,26 @@ def _ranking(job: TrainJob, shards: ShardSet, workers: Workers) -> Validator:
         raise ShardError(f"shard set {job.shards}, side file targets", found="no validation event", expected="at least one",
                          remedy="export the shards with a split that has validation events")
     users = users[workers.rank :: workers.size]
+    shown = tuple(dict.fromkeys([*SHOWN, job.train.monitor or SHOWN[0]]))
+    ks = tuple(sorted({_cut(name) for name in shown}))
     block = max(1, _CELLS // (shards.num_items + 1))
 
     def validate(model: Model) -> dict[str, float]:
-        sums = torch.zeros(2, len(SHOWN), dtype=torch.float64)
+        sums = torch.zeros(2, len(shown), dtype=torch.float64)
         device = next(model.parameters()).device
         for start in range(0, len(users), block):
             mine = users[start : start + block]
             history = topk.rows_of(*seen, mine)
             history = type(history)(history.offsets.to(device), history.values.to(device))
             query = torch.from_numpy(mine).to(device)
-            best = topk.top_k(model.score(Query(query.int(), history)), query, history, max(KS), job.seed, job.model)
+            best = topk.top_k(model.score(Query(query.int(), history)), query, history, max(ks), job.seed, job.model)
             wanted = topk.rows_of(*targets, mine)
-            values = ranking.from_lists(best.items.cpu().numpy(), wanted.offsets.numpy(), wanted.values.numpy(), KS)
-            added = ranking.Sums.of({name: values[name] for name in SHOWN})
+            values = ranking.from_lists(best.items.cpu().numpy(), wanted.offsets.numpy(), wanted.values.numpy(), ks)
+            added = ranking.Sums.of({name: values[name] for name in shown})
             sums += torch.from_numpy(np.stack([added.values, added.counts]))
             workers.beat.work()
         workers.all_reduce_sum([sums])
-        return dict(zip(SHOWN, (sums[0] / sums[1]).tolist(), strict=True))
+        return dict(zip(shown, (sums[0] / sums[1]).tolist(), strict=True))
 
     return validate
 

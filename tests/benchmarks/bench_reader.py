@@ -70,11 +70,9 @@ def ours(folder: Path, engine: str) -> Epoch:
 def petastorm_loader(folder: Path, queue: int) -> Epoch:
     reader = load()
     from petastorm.arrow_reader_worker import ArrowReaderWorker
-    from petastorm.etl.dataset_metadata import infer_or_load_unischema
     from petastorm.pytorch import BatchedDataLoader
     from petastorm.workers_pool.thread_pool import ThreadPool
 
-    reader.infer_or_load_unischema = infer_or_load_unischema  # which our engine does without, and petastorm's own loader does not
     paths = [str(folder / file.path) for file in shardset.load(folder).parts["train"].files]
 
     def epoch(number: int) -> Iterator[int]:

@@ -16,7 +16,7 @@ import torch
 from recsys_spark.core.contracts import TrainJob
 from recsys_spark.core.errors import CheckpointError, ConfigError
 from recsys_spark.train import beat, entry, launch, placement
-from recsys_spark.train.placement import Place
+from recsys_spark.train.placement import Rank
 from tests import shardsets, training
 from tests.distributed import ranks
 
@@ -94,7 +94,7 @@ def _is_rank(folder: Path, run: Path, rank: str) -> bool:
     return f"{run / entry.JOB}\0" in facts and f"\0LOCAL_RANK={rank}\0" in facts
 
 
-def _placed(job: TrainJob, here: Place, **settings: Any) -> Any:
+def _placed(job: TrainJob, here: Rank, **settings: Any) -> Any:
     return placement.placed(job.model_copy(update={"workers": job.workers.model_copy(update=settings)}), here).workers
 
 
@@ -102,20 +102,20 @@ def test_who_a_rank_is() -> None:
     run = {"HOROVOD_RANK": "3", "HOROVOD_SIZE": "4", "HOROVOD_LOCAL_RANK": "1"}
     elastic = {"RANK": "2", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}
     ours = {"RECSYS_SPARK_RANK": "1", "RECSYS_SPARK_SIZE": "2"}
-    assert placement.place(run) == Place(3, 4, 1, placement.HOROVODRUN)
-    assert placement.place(elastic) == Place(2, 8, 0, placement.TORCHRUN)
-    assert placement.place({**elastic, **ours, "HOROVOD_RANK": "0"}) == Place(1, 2, 1, placement.LAUNCHER)
-    assert placement.place({}) == Place()
+    assert placement.here(run) == Rank(3, 4, 1, placement.HOROVODRUN)
+    assert placement.here(elastic) == Rank(2, 8, 0, placement.TORCHRUN)
+    assert placement.here({**elastic, **ours, "HOROVOD_RANK": "0"}) == Rank(1, 2, 1, placement.LAUNCHER)
+    assert placement.here({}) == Rank()
     with pytest.raises(ConfigError, match="environment variable WORLD_SIZE: found none"):
-        placement.place({"RANK": "1"})
+        placement.here({"RANK": "1"})
 
 
 def test_the_engine_follows_who_started(rows: tuple[Path, Any], tmp_path: Path) -> None:
     job = training.job(tmp_path, *rows)
-    torchrun, horovodrun = Place(0, 2, 0, placement.TORCHRUN), Place(0, 2, 0, placement.HOROVODRUN)
+    torchrun, horovodrun = Rank(0, 2, 0, placement.TORCHRUN), Rank(0, 2, 0, placement.HOROVODRUN)
     assert _placed(job, torchrun).engine == "torch" and _placed(job, horovodrun).engine == "horovod"
     assert _placed(job, torchrun).num_workers == 2
-    assert _placed(job, Place(0, 1, 0, placement.TORCHRUN)).engine == "single"
+    assert _placed(job, Rank(0, 1, 0, placement.TORCHRUN)).engine == "single"
     for here, engine, said in ((torchrun, "horovod", "that torchrun started; expected torch"),
                                (horovodrun, "torch", "that horovodrun started; expected horovod"),
                                (torchrun, "single", "single with workers.num_workers=2")):
@@ -127,9 +127,9 @@ def test_a_gpu_for_each_rank_or_none(rows: tuple[Path, Any], tmp_path: Path, mon
     job = training.job(tmp_path, *rows)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert _placed(job, Place(), device="auto").device == "cpu" and _placed(job, Place(), device="cuda").device == "cuda"
+    assert _placed(job, Rank(), device="auto").device == "cpu" and _placed(job, Rank(), device="cuda").device == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert _placed(job, Place(), device="auto").device == "cuda"
+    assert _placed(job, Rank(), device="auto").device == "cuda"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [placement.gpu("cuda", rank) for rank in (0, 1)] == [0, 1] and placement.gpu("cpu", 5) == 0
     with pytest.raises(ConfigError, match=r"cuda with 2 GPUs on this host, none for its rank 2.*workers\.device=auto"):

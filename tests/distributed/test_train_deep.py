@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from recsys_spark.core import config
+from recsys_spark.core import artifacts, config
 from recsys_spark.core.contracts import Run, TrainJob
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.stages import scaling, train_deep
 from recsys_spark.stages.context import Context, Env
 from recsys_spark.train import checkpoint, launch
 from recsys_spark.train.forecast import Network
+from recsys_spark.train.loop import RESULT
 from tests import shardsets, training
 
 
@@ -89,8 +90,9 @@ def test_a_refit_trains_on_all_events_for_as_many_epochs_as_were_best(ctx: Conte
 
     for wrong, said in (({"fit": "train"}, "fit: train+valid"), ({"label": "one"}, "label of all: found one; expected value, as in rows")):
         ctx.inputs["all"] = whole.model_copy(update={"config": {**whole.config, **wrong}})
-        with pytest.raises(ConfigError, match=re.escape(said)):
-            train_deep.run(ctx, job)
+        for stage in (train_deep.run, train_deep.plan, train_deep.prepare):
+            with pytest.raises(ConfigError, match=re.escape(said)):
+                stage(ctx, job)
 
 
 def test_a_forecast_from_steps_measured_here(ctx: Context) -> None:
@@ -123,16 +125,30 @@ def test_a_model_of_another_layout(ctx: Context, monkeypatch: pytest.MonkeyPatch
         assert "found layout pointwise; expected layout profile" in str(told.value) and "layout: profile" in str(told.value)
 
 
-def test_a_search_trains_each_trial_and_keeps_the_best(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_trains_each_trial_and_keeps_the_best(ctx: Context, monkeypatch: pytest.MonkeyPatch,
+                                                       caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     recorded: list[Run] = []
     monkeypatch.setattr(ctx, "lake", SimpleNamespace(add_runs=recorded.extend))
     space = {"dim": [2, 3], "train.optim.lr": {"low": 1e-3, "high": 1e-1}}
     job = _job(model="mf_bias", config=training.CONFIGS["mf_bias"], search={"space": space, "trials": 2})
+    trained: list[str] = []
+    launch = train_deep.launch.launch
+    monkeypatch.setattr(train_deep.launch, "launch", lambda made: trained.append(made.run_dir) or launch(made))
     outcome = train_deep.run(ctx, job)
+    assert [Path(folder).parent.name for folder in trained[:2]] == ["trial", "trial"] and trained[2:] == [str(ctx.run_dir)]
+    assert len(checkpoint.folders(ctx.run_dir)) and "already_trained" in caplog.text, "the best trial's training is the step's"
     assert [run.stage for run in recorded] == ["trial", "trial"]
     best = min(recorded, key=lambda run: run.summary["rmse"])
     assert outcome.summary["best"]["rmse"] == best.summary["rmse"] == outcome.summary["valid"], "the same settings, the same numbers"
     assert outcome.summary["dim"] == best.config["dim"] and not (ctx.run_dir / "trial").exists()
+    assert train_deep.run(ctx, job).summary == outcome.summary
+
+    # Killed while the best training moved in: what had not yet come is still in the trial's folder.
+    late = ctx.run_dir / "trial" / artifacts.fingerprint(best.config)[:10] / RESULT
+    late.parent.mkdir(parents=True)
+    (ctx.run_dir / RESULT).rename(late)
+    assert train_deep.run(ctx, job).summary == outcome.summary and len(trained) == 5
     for wrong, said in (({"train.optim.rl": [1.0]}, "search.space.train.optim.rl"), ({"dmi": [2]}, "did you mean 'dim'")):
         with pytest.raises(ConfigError, match=said):
             _job(model="mf_bias", search={"space": wrong})

@@ -15,7 +15,8 @@ import torch
 from recsys_spark.core.contracts import Feature
 from recsys_spark.models import registry
 from recsys_spark.models.base import Context, Model, Rows, Sizes
-from recsys_spark.nn.fields import Fields
+from recsys_spark.models.pointwise._features import FeatureModel
+from recsys_spark.nn.fields import Fields, Slots
 from tests.models import worlds
 
 # {field: values 0, 1, ... of N rows, "user", "item", "time" from 0 to 1} -> expected labels (N,)
@@ -106,3 +107,8 @@ def _fill(model: Model, world: World) -> None:
             if columns:
                 index = np.stack(columns, 1)
                 known.fill(side, torch.from_numpy(index), torch.ones(index.shape))
+
+
+def slots(model: FeatureModel, batch: Rows) -> Slots:
+    """Of each row: of its user, its item and its event, one after the other."""
+    return Slots.joined(*(Slots(of.spread(one.feature), of.spread(one.weight)) for of, one in model.slots(batch)))

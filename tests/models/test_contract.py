@@ -165,7 +165,8 @@ def test_two_steps_of_sgd(model):
     after a step is done to both."""
     beside = copy.deepcopy(model)
     names = {weight: key for key, weight in model.named_parameters()}
-    rates = {names[weight]: group.get("lr", 0.1) for group in model.parameter_groups() for weight in group["params"]}
+    rates, decays = ({names[weight]: group.get(setting, default) for group in model.parameter_groups() for weight in group["params"]}
+                     for setting, default in (("lr", 0.1), ("weight_decay", 0.0)))
     batches = [worlds.batch(model.layout, seed=seed) for seed in (1, 2)]
     state = {key: value.detach().clone() for key, value in model.named_parameters()}
     other = {key: value.detach().clone() for key, value in model.named_buffers()}
@@ -181,7 +182,7 @@ def test_two_steps_of_sgd(model):
         leaves = {key: value.clone().requires_grad_() for key, value in state.items()}
         found = torch.autograd.grad(objective(leaves), list(leaves.values()), materialize_grads=True)
         gradients = dict(zip(leaves, found, strict=True))
-        state = {key: value - rates[key] * gradients[key] for key, value in state.items()}
+        state = {key: value - rates[key] * (gradients[key] + decays[key] * value) for key, value in state.items()}
         for key, value in beside.named_parameters():
             value.data, value.grad = state[key], gradients[key]
         beside.after_step()

@@ -18,7 +18,7 @@ def test_equation_1_is_the_sum_of_both_parts() -> None:
     model, fm = worlds.stirred("deepfm", config), worlds.stirred("fm", {"dim": 3, "task": "click"})
     fm.load_state_dict({key: value for key, value in model.state_dict().items() if not key.startswith("tower")})
     batch = worlds.batch("pointwise")
-    table, slots = model.table.table.weight.detach().numpy(), model.slots(batch)
+    table, slots = model.table.table.weight.detach().numpy(), field_worlds.slots(model, batch)
     deep = []
     for row in range(len(batch)):
         feature, weight = slots.feature[row].tolist(), slots.weight[row].tolist()

@@ -19,7 +19,7 @@ def test_equation_1_over_all_pairs() -> None:
     """Every pair of features, tags among themselves too, with their real-valued weights."""
     model, batch = worlds.stirred("fm", {"dim": 5}), worlds.batch("pointwise", rows=40)
     table = model.table.table.weight.detach().numpy()
-    slots = model.slots(batch)
+    slots = field_worlds.slots(model, batch)
     output = model(batch, TRAINING)["output"]
     assert (slots.weight != 1).any() and (slots.feature == 0).any()
     for row in range(40):

@@ -255,6 +255,13 @@ def test_unknown_metric_names_the_nearest(rows: tuple[Path, Any], tmp_path: Path
     assert "train.monitor" in str(told.value) and "'ndgc@10'" in str(told.value) and "did you mean 'ndcg@10'" in str(told.value)
 
 
+def test_a_ranking_is_watched_at_any_number_of_items(rows: tuple[Path, Any], tmp_path: Path) -> None:
+    result = training.train_here(training.job(tmp_path, *rows, "neumf", monitor="ndcg@7"))
+    assert result is not None and result.best["ndcg@7"] < result.best["ndcg@10"] < result.best["ndcg@20"]
+    with pytest.raises(ConfigError, match=r"found 'ndcg@0'; expected one of ndcg@10, .*another of recall, .* at any number of items"):
+        training.train_here(training.job(tmp_path / "none", *rows, "neumf", monitor="ndcg@0"))
+
+
 def test_nothing_to_validate_on(tmp_path: Path) -> None:
     made = shardsets.pointwise(tmp_path / "shards")
     bare = shardsets.seal(tmp_path / "shards", made.model_copy(update={"side": {}, "parts": {"train": made.parts["train"]}}))

@@ -98,7 +98,8 @@ def test_one_step_of_gibbs_sampling_has_its_exact_distribution():
     """From the data, a hidden state drawn by equation 2, then each rating by equation 1: frequencies of 20,000 rows."""
     model, count = tiny(), 20_000
     batch = rows([[1, 3]] * count, [2.0, 1.0] * count)
-    sampled = model._sample(model._entries(batch.items, batch.values), batch.row, Context(seed=2, training=True))
+    data = model._entries(batch.items, batch.values)
+    sampled = model._sample(data, model._hidden(data), batch.row, Context(seed=2, training=True))
     states = sampled.level.view(count, 2).numpy()
     minus, every, hidden = energies(model, [1, 3])
     chances = np.exp(minus[2]) / np.exp(minus[2]).sum()  # of the hidden states
@@ -109,6 +110,13 @@ def test_one_step_of_gibbs_sampling_has_its_exact_distribution():
             p = [np.exp(weight[i] @ h + bias[i]) for i in (1, 3)]
             expected += chance * np.prod([q[k] / q.sum() for q, k in zip(p, state, strict=True)])
         assert (states == state).all(1).mean() == pytest.approx(expected, abs=0.012)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_weights_decay_and_the_biases_do_not(conditional):
+    decaying, rest = tiny(weight_decay=0.2, conditional=conditional).parameter_groups()
+    assert decaying["weight_decay"] == 0.2 and all(weight.dim() == 2 for weight in decaying["params"])
+    assert len(decaying["params"]) == 1 + conditional and len(rest["params"]) == 2 and "weight_decay" not in rest
 
 
 def test_gibbs_steps_grow_with_the_training():

@@ -20,6 +20,7 @@ from recsys_spark.core.contracts import MANIFEST, ShardSet
 from recsys_spark.core.errors import DataError, ShardError
 from recsys_spark.etl import side
 from recsys_spark.stages import export_shards, prepare
+from recsys_spark.stages.shard_set import FOLDER
 from tests.spark.prepared import Steps, crowd
 
 
@@ -35,7 +36,7 @@ def steps(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Step
 
 
 def folder(steps: Steps, step: str) -> Path:
-    return steps.root / "runs" / step / export_shards.FOLDER
+    return steps.root / "runs" / step / FOLDER
 
 
 def split_rows(steps: Steps, part: str) -> list[tuple[int, int, float]]:
@@ -151,7 +152,7 @@ def test_a_rerun_gives_the_same_set_and_clears_what_a_kill_left(steps: Steps, mo
             steps.run("killed", export_shards, source="prepare")
     assert not place.exists() and list(place.parent.glob(".tmp-*"))
     assert steps.run("killed", export_shards, source="prepare").shard_fingerprint == steps.done["pointwise"].shard_fingerprint
-    assert [path.name for path in place.parent.iterdir()] == [export_shards.FOLDER]
+    assert [path.name for path in place.parent.iterdir()] == [FOLDER]
     assert {path.relative_to(place) for path in place.rglob("*")} == {
         path.relative_to(folder(steps, "pointwise")) for path in folder(steps, "pointwise").rglob("*")}
 

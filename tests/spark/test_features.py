@@ -19,6 +19,7 @@ from recsys_spark.core.contracts import Feature, ShardSet
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.stages import evaluate, export_shards, prepare, score, train_baseline, train_deep
 from recsys_spark.stages.context import Outcome
+from recsys_spark.stages.shard_set import FOLDER
 from tests.spark.prepared import Steps, crowd
 
 DAY = 86400
@@ -56,7 +57,7 @@ def genres_of(n: int) -> str:
 
 
 def opened(steps: Steps, step: str) -> tuple[Path, ShardSet, dict[str, Feature]]:
-    folder = steps.root / "runs" / step / export_shards.FOLDER
+    folder = steps.root / "runs" / step / FOLDER
     shards = shardset.load(folder, digests=True)
     return folder, shards, {feature.name: feature for feature in shards.features}
 

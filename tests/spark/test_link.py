@@ -19,8 +19,9 @@ from recsys_spark.core import contracts, shardset
 from recsys_spark.core.errors import DataError, ShardError, TableError
 from recsys_spark.etl import linked
 from recsys_spark.lake.schemas import SCHEMAS
-from recsys_spark.stages import export_shards, link_shards, prepare, score, train_deep
+from recsys_spark.stages import link_shards, prepare, score, train_deep
 from recsys_spark.stages.context import Outcome
+from recsys_spark.stages.shard_set import FOLDER
 from recsys_spark.train.reader import Reader
 from tests.spark.chained import Chain
 from tests.spark.prepared import Steps, crowd
@@ -76,7 +77,7 @@ def rows(steps: Steps) -> DataFrame:
 
 
 def folder(steps: Steps, step: str) -> Path:
-    return steps.root / "runs" / step / export_shards.FOLDER
+    return steps.root / "runs" / step / FOLDER
 
 
 def batches(steps: Steps, step: str, part: str, ranks: int, *, start: int = 0, engine: str = "arrow") -> list[list[tuple[Any, ...]]]:

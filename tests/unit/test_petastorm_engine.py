@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from recsys_spark.core.errors import ShardError
-from recsys_spark.train import arrow_engine, petastorm_engine
+from recsys_spark.train import arrow_engine, petastorm_engine, petastorm_shim
 from recsys_spark.train.arrow_engine import Files, Read
 from tests import shardsets
 
@@ -107,6 +108,17 @@ def test_no_more_than_so_many_files_are_open_at_once(reads: list[Read], monkeypa
         assert len(descriptors()) <= 2
     files.close()
     assert not descriptors()
+
+
+def test_readers_that_others_make_see_the_columns_of_their_files(reads: list[Read]) -> None:
+    assert list(petastorm_engine.read(reads[:1], ["label"], prefetch=1))
+    theirs = petastorm_shim.load()
+    from petastorm.arrow_reader_worker import ArrowReaderWorker
+    from petastorm.workers_pool.thread_pool import ThreadPool
+
+    opened = theirs.Reader(None, [reads[0][0]], reader_pool=ThreadPool(1), worker_class=ArrowReaderWorker, is_batched_reader=True)
+    with opened:
+        assert set(next(opened)._fields) == set(pq.read_schema(reads[0][0]).names)
 
 
 def test_petastorm_loads_without_spark_and_leaves_pyarrow_as_it_was() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, DotFactors, Model, Query, Rows, Sizes, Term
 from recsys_spark.nn.fields import Embedded, FeatureTable, Fields, Slots
-from recsys_spark.nn.tables import products
+from recsys_spark.nn.tables import Distinct, distinct, products
 
 Task = Literal["rating", "click"]
 
@@ -58,12 +59,31 @@ class FeatureModel(Model):
         output = self(batch, Context())["output"]
         return {"click": output.sigmoid()} if self.task == "click" else {"rating": self.sizes.clamped(output)}
 
-    def slots(self, batch: Rows) -> Slots:
-        """Of user, item and event, one after the other."""
-        return Slots.joined(self.fields.user(batch.user), self.fields.item(batch.item), self.fields.event(batch.codes, batch.numbers))
+    def slots(self, batch: Rows) -> list[tuple[Distinct, Slots]]:
+        """Of the users and of the items of a batch, each once, and of its events, where these have fields."""
+        users, items = distinct(batch.user), distinct(batch.item)
+        found = [(users, self.fields.user(users.each)), (items, self.fields.item(items.each))]
+        if self.fields.features["event"]:
+            found.append((Distinct(batch.row, None), self.fields.event(batch.codes, batch.numbers)))
+        return found
 
     def catalogue(self, items: Tensor | None) -> Tensor:
         return torch.arange(self.sizes.num_items + 1, device=next(self.parameters()).device) if items is None else items
+
+
+class Side(NamedTuple):
+    """Of the users, the items or the events of a batch, each once (R)."""
+
+    of: Distinct
+    constant: Tensor  # (R,)
+    vector: Tensor  # (R, D)
+    found: Embedded
+
+
+def total(sides: Sequence[Side], part: Callable[[Side], Tensor]) -> Tensor:
+    """A part (R, ...) of each side, added up for the rows of the batch, (B, ...)."""
+    first, *rest = (side.of.spread(part(side)) for side in sides)
+    return sum(rest, first)
 
 
 class TwoSided(FeatureModel):
@@ -84,6 +104,10 @@ class TwoSided(FeatureModel):
         """Constant (...), vector (..., D) of a user's or an item's slots (..., S), and what they were made of: all slots added up."""
         found = self.table(slots, training)
         return found.linear.sum(-1), found.factors.sum(-2), found
+
+    def sides(self, batch: Rows, training: bool) -> list[Side]:
+        """Of users, items and, where they have fields, events."""
+        return [Side(of, *self.side(slots, training)) for of, slots in self.slots(batch)]
 
     def start(self) -> Tensor | float:
         """What is added to every output: w0, unless the model has another constant."""

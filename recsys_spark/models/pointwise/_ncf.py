@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, Model, Rows, Term
+from recsys_spark.nn.tables import Distinct
 
 
 class Ncf(Model):
@@ -22,9 +23,11 @@ class Ncf(Model):
         l2: float = Field(0.0, ge=0)  # times the squared norms of the embedding rows in the batch, each time they occur
         init_std: float = Field(0.01, gt=0)  # of the embeddings
 
-    def output_of(self, logit: Tensor, user: Tensor, item: Tensor) -> dict[str, Tensor]:
-        """From the logit (B,) and the rows (B, W) of both sides."""
-        return {"logit": logit, "norms": (user.square() + item.square()).sum(1)} if self.config.l2 else {"logit": logit}
+    def output_of(self, logit: Tensor, *sides: tuple[Distinct, Tensor]) -> dict[str, Tensor]:
+        """From the logit (B,) and the rows (R, W) of the distinct users and items."""
+        if not self.config.l2:
+            return {"logit": logit}
+        return {"logit": logit, "norms": sum(each.spread(rows.square().sum(1)) for each, rows in sides)}  # type: ignore[dict-item]
 
     def loss(self, batch: Rows, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
         weight = batch.weight.sum()

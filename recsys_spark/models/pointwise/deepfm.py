@@ -8,6 +8,7 @@ put into bins; an L2 on the embeddings in the batch beside the paper's dropout; 
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -37,10 +38,12 @@ class Deepfm(Fm):
         self.tower = Tower(inputs, [config.hidden_dim] * config.num_layers, config.dropout)
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
-        alone, _, found = self.side(self.slots(batch), ctx.training)  # equation 2 without its constant
-        fields = pooled(found.factors, [width for widths in self.widths.values() for width in widths])  # (B, F, D): equation 3
-        deep = self.tower(fields.flatten(1), (lambda name, width: ctx.uniform(name, batch.row, width)) if ctx.training else None)
-        return {"output": self.w0 + alone + deep, "l2_bias": found.bias_norms, "l2_factor": found.norms}  # equation 1, (B,)
+        sides = self.sides(batch, ctx.training)
+        fields = [side.of.spread(pooled(side.found.factors, widths).flatten(1))  # equation 3, (B, F D)
+                  for side, widths in zip(sides, self.widths.values(), strict=False)]
+        made = self.of_sides(sides)  # equation 2
+        deep = self.tower(torch.cat(fields, 1), (lambda name, width: ctx.uniform(name, batch.row, width)) if ctx.training else None)
+        return {**made, "output": made["output"] + deep}  # equation 1, (B,)
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         items = self.catalogue(items)

@@ -8,10 +8,12 @@ labels; a feature that training never met adds nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from recsys_spark.models.base import Context, Rows, Sizes
-from recsys_spark.models.pointwise._features import TwoSided
+from recsys_spark.models.pointwise._features import Side, TwoSided, total
 from recsys_spark.nn.fields import Embedded, FeatureTable, Slots
 
 
@@ -22,8 +24,16 @@ class Fm(TwoSided):
         self.table = FeatureTable(self.fields.num_features, config.dim, config.init_std)
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
-        alone, _, found = self.side(self.slots(batch), ctx.training)
-        return {"output": self.w0 + alone, "l2_bias": found.bias_norms, "l2_factor": found.norms}  # equation 1, (B,)
+        return self.of_sides(self.sides(batch, ctx.training))
+
+    def of_sides(self, sides: Sequence[Side]) -> dict[str, Tensor]:
+        """The output of equation 1, (B,), and the norms: within each side, and in pairs between them."""
+        first, *rest = (side.of.spread(side.vector) for side in sides)  # (B, D)
+        output = self.w0 + total(sides, lambda side: side.constant)
+        for vector in rest:
+            output, first = output + (first * vector).sum(-1), first + vector
+        return {"output": output, "l2_bias": total(sides, lambda side: side.found.bias_norms),
+                "l2_factor": total(sides, lambda side: side.found.norms)}
 
     def side(self, slots: Slots, training: bool) -> tuple[Tensor, Tensor, Embedded]:
         """What the slots add by themselves and in pairs among themselves; and the sum of their factors, which meets those of others."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recsys_spark.models.base import Context, DotFactors, Query, Rows, Sizes
 from recsys_spark.models.pointwise._ncf import Ncf
-from recsys_spark.nn.tables import products, table
+from recsys_spark.nn.tables import Distinct, products, table
 from recsys_spark.nn.tower import glorot
 
 
@@ -28,7 +28,7 @@ class Gmf(Ncf):
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
         p, q = self.user(batch.user), self.item(batch.item)  # (B, k)
         logit = self.output(p * q).squeeze(1)  # equations 8 and 9, before the sigmoid, (B,)
-        return self.output_of(logit, p, q)
+        return self.output_of(logit, (Distinct(batch.user, None), p), (Distinct(batch.item, None), q))
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         p = self.user(query.user) * self.output.weight  # (B, k)

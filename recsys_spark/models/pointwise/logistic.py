@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, Rows, Sizes
-from recsys_spark.models.pointwise._features import Task, TwoSided
+from recsys_spark.models.pointwise._features import Task, TwoSided, total
 from recsys_spark.nn.fields import FeatureTable
 
 
@@ -30,5 +30,5 @@ class Logistic(TwoSided):
         self.table = FeatureTable(self.fields.num_features, 0, 1.0)  # no factors
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
-        alone, _, found = self.side(self.slots(batch), ctx.training)
-        return {"output": self.w0 + alone, "l2_bias": found.bias_norms}
+        sides = self.sides(batch, ctx.training)
+        return {"output": self.w0 + total(sides, lambda side: side.constant), "l2_bias": total(sides, lambda side: side.found.bias_norms)}

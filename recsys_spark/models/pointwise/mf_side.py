@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from recsys_spark.models.base import Context, Rows, Sizes
-from recsys_spark.models.pointwise._features import TwoSided
+from recsys_spark.models.pointwise._features import TwoSided, total
 from recsys_spark.nn.fields import FeatureTable
 
 
@@ -23,12 +23,11 @@ class MfSide(TwoSided):
         self.table = FeatureTable(self.fields.num_features, config.dim, config.init_std)
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
-        b_u, p, of_user = self.side(self.fields.user(batch.user), ctx.training)  # (B,), (B, D)
-        b_i, q, of_item = self.side(self.fields.item(batch.item), ctx.training)
-        moment = self.table(self.fields.event(batch.codes, batch.numbers), ctx.training)  # biases alone: the paper's global features
-        output = self.mean + moment.linear.sum(-1) + b_u + b_i + (p * q).sum(-1)  # equation 1, (B,)
-        return {"output": output, "l2_bias": of_user.bias_norms + of_item.bias_norms + moment.bias_norms,
-                "l2_factor": of_user.norms + of_item.norms}
+        sides = self.sides(batch, ctx.training)
+        p, q = (side.of.spread(side.vector) for side in sides[:2])  # (B, D); of the event biases alone: the paper's global features
+        output = self.mean + total(sides, lambda side: side.constant) + (p * q).sum(-1)  # equation 1, (B,)
+        return {"output": output, "l2_bias": total(sides, lambda side: side.found.bias_norms),
+                "l2_factor": total(sides[:2], lambda side: side.found.norms)}
 
     def start(self) -> float:
         return self.mean

@@ -10,13 +10,12 @@ the tower says of the items alone.
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from recsys_spark.models.base import Context, Query, Rows, Sizes
 from recsys_spark.models.pointwise._ncf import Ncf
-from recsys_spark.nn.tables import table
+from recsys_spark.nn.tables import distinct, table
 from recsys_spark.nn.tower import HalvingTower, glorot, over_pairs
 
 
@@ -35,9 +34,10 @@ class NcfMlp(Ncf):
         glorot([*self.tower, self.output])
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
-        p, q = self.user(batch.user), self.item(batch.item)  # (B, 2k)
-        logit = self.output(self.tower(torch.cat([p, q], 1))).squeeze(1)  # equation 10 before its sigmoid, (B,)
-        return self.output_of(logit, p, q)
+        users, items = distinct(batch.user), distinct(batch.item)
+        p, q = self.user(users.each), self.item(items.each)  # (U', 2k), (I', 2k)
+        logit = self.output(self.tower(p, q, users, items)).squeeze(1)  # equation 10 before its sigmoid, (B,)
+        return self.output_of(logit, (users, p), (items, q))
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         p, q = self.user(query.user), self.item.weight if items is None else self.item(items)  # (B, 2k), ([B,] C, 2k)

@@ -24,7 +24,7 @@ from recsys_spark.models.base import Context, Gradient, Query, Rows, Sizes
 from recsys_spark.models.pointwise._ncf import Ncf
 from recsys_spark.models.pointwise.gmf import Gmf
 from recsys_spark.models.pointwise.ncf_mlp import NcfMlp
-from recsys_spark.nn.tables import products, table
+from recsys_spark.nn.tables import distinct, products, table
 from recsys_spark.nn.tower import HalvingTower, glorot, over_pairs
 
 JOINT = "joint"
@@ -55,11 +55,13 @@ class Neumf(Ncf):
             self.mlp = NcfMlp(NcfMlp.Config(**shared), sizes)
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
-        user, item = self.user(batch.user), self.item(batch.item)  # (B, k + 2k)
+        users, items = distinct(batch.user), distinct(batch.item)
+        user, item = self.user(users.each), self.item(items.each)  # (U', k + 2k), (I', k + 2k)
         (p_gmf, p_mlp), (q_gmf, q_mlp) = user.split(self.widths, 1), item.split(self.widths, 1)
-        z = self.tower(torch.cat([p_mlp, q_mlp], 1))  # equation 10; (B, 4k), (B, 2k), (B, k)
-        logit = self.output(torch.cat([p_gmf * q_gmf, z], 1)).squeeze(1)  # equation 12 before its sigmoid, (B,)
-        return self.output_of(logit, user, item)
+        z = self.tower(p_mlp, q_mlp, users, items)  # equation 10; (B, k)
+        gmf = users.spread(p_gmf) * items.spread(q_gmf)  # (B, k)
+        logit = self.output(torch.cat([gmf, z], 1)).squeeze(1)  # equation 12 before its sigmoid, (B,)
+        return self.output_of(logit, (users, user), (items, item))
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         p_gmf, p_mlp = self.user(query.user).split(self.widths, -1)  # (B, k), (B, 2k)

@@ -47,7 +47,7 @@ class RbmCf(Model):
         step: float = Field(1.0, gt=0)  # between two rating levels; the lowest and the highest are those of the training labels
         cd_steps: tuple[int, ...] = Field((1, 3, 5, 9), min_length=1)  # Gibbs steps, each for an equal share of the planned training
         conditional: bool = False  # the hidden units also see which items are rated, apart from how
-        weight_decay: float = Field(0.001, ge=0)  # times half the squared norm of the weights
+        weight_decay: float = Field(0.001, ge=0)  # of the weights, by the optimiser: times half their squared norm
         init_std: float = Field(0.01, gt=0)
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
@@ -72,20 +72,20 @@ class RbmCf(Model):
         return str(config.get("by", "user"))
 
     def forward(self, batch: Profile, ctx: Context) -> dict[str, Tensor]:
-        """Free energies (B,) of the data and of what Gibbs sampling makes of it, and the squared norm of the weights."""
+        """Free energies (B,) of the data and of what Gibbs sampling makes of it."""
         data = self._entries(batch.items, batch.values)
-        sample = self._sample(data, batch.row, ctx)
-        norms = self.weight[self.num_levels:].square().sum()
-        norms = norms + self.rated[1:].square().sum() if self.config.conditional else norms
-        return {"data": self._free_energy(data), "sample": self._free_energy(sample), "norms": norms}
+        hidden = self._hidden(data)
+        sample = self._sample(data, hidden.detach(), batch.row, ctx)
+        return {"data": self._free_energy(data, hidden), "sample": self._free_energy(sample, self._hidden(sample))}
 
     def loss(self, batch: Profile, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
         """Its gradient is minus the update of contrastive divergence, averaged over the batch; its value says little."""
-        count = output["norms"].new_tensor(len(batch))
-        terms = {"divergence": Term((output["data"] - output["sample"]).sum(), count)}
-        if self.config.weight_decay:
-            terms["weight_decay"] = Term(count * output["norms"], count, 0.5 * self.config.weight_decay)
-        return terms
+        return {"divergence": Term((output["data"] - output["sample"]).sum(), float(len(batch)))}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The optimiser's weight decay, of the weights alone: as a term of the loss it would cost passes over the table in each step."""
+        weights = [self.weight, *([self.rated] if self.config.conditional else [])]
+        return [{"params": weights, "weight_decay": self.config.weight_decay}, {"params": [self.visible_bias, self.hidden_bias]}]
 
     def cd_at(self, ctx: Context) -> int:
         """Gibbs steps at this point of the training: T."""
@@ -141,18 +141,21 @@ class RbmCf(Model):
         summed = profiles.bag(self.weight, cells, entries.known) + self.hidden_bias
         return summed + profiles.bag(self.rated, entries.items, entries.known) if self.config.conditional else summed
 
-    def _free_energy(self, entries: _Entries) -> Tensor:
-        """-log of the sum over all hidden states of exp(-energy), (B,)."""
+    def _free_energy(self, entries: _Entries, hidden: Tensor) -> Tensor:
+        """-log of the sum over all hidden states of exp(-energy), (B,). hidden: what the units get, (B, H)."""
         biases = self.visible_bias[entries.items.values.long(), entries.level] * entries.known
         visible = biases.new_zeros(len(entries.items.offsets) - 1).index_add(0, entries.row, biases)
-        return -visible - F.softplus(self._hidden(entries)).sum(1)
+        return -visible - F.softplus(hidden).sum(1)
 
     @torch.no_grad()
-    def _sample(self, entries: _Entries, row: Tensor, ctx: Context) -> _Entries:
-        """The levels after T steps of Gibbs sampling from the data; which items are rated stays. row: int64 (B,), global."""
+    def _sample(self, entries: _Entries, given: Tensor, row: Tensor, ctx: Context) -> _Entries:
+        """The levels after T steps of Gibbs sampling from the data; which items are rated stays.
+
+        given: what the hidden units get from the data, (B, H). row: int64 (B,), global.
+        """
         item, per_entry = entries.items.values.long(), profiles.per_entry(entries.items, row)
         for step in range(self.cd_at(ctx)):
-            chance = self._hidden(entries).sigmoid()  # equation 2
+            chance = (self._hidden(entries) if step else given).sigmoid()  # equation 2
             hidden = (ctx.uniform(f"hidden {step}", row, chance.shape[1]) < chance).to(chance.dtype)  # (B, H)
             inputs = self._all(hidden)[entries.row, item] + self.visible_bias[item]  # (E, K)
             below = inputs.softmax(-1).cumsum(-1)  # equation 1
