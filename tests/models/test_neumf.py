@@ -8,7 +8,7 @@ import torch
 
 from recsys_spark.models import registry, store
 from recsys_spark.models.base import Context, Query, Rows, Sizes
-from recsys_spark.nn import tower
+from recsys_spark.nn import tables, tower
 from tests.models import taste_worlds, test_contract, worlds
 
 NO_HISTORY = worlds.ragged([[]])
@@ -154,3 +154,18 @@ def test_both_branches_find_what_users_like(monkeypatch):
         model.output.weight[0, :4] = 0.0
     monkeypatch.setattr(torch.nn.functional, "relu", lambda z: z)
     assert taste_worlds.share(model, world) < 0.5
+
+
+@pytest.mark.parametrize("name", ["neumf", "ncf_mlp", "fm", "mf_side", "deepfm", "logistic"])
+def test_rows_taken_as_they_come_give_the_same(name, monkeypatch):
+    """The way of a GPU: no user or item of a batch is taken together with its like."""
+    found = []
+    for way in (tables.distinct, lambda index: tables.Distinct(index, None)):
+        for module in ("neumf", "ncf_mlp", "_features"):
+            monkeypatch.setattr(f"recsys_spark.models.pointwise.{module}.distinct", way)
+        model, batch = worlds.stirred(name, {}), worlds.batch("pointwise", rows=300)
+        assert len(batch.user.unique()) < 100 < len(batch)
+        worlds.total(worlds.terms(model, batch, Context(seed=3, training=True))).backward()
+        found.append([weight.grad for weight in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-13)
