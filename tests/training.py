@@ -83,12 +83,12 @@ def difference(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> fl
     return max(float((one[key] - two[key]).abs().max()) for key in one)
 
 
-def train_on_ranks(made: TrainJob, limit_s: float = 60.0, *, pinned: bool = False) -> list[int | None]:
+def train_on_ranks(made: TrainJob, limit_s: float = 60.0, *, pinned: int | None = None) -> list[int | None]:
     """Every rank as the launcher would start it, but forked from a process that has imported torch: a second instead of five.
 
-    pinned: each on a core of its own, all its threads included.
+    pinned: each on a core of its own from that one on, all its threads included.
     """
-    cores = sorted(os.sched_getaffinity(0)) if pinned else []
+    cores = [] if pinned is None else sorted(os.sched_getaffinity(0))[pinned:]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["recsys_spark.train.entry", "horovod.torch", "tests.training"])
     artifacts.write_model(Path(made.run_dir) / entry.JOB, made)

@@ -5,10 +5,11 @@
     neumf 8, neumf 64   batch 8,192 rows (neumf 8 also 32,768), each a positive with one negative (2 layers)
     multi_vae           batch 1,024 users (600 hidden, 64 latent)
 
-Each rank is held to one core with all its threads, those of the reader included. Rounds of one rank with the whole batch and with half of
-it (to fit fixed and per-row seconds), two ranks by each engine, and all-reduces of three sizes between two ranks follow each other, so that
-a busy neighbour meets all. Figures are medians of the rounds, and `best` takes the fastest epoch of each, which a neighbour disturbs least.
-The prediction for two ranks uses nothing that was measured on two ranks but the all-reduces.
+Each rank is held to one core with all its threads, those of the reader included. Rounds of one rank alone, of one rank beside a twin that
+trains for itself on the other core (with the whole batch and with half of it, to fit fixed and per-row seconds: cores share a bus), two ranks
+by each engine, and all-reduces of three sizes between two ranks follow each other, so that a busy neighbour meets all. Figures are medians
+of the rounds, and `best` takes the fastest epoch of each, which a neighbour disturbs least. The prediction for two ranks uses nothing that
+was measured on two ranks of one training but the all-reduces.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +45,19 @@ SIZES = (4_096, 262_144, 4_194_304)  # floats
 EPOCHS = 4  # the first is not counted
 
 
-def step_s(scratch: Path, shards: Path, made: ShardSet, case: str, batch: int, number: int, engine: str) -> list[float]:
+def beside_s(*case: Any, batch: int) -> list[float]:
+    """The same of one rank, while another one trains for itself on the other core."""
+    with ThreadPoolExecutor(2) as pool:
+        twins = [pool.submit(step_s, *case, batch, 1, "single", core) for core in (0, 1)]
+        return [seconds for twin in twins for seconds in twin.result()]
+
+
+def step_s(scratch: Path, shards: Path, made: ShardSet, case: str, batch: int, number: int, engine: str, core: int = 0) -> list[float]:
     """Seconds of a step in each epoch but the first."""
     model, _, _, config = CASES[case]
     job = training.job(Path(tempfile.mkdtemp(dir=scratch)), shards, made, model, engine=engine, num_workers=number, dtype="float32",
                        epochs=EPOCHS, patience=EPOCHS, batch_size=batch, config=config, timeout_s=300.0)
-    codes = training.train_on_ranks(job, limit_s=300, pinned=True)
+    codes = training.train_on_ranks(job, limit_s=300, pinned=core)
     assert codes == [0] * number, f"{case} on {number} ranks of {engine} ended with {codes}"
     lines = [json.loads(line) for line in (Path(job.run_dir) / "metrics.jsonl").read_text().splitlines()]
     steps = lines[0]["step"]
@@ -130,12 +139,13 @@ def main() -> None:
             found: dict[Any, list[Any]] = defaultdict(list)
             for _ in range(given.repeats):
                 found[1].extend(step_s(*where, batch, 1, "single"))
-                found["half"].extend(step_s(*where, batch // 2, 1, "single"))
+                for size in (batch, batch // 2):
+                    found["beside", size].extend(beside_s(*where, batch=size))
                 for engine in given.engines:
                     found[engine].extend(step_s(*where, batch, 2, engine))
                     found["all", engine].append(exchanges(engine))
-            one, half = statistics.median(found[1]), statistics.median(found["half"])
-            fixed_s, row_s = forecast.fit({batch // 2: half, batch: one})
+            one = statistics.median(found[1])
+            fixed_s, row_s = forecast.fit({size: statistics.median(found["beside", size]) for size in (batch, batch // 2)})
             size = 4 * parameters(scratch / layout, exported[layout], scratch, case)
             for engine in given.engines:
                 two = statistics.median(found[engine])
@@ -148,6 +158,7 @@ def main() -> None:
                     "case": case, "batch": batch, "engine": engine, "one_ms": 1e3 * one, "two_ms": 1e3 * two, "speedup": one / two,
                     "best_one_ms": 1e3 * min(found[1]), "best_two_ms": 1e3 * min(found[engine]),
                     "best_speedup": min(found[1]) / min(found[engine]),
+                    "beside_ms": 1e3 * statistics.median(found["beside", batch]),
                     "predicted_ms": 1e3 * said.step_s, "off": said.step_s / two - 1, "fixed_ms": 1e3 * fixed_s,
                     "exchange_ms": 1e3 * forecast.all_reduce_s(size, 2, network), "exchange_share": said.exchange_share,
                     "megabytes": size / 1e6, "latency_us": 1e6 * network.latency_s, "gbit_s": network.bandwidth * 8e-9})
