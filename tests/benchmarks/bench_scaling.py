@@ -6,7 +6,7 @@
     multi_vae           batch 1,024 users (600 hidden, 64 latent)
 
 Each rank is held to one core with all its threads, those of the reader included. Rounds of one rank alone, of one rank beside a twin that
-trains for itself on the other core (with the whole batch and with half of it, to fit fixed and per-row seconds: cores share a bus), two ranks
+trains for itself on the other core (with the whole batch and half of it, to fit fixed and per-row seconds: they share a bus), two ranks
 by each engine, and all-reduces of three sizes between two ranks follow each other, so that a busy neighbour meets all. Figures are medians
 of the rounds, and `best` takes the fastest epoch of each, which a neighbour disturbs least. The prediction for two ranks uses nothing that
 was measured on two ranks of one training but the all-reduces.
