@@ -29,6 +29,16 @@ def test_a_row_draws_the_same_in_any_company(draw):
     assert draw(9, ROWS[:0], 3).shape == (0, 3) and draw(9, ROWS).shape == (4000,)
 
 
+def test_both_ways_to_the_bits_give_the_same_numbers():
+    """By numpy, as on a CPU, and from the bits that torch draws, as on a GPU."""
+    row = torch.tensor([0, 1, 2**40, 7])
+    drawn = noise.bits(5, row, 9)
+    upper, lower = [[(value & (2**64 - 1)) >> 40 for value in values] for values in drawn.tolist()], drawn & 0xFFFFFF
+    assert torch.equal(noise.uniform(5, row, 9), torch.tensor(upper) * 2.0**-24)
+    first, second = (torch.tensor(upper).float() + 1.0) * 2.0**-24, lower.float() * 2.0**-24
+    assert torch.equal(noise.normal(5, row, 9), torch.sqrt(-2.0 * torch.log(first)) * torch.cos((2.0 * math.pi) * second))
+
+
 def test_single_cells():
     column = torch.tensor([4, 0, 8, 8])
     row = torch.tensor([2**40, 1, 1, 7])

@@ -28,10 +28,10 @@ class Fm(TwoSided):
 
     def of_sides(self, sides: Sequence[Side]) -> dict[str, Tensor]:
         """The output of equation 1, (B,), and the norms: within each side, and in pairs between them."""
-        first, *rest = (side.of.spread(side.vector) for side in sides)  # (B, D)
+        before, *rest = (side.of.spread(side.vector) for side in sides)  # (B, D)
         output = self.w0 + total(sides, lambda side: side.constant)
         for vector in rest:
-            output, first = output + (first * vector).sum(-1), first + vector
+            output, before = output + (before * vector).sum(-1), before + vector
         return {"output": output, "l2_bias": total(sides, lambda side: side.found.bias_norms),
                 "l2_factor": total(sides, lambda side: side.found.norms)}
 
