@@ -23,7 +23,7 @@ CLUSTER = ROOT / "deploy/standalone/cluster.sh"
 def _on_cluster(folder: Path, *command: str, **more: str) -> str:
     environment = {**os.environ, "CLUSTER_DIR": str(folder / "cluster"), "BIN": str(Path(sys.executable).parent), "OMP_NUM_THREADS": "1",
                    **more}
-    done = subprocess.run([CLUSTER, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    done = subprocess.run([CLUSTER, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1500)
     said = done.stdout + done.stderr
     logs = {path.name: path.read_text()[-800:] for path in folder.rglob("rank-*.log")}
     assert done.returncode == 0, f"{said[-3000:]}\n{logs}"

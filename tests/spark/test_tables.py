@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, TableError
+from recsys_spark.lake import tables
 from recsys_spark.lake.schemas import KEYS, PARTITIONS, SCHEMAS
 from recsys_spark.lake.tables import Lake
 
@@ -133,9 +137,28 @@ def test_runs_come_back_as_they_went_in(lake: Lake) -> None:
     assert lake.runs()[1] == run.model_copy(update={"seed": 8})
 
 
-def test_a_full_disk_is_told_in_one_line(lake: Lake) -> None:
-    from pyspark.errors import PySparkException
+def test_jobs_that_commit_at_once_all_come_through(spark: SparkSession, lake: Lake) -> None:
+    """Two that merge into one table: Delta refuses the one that read it before the other's commit."""
+    lake.merge_new("user_index", index_rows(spark, ("a", 1)))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda n: lake.merge_new("user_index", index_rows(spark, (f"u{n}", n))), range(2, 6)))
+    assert stored(lake) == [("a", 1), *((f"u{n}", n) for n in range(2, 6))]
 
+
+def test_a_write_that_never_comes_first_is_told(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_PAUSES_S", (0.0, 0.0))
+    tried = []
+
+    def write() -> None:
+        tried.append(1)
+        raise PySparkException("[DELTA_CONCURRENT_APPEND.WITHOUT_HINT] ConcurrentAppendException")
+
+    with pytest.raises(TableError, match="found another job wrote to it at the same time"):
+        lake._commit("users", write)
+    assert len(tried) == 3
+
+
+def test_a_full_disk_is_told_in_one_line(lake: Lake) -> None:
     message = r"lake/users: found no space left on the disk; expected .* nothing was changed\. To mend: free space"
     with pytest.raises(TableError, match=message):
         with lake._told("users"):
