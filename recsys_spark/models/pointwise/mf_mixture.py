@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recsys_spark.models.base import Context, Query, Rows, Sizes
 from recsys_spark.models.pointwise.mf_bias import MfBias
-from recsys_spark.nn.tables import table
+from recsys_spark.nn.tables import few_products, table
 
 
 class MfMixture(MfBias):
@@ -55,8 +55,8 @@ class MfMixture(MfBias):
 
 def mixture(tastes: Tensor, attention: Tensor, items: Tensor) -> Tensor:
     """(B, C): sum over m of softmax_m(attention_m . v) * (taste_m . v). tastes, attention (B, M, D); items (C, D) or (B, C, D)."""
-    if items.dim() == 3 and items.shape[1] == 1:  # by plain sums: a batch of tiny matrix products takes three times as long
-        likes, weights = ((of * items).sum(-1, keepdim=True) for of in (tastes, attention))
+    if items.dim() == 3 and items.shape[1] == 1:  # one item with a few tastes: (B, M, 1)
+        likes, weights = (few_products(items[:, 0], of).unsqueeze(-1) for of in (tastes, attention))
     elif items.dim() == 2:
         likes, weights = tastes @ items.T, attention @ items.T  # (B, M, C)
     else:
