@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import re
-import time
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Iterable, Iterator
 
 from delta.tables import DeltaTable
 from pyspark.errors import PySparkException
@@ -16,20 +14,17 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from recsys_spark.core import columns as c
-from recsys_spark.core import log
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, TableError, nearest
+from recsys_spark.lake import commits
 from recsys_spark.lake.schemas import KEYS, PARTITIONS, SCHEMAS
 
-logger = log.get(__name__)
 Txn = tuple[str, int]  # (application id, version): Delta skips a write whose pair, or a later version, it has committed before
 
 _LOCAL = re.compile("^file:/+")
 _CATALOG = re.compile(r"[A-Za-z_][\w-]*\.[A-Za-z_][\w-]*")  # catalog.schema; anything else is a path or URL
 # Runs name versions of tables, and `rerun` reads them by time travel: neither `vacuum` nor the clean-up of the log may take them away.
 _KEPT = {"delta.deletedFileRetentionDuration": "interval 3650 days", "delta.logRetentionDuration": "interval 3650 days"}
-_CONCURRENT = "DELTA_CONCURRENT"
-_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # before a write that lost to another one is tried again
 _TXN_KEYS = ("spark.databricks.delta.write.txnAppId", "spark.databricks.delta.write.txnVersion")
 
 
@@ -114,7 +109,7 @@ class Lake:
         same = " AND ".join(f"stored.`{key}` = new.`{key}`" for key in keys)
         merge = self._table(name).alias("stored").merge(new.alias("new"), same).whenNotMatchedInsertAll()
         with self._txn(txn):
-            self._commit(name, merge.execute)
+            commits.commit(self.where(name), merge.execute)
         return self.version(name)
 
     def replace(self, name: str, rows: DataFrame, where: dict[str, str], txn: Txn | None = None) -> int:
@@ -158,20 +153,7 @@ class Lake:
         if txn is not None:
             writer = writer.option("txnAppId", txn[0]).option("txnVersion", txn[1])
         where = self.where(name)
-        self._commit(name, lambda: writer.saveAsTable(where) if self.in_catalog else writer.save(where))
-
-    def _commit(self, name: str, write: Callable[[], Any]) -> None:
-        """Of two jobs that commit at once Delta lets one through and the other changes nothing: that one tries again."""
-        for pause_s in (*_PAUSES_S, None):
-            try:
-                with self._told(name):
-                    write()
-                return
-            except _Conflict as problem:
-                if pause_s is None:
-                    raise
-                logger.warning(log.fields(table=self.where(name), found=problem.found, again_in_s=pause_s))
-                time.sleep(pause_s * random.uniform(0.5, 1.5))  # so that two that lost together do not meet again
+        commits.commit(where, lambda: writer.saveAsTable(where) if self.in_catalog else writer.save(where))
 
     def _fit(self, name: str, rows: DataFrame) -> DataFrame:
         self._check(name, rows.schema, remedy="this is a fault of the step that made the rows", thing="rows for table")
@@ -212,33 +194,6 @@ class Lake:
         finally:
             for key in _TXN_KEYS:
                 self.spark.conf.unset(key)
-
-    @contextlib.contextmanager
-    def _told(self, name: str) -> Iterator[None]:
-        """Turn the write errors a user can mend into one line; the failed commit left the table as it was."""
-        try:
-            yield
-        except PySparkException as problem:
-            text = str(problem)
-            for sign, found, remedy in _MENDABLE:
-                if sign in text:
-                    kind = _Conflict if sign == _CONCURRENT else TableError
-                    raise kind(f"table {self.where(name)}", found=found, expected="a write that ends; nothing was changed",
-                               remedy=remedy) from problem
-            raise
-
-
-class _Conflict(TableError):
-    """Another job's commit came first."""
-
-
-_MENDABLE = (
-    ("No space left on device", "no space left on the disk", "free space there or under spark.local.dir, then run the same command again"),
-    ("Permission denied", "no permission to write", "make the folder writable, or set env.lake to another"),
-    ("DELTA_PATH_EXISTS", "a folder that is there already, made at the same time or by something else",
-     "run the same command again; if that does not help, move the folder away or set env.lake to another"),
-    (_CONCURRENT, "another job wrote to it at the same time", "run the same command again"),
-)
 
 
 def _is_name(where: str) -> bool:

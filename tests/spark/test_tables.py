@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, TableError
-from recsys_spark.lake import tables
+from recsys_spark.lake import commits
 from recsys_spark.lake.schemas import KEYS, PARTITIONS, SCHEMAS
 from recsys_spark.lake.tables import Lake
 
@@ -145,8 +145,8 @@ def test_jobs_that_commit_at_once_all_come_through(spark: SparkSession, lake: La
     assert stored(lake) == [("a", 1), *((f"u{n}", n) for n in range(2, 6))]
 
 
-def test_a_write_that_never_comes_first_is_told(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_PAUSES_S", (0.0, 0.0))
+def test_a_write_that_never_comes_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commits, "_PAUSES_S", (0.0, 0.0))
     tried = []
 
     def write() -> None:
@@ -154,12 +154,14 @@ def test_a_write_that_never_comes_first_is_told(lake: Lake, monkeypatch: pytest.
         raise PySparkException("[DELTA_CONCURRENT_APPEND.WITHOUT_HINT] ConcurrentAppendException")
 
     with pytest.raises(TableError, match="found another job wrote to it at the same time"):
-        lake._commit("users", write)
+        commits.commit("lake/users", write)
     assert len(tried) == 3
 
 
-def test_a_full_disk_is_told_in_one_line(lake: Lake) -> None:
+def test_a_full_disk_is_told_in_one_line() -> None:
+    def write() -> None:
+        raise PySparkException("Job aborted: java.io.IOException: No space left on device")
+
     message = r"lake/users: found no space left on the disk; expected .* nothing was changed\. To mend: free space"
     with pytest.raises(TableError, match=message):
-        with lake._told("users"):
-            raise PySparkException("Job aborted: java.io.IOException: No space left on device")
+        commits.commit("lake/users", write)
