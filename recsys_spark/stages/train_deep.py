@@ -155,7 +155,7 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     fixed, window = memory(made, shards, parameters)
     steps = math.ceil(rows / train.batch_size)
-    fits = 1 + (job.search.trials if job.search else 0) + (job.refit is not None)
+    fits = (job.search.trials if job.search else 1) + (job.refit is not None)  # a search keeps the training of its best trial
     return {"model": job.model, "fits": fits, "rows": rows, "examples_per_epoch": rows * model.examples_per_row,
             "steps_per_epoch": steps, "steps": steps * phases.planned(phases.of(model), train), "parameters": parameters,
             "num_workers": job.workers.num_workers,
