@@ -6,12 +6,16 @@ what it runs everywhere (train/entry.py); there is no launcher beside it, so eac
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import signal
 import socket
 import sys
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +34,7 @@ _log = log.get("stages.launch_spark")
 
 def train(spark: SparkSession, job: TrainJob) -> TrainResult:
     """As `train.launch.launch`, its ranks placed on executors. Raises what that raises, and ConfigError when the executors cannot train
-    this job: too few of them, without the package, or without the folders. On fewer ranks (`min_workers`) it grows back at a restart."""
+    this job: too few of them, without the package, or without the folders."""
     return launch.launch(job, partial(_attempt, spark))
 
 
@@ -40,18 +44,73 @@ def _attempt(spark: SparkSession, job: TrainJob, enough: Callable[[], bool]) -> 
     hosts = _reached(spark, job)
     _log.info(log.fields(event="placed", num_workers=number, hosts=",".join(sorted(set(hosts)))))
     beats = [entry.beat_file(job, rank) for rank in range(number)]
-    for left in (*beats, *(entry.error_file(job, rank) for rank in range(number))):
+    for left in (*beats, *(entry.error_file(job, rank) for rank in range(number)), entry.stop_file(job)):
         left.unlink(missing_ok=True)
     silence = watch.Silence(beats)
-    try:
-        codes = _codes(job, gpus)
-        if any(code != entry.DONE for code in codes):
+    with _signals() as asked, _relayed(job, lambda: asked() or enough()):
+        try:
+            codes = _codes(job, gpus)
+            if all(code == entry.DONE for code in codes):
+                return True
+            if enough() and not asked() and set(codes) <= {entry.DONE, entry.STOPPED}:
+                return False
             raise verdict.cause(job, codes)
-    except watch.Lost as problem:
-        silence.look()
-        problem.step = silence.step
-        raise
-    return True
+        except watch.Lost as problem:
+            if asked():
+                raise verdict.stopped(job, "SIGTERM or Ctrl-C") from problem
+            silence.look()
+            problem.step = silence.step
+            raise
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM or Ctrl-C has come. horovod.spark puts handlers of its own in place of ours, which end its ranks, and leaves them
+    there: so a signal is heard where Python tells of it whoever handles it, and all handlers are put back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    heard = bytearray()
+    ours, pythons = socket.socketpair()
+    ours.setblocking(False)
+    pythons.setblocking(False)
+
+    def asked() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            heard.extend(ours.recv(4096))
+        return any(number in heard for number in handlers)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        yield asked
+    finally:
+        signal.set_wakeup_fd(before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        ours.close()
+        pythons.close()
+
+
+@contextmanager
+def _relayed(job: TrainJob, wanted: Callable[[], bool]) -> Iterator[None]:
+    """While the ranks train, wherever they are: once it is wanted, the file that has them save and end."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(1.0):
+            if wanted():
+                entry.stop_file(job).touch()
+                return
+
+    thread = threading.Thread(target=look, name="relay", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _codes(job: TrainJob, gpus: bool) -> list[int | None]:
@@ -62,7 +121,7 @@ def _codes(job: TrainJob, gpus: bool) -> list[int | None]:
             from pyspark.ml.torch.distributor import TorchDistributor
 
             first = TorchDistributor(num_processes=number, local_mode=False, use_gpu=gpus).run(run_rank, path)
-            return [first] + [entry.DONE if first == entry.DONE else entry.LOST_PEER] * (number - 1)
+            return [first] + [first if first in (entry.DONE, entry.STOPPED) else entry.LOST_PEER] * (number - 1)
         else:
             import horovod.spark
 

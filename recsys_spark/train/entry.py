@@ -2,7 +2,7 @@
 
 Started by the launcher, or from outside: `torchrun -m recsys_spark.train.entry ...`, `horovodrun python -m recsys_spark.train.entry ...`.
 A rank tells how it goes by files in the run folder: `rank-N.beat` (signs of life), `rank-N.error.json` (why it gave up), metrics.jsonl and
-result.json (rank 0).
+result.json (rank 0). It is told to save and to end by SIGTERM, or, wherever it runs, by a file `stop` there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -45,16 +44,12 @@ def run_rank(job_path: str) -> int:
     log.configure()
     faulthandler.enable()
     job: TrainJob | None = None
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-
-    signal.signal(signal.SIGTERM, ask)
+    asked = _Asked()
+    signal.signal(signal.SIGTERM, asked.hear)
     try:
         job = artifacts.read_model(Path(job_path), TrainJob, error=ConfigError, remedy="start ranks through the launcher, or make the "
                                    "file by `recsys-spark prepare-ranks`")
-        result = _train(job, placement.here(), stop=lambda: bool(asked))
+        result = _train(job, placement.here(), asked)
     except RecsysError as problem:
         _log.error(log.fields(error=str(problem)))
         if job is not None:
@@ -69,7 +64,7 @@ def run_rank(job_path: str) -> int:
     return DONE
 
 
-def _train(job: TrainJob, here: Rank, stop: Callable[[], bool]) -> TrainResult | None:
+def _train(job: TrainJob, here: Rank, asked: _Asked) -> TrainResult | None:
     """As the rank that the environment names. None: asked to stop, a checkpoint is written."""
     error_file(job, here.rank).unlink(missing_ok=True)
     beat = Beat(beat_file(job, here.rank))
@@ -78,6 +73,7 @@ def _train(job: TrainJob, here: Rank, stop: Callable[[], bool]) -> TrainResult |
     _use_threads(job)
     with ExitStack() as held:
         if here.rank == 0:
+            asked.file = stop_file(job)
             held.enter_context(owner.alone(Path(job.run_dir), owner.RANK, wait_s=min(settings.timeout_s, 30.0)))
         if here.by != placement.LAUNCHER and here.size > 1:
             _watch(job, here)
@@ -86,9 +82,26 @@ def _train(job: TrainJob, here: Rank, stop: Callable[[], bool]) -> TrainResult |
             torch.cuda.set_device(number)
         group = workers.connect(settings.engine, local_rank=number, device=settings.device, timeout_s=settings.timeout_s, beat=beat)
         assert group.rank == here.rank and group.size == here.size, f"rank {group.rank} of {group.size}, not {here.rank} of {here.size}"
-        result = Loop(job, group, stop=stop).run()
+        result = Loop(job, group, stop=asked).run()
         group.close()
+        if here.rank == 0:
+            stop_file(job).unlink(missing_ok=True)  # obeyed: the next start goes on
     return result
+
+
+class _Asked:
+    """Whether to save and to end: SIGTERM came, or rank 0 saw the file, at which it looks once a second."""
+
+    def __init__(self) -> None:
+        self.asked, self.file, self.looked = False, Path(), 0.0
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def __call__(self) -> bool:
+        if not self.asked and self.file.name and time.monotonic() - self.looked >= 1.0:
+            self.asked, self.looked = self.asked or self.file.exists(), time.monotonic()
+        return self.asked
 
 
 def _watch(job: TrainJob, here: Rank) -> None:
@@ -131,6 +144,10 @@ def beat_file(job: TrainJob, rank: int) -> Path:
 
 def error_file(job: TrainJob, rank: int) -> Path:
     return Path(job.run_dir) / f"rank-{rank}.error.json"
+
+
+def stop_file(job: TrainJob) -> Path:
+    return Path(job.run_dir) / "stop"
 
 
 def log_file(job: TrainJob, rank: int) -> Path:

@@ -38,6 +38,7 @@ def run(job: TrainJob, environments: list[dict[str, str]], enough: Callable[[], 
         stack.callback(_end, ranks)
         asked = stack.enter_context(_sigterm())
         shown = stack.enter_context(progress.make(job.model, Path(job.run_dir) / METRICS))
+        entry.stop_file(job).unlink(missing_ok=True)
         for rank, environment in enumerate(environments):
             for left in (entry.beat_file(job, rank), entry.error_file(job, rank)):
                 left.unlink(missing_ok=True)
@@ -72,8 +73,7 @@ def _watch(job: TrainJob, ranks: Ranks, shown: progress.Lines, asked: list[int],
             raise hung
         if asked:
             _stop(ranks)
-            raise WorkerError(f"training {job.run_id}", found="SIGTERM", expected="to go on to the end",
-                              remedy=verdict.go_on(job).lstrip("; "))
+            raise verdict.stopped(job, "SIGTERM")
         if enough():
             _stop(ranks)
             return all(rank.poll() == entry.DONE for rank in ranks)

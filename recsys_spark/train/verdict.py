@@ -28,8 +28,7 @@ def cause(job: TrainJob, codes: list[int | None]) -> RecsysError:
     rank = order[0]
     code = codes[rank] or 0
     if code == entry.STOPPED:
-        return WorkerError(f"training {job.run_id}", found=f"worker {rank} was asked to stop (SIGTERM)", expected="to go on to the end",
-                           remedy=go_on(job).lstrip("; "))
+        return stopped(job, f"worker {rank} was asked to stop (SIGTERM, or the file {entry.stop_file(job)})")
     if code == entry.LOST_PEER and None in codes:
         rank = codes.index(None)  # it runs on, and yet its peers have lost it
         ended = "no answer to its peers"
@@ -38,6 +37,10 @@ def cause(job: TrainJob, codes: list[int | None]) -> RecsysError:
     why = " (out of memory? try fewer workers.num_workers or a smaller train.batch_size)" if code == -signal.SIGKILL else ""
     return Lost(f"worker {rank} of {len(codes)}", found=ended + why, expected="to train to the end",
                 remedy="look into " + last_lines(job, rank) + go_on(job))
+
+
+def stopped(job: TrainJob, by: str) -> WorkerError:
+    return WorkerError(f"training {job.run_id}", found=by, expected="to go on to the end", remedy=go_on(job).lstrip("; "))
 
 
 def told_by(job: TrainJob, rank: int) -> RecsysError | None:

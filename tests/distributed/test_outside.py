@@ -15,7 +15,7 @@ import torch
 
 from recsys_spark.core.contracts import TrainJob
 from recsys_spark.core.errors import CheckpointError, ConfigError
-from recsys_spark.train import beat, entry, launch, placement
+from recsys_spark.train import beat, checkpoint, entry, launch, placement
 from recsys_spark.train.placement import Rank
 from tests import shardsets, training
 from tests.distributed import ranks
@@ -70,6 +70,21 @@ def test_a_rank_that_hangs_is_named_by_the_others(rows: tuple[Path, Any], tmp_pa
     assert started.returncode != 0
     assert "worker 1 of 2: found silent for" in output and "workers.timeout_s=10" in output
     assert "worker 1 of 2" in (tmp_path / "rank-0.error.json").read_text()
+
+
+def test_a_file_stops_ranks_that_no_signal_reaches(rows: tuple[Path, Any], tmp_path: Path) -> None:
+    job = training.job(tmp_path, *rows, engine="torch", num_workers=2, epochs=100_000, patience=100_000)
+    started = _start("torch", launch.prepare(job))
+    try:
+        ranks.wait(lambda: ranks.steps(job) >= 20)
+        entry.stop_file(job).touch()
+        output, _ = started.communicate(timeout=90)
+    finally:
+        if started.poll() is None:
+            os.killpg(started.pid, signal.SIGKILL)
+    assert started.returncode != 0 and f"exitcode  : {entry.STOPPED}" in output, output[-3000:]
+    assert checkpoint.verify(checkpoint.folders(tmp_path)[-1]).step > 20
+    assert not entry.stop_file(job).exists(), "the next start goes on"
 
 
 def _hang(job: TrainJob) -> int:

@@ -49,7 +49,7 @@ def main() -> None:
     told: dict[str, object] = {}
     job = training.job(folder / "run", folder / "rows", made, engine=engine, num_workers=2, epochs=epochs, patience=epochs,
                        checkpoint_steps=5)
-    job = job.model_copy(update={"workers": job.workers.model_copy(update={"launch": "spark", "restarts": 1})})
+    job = job.model_copy(update={"workers": job.workers.model_copy(update={"launch": "spark", "restarts": 1, "min_workers": 1})})
     if engine == "horovod":
         threading.Thread(target=kill, args=(job, cluster), daemon=True).start()
     told["steps"] = launch_spark.train(spark, job).steps

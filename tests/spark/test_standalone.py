@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ from pyspark.sql import SparkSession
 from recsys_spark.core.contracts import MANIFEST, ShardSet
 from recsys_spark.datasets import synthetic
 from recsys_spark.stages import launch_spark
+from recsys_spark.train import checkpoint
 from tests import shardsets, training
+from tests.distributed import ranks
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "deploy/standalone/cluster.sh"
@@ -51,10 +54,34 @@ def test_horovod_on_the_sessions_own_executors(spark: SparkSession, tmp_path: Pa
     assert not list((tmp_path / "run").glob(".probe-*"))
 
 
+@pytest.mark.parametrize("engine", ["horovod", pytest.param("torch", marks=pytest.mark.soak)])
+def test_sigterm_of_the_driver_saves_and_says_how_to_go_on(engine: str, tmp_path: Path) -> None:
+    made = shardsets.pointwise(tmp_path / "rows")
+    job = training.job(tmp_path / "run", tmp_path / "rows", made, engine=engine, num_workers=2, epochs=100_000, patience=100_000)
+    job = job.model_copy(update={"workers": job.workers.model_copy(update={"launch": "spark", "restarts": 2})})
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    with open(tmp_path / "said", "wb") as said:
+        driver = subprocess.Popen([sys.executable, "-m", "tests.spark.stopped_driver", str(tmp_path / "job.json")], cwd=ROOT, stdout=said,
+                                  stderr=subprocess.STDOUT)
+    try:
+        ranks.wait(lambda: ranks.steps(job) >= 20 or driver.poll() is not None, 120)
+        done = ranks.steps(job)
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(60) == 0, (tmp_path / "said").read_text()[-3000:]
+    finally:
+        driver.kill()
+    newest = checkpoint.folders(tmp_path / "run")[-1]
+    assert checkpoint.verify(newest).step >= done, "the ranks saved"
+    told = (tmp_path / "said").read_text()
+    assert "asked to stop (SIGTERM" in told and f"run again to go on from {newest.name}" in told, told[-3000:]
+    assert "event=restart" not in told
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize(("engine", "epochs"), [("torch", 3), ("horovod", 60)])
 def test_ranks_on_executors(engine: str, epochs: int, tmp_path: Path) -> None:
-    """The numbers of one rank, also after a rank of Horovod was killed on the way; a finished job again; too few slots, no GPU."""
+    """The numbers of one rank, also where one of Horovod's was killed on the way, the other went on and was joined by a new one; a finished
+    job again; too few slots, no GPU."""
     command = (sys.executable, "-m", "tests.spark.on_cluster", tmp_path, tmp_path / "cluster", engine, epochs)
     said = _on_cluster(tmp_path, "--", *map(str, command))
     told = json.loads((tmp_path / "told.json").read_text())
@@ -63,7 +90,7 @@ def test_ranks_on_executors(engine: str, epochs: int, tmp_path: Path) -> None:
     training.train_here(training.job(tmp_path / "alone", tmp_path / "rows", made, epochs=epochs, patience=epochs))
     assert training.difference(training.weights(tmp_path / "run"), training.weights(tmp_path / "alone")) < 1e-10
     log = (tmp_path / "run/rank-0.log").read_text()
-    assert ("event=resume" in log) == (engine == "horovod"), f"a rank was killed, and the training went on\n{said}\n{log}"
+    assert (log.count("event=resume") == 2) == ("event=grow" in said) == (engine == "horovod"), f"{said}\n{log}"
     assert told["four"].startswith("ConfigError workers.num_workers: found 4, and Spark has fewer task slots")
     assert told["cuda"].startswith("ConfigError workers.device: found cuda, and spark.task.resource.gpu.amount is not set")
 
