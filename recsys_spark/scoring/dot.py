@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys_spark.core.errors import RecsysError
-from recsys_spark.models.base import Ragged
+from recsys_spark.models.batches import Ragged
 from recsys_spark.scoring.topk import TopK, select, top_k, top_k_of
 
 _GROUP = 8  # items whose maximum stands for them: smaller means more maxima to sort, larger more items to score again

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recsys_spark.core.contracts import NormalEquations
 from recsys_spark.core.errors import RecsysError
-from recsys_spark.models.base import Ragged
+from recsys_spark.models.batches import Ragged
 from recsys_spark.scoring.topk import select
 
 CELLS = 1 << 22  # numbers held at once, of item vectors and of matrices: 16 and 32 MB

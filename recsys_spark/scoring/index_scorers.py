@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import CheckpointError
-from recsys_spark.models.base import Ragged
+from recsys_spark.models.batches import Ragged
 from recsys_spark.scoring import index as indices
 from recsys_spark.scoring.dot import DotIndex
 from recsys_spark.scoring.fold_in import FoldIn

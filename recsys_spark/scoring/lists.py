@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from recsys_spark.models.base import Ragged
+from recsys_spark.models.batches import Ragged
 
 
 def ragged(column: pa.ListArray, dtype: type[np.generic] = np.int32) -> Ragged:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from recsys_spark.core import columns as c
-from recsys_spark.models.base import Model, Profile, Query, Ragged, Rows
+from recsys_spark.models.base import Model
+from recsys_spark.models.batches import Profile, Query, Ragged, Rows
 from recsys_spark.nn.fields import Fields
 from recsys_spark.scoring.dot import DotIndex
 from recsys_spark.scoring.events import encoded

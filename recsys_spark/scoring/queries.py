@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recsys_spark.core import columns as c
-from recsys_spark.models.base import Ragged
+from recsys_spark.models.batches import Ragged
 from recsys_spark.scoring import lists
 from recsys_spark.scoring.lists import ragged
 from recsys_spark.scoring.topk import TopK, select, top_k, top_k_of

@@ -18,7 +18,7 @@ from scipy import sparse
 from torch import Tensor
 
 from recsys_spark.core.errors import CheckpointError
-from recsys_spark.models.base import Ragged
+from recsys_spark.models.batches import Ragged
 from recsys_spark.scoring.topk import TopK, select, top_k, top_k_of
 
 _CELLS = 1 << 23  # scores, or entries of a product, held at once: 32 to 100 MB

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from recsys_spark.core.errors import RecsysError
-from recsys_spark.models.base import Ragged
+from recsys_spark.models.batches import Ragged
 from recsys_spark.nn import noise
 
 _TIES_CELLS = 1 << 22  # cells of (query, item) hashed at once when a tie reaches beyond the k-th place: 32 MB

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,6 +156,17 @@ def clean(run: Path) -> None:
     """Remove what killed writers left."""
     for left in (run / FOLDER).glob(".tmp-*"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def gathered(carry: Mapping[str, Tensor], workers: Workers) -> dict[str, Tensor]:
+    """name -> (ranks, *shape), on the CPU: what each rank carries, (*shape)."""
+    made = {}
+    for key, mine in sorted(carry.items()):
+        every = mine.new_zeros(workers.size, *mine.shape)
+        every[workers.rank] = mine
+        workers.all_reduce_sum([every])
+        made[key] = every.cpu()
+    return made
 
 
 def own(key: str, gathered: Tensor, workers: Workers) -> Tensor:

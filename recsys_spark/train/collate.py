@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys_spark.core import columns
-from recsys_spark.models.base import Batch, Pairs, Profile, Ragged, Rows
+from recsys_spark.models.batches import Batch, Pairs, Profile, Ragged, Rows
 
 
 def collate(numbers: dict[str, Any], layout: str) -> Batch:

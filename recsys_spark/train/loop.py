@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from recsys_spark.core import artifacts, log, seeds
 from recsys_spark.core.contracts import TrainJob, TrainResult
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.models import registry
-from recsys_spark.models.base import Batch, Context, Model, Sizes
+from recsys_spark.models.base import Context, Model, Sizes
+from recsys_spark.models.batches import Batch
 from recsys_spark.nn.tables import tables
 from recsys_spark.train import checkpoint, features, optim, phases, places, step, transfer, validate
 from recsys_spark.train.checkpoint import State
@@ -78,17 +78,20 @@ class Loop:
         self.model.train()
         while not self.state.ended:
             self._freeze()
-            if not self._rest_of_epoch():
+            wish = self._rest_of_epoch()
+            if self.state.position < self.reader.steps:
                 self._save()
+            else:
+                self._end_epoch()
+            if wish >= STOP and not self.state.ended:
                 self.saver.wait()
                 return None
-            self._end_epoch()
         self.saver.wait()
         return self._result()
 
-    def _rest_of_epoch(self) -> bool:
-        """False when asked to stop in the middle of it."""
-        state, every, steps = self.state, self.settings.checkpoint_steps, self.reader.steps
+    def _rest_of_epoch(self) -> int:
+        """What the ranks wished after its last step, or after the one at which they were asked to stop."""
+        state, every, steps, wish = self.state, self.settings.checkpoint_steps, self.reader.steps, GO_ON
         clock = time.perf_counter()
         for rows, batch in transfer.onto(self.device, self.dtype, self._batches()):
             self.ctx.step, self.ctx.epoch = state.step, state.epoch
@@ -109,15 +112,16 @@ class Loop:
             state.step, state.position, state.epoch_examples = state.step + 1, state.position + 1, state.epoch_examples + examples
             self.examples_here += examples
             self.workers.beat.tell(state.epoch, self.epochs, state.position, steps, state.step, self.examples_here)
-            if state.position < steps and (done.wish or (every and state.step % every == 0)):
+            wish = done.wish
+            if wish >= STOP:
+                break
+            if state.position < steps and (wish or (every and state.step % every == 0)):
                 state.epoch_seconds += time.perf_counter() - clock
-                if done.wish >= STOP:
-                    return False
                 self._save()
                 clock = time.perf_counter()
-        assert state.position == steps, f"the reader gave {state.position} steps of {steps}"
+        assert wish >= STOP or state.position == steps, f"the reader gave {state.position} steps of {steps}"
         state.epoch_seconds += time.perf_counter() - clock
-        return True
+        return wish
 
     def _batches(self) -> transfer.Batches:
         """The rest of the epoch: (rows of the step over all ranks, this rank's batch, with its negatives)."""
@@ -205,7 +209,7 @@ class Loop:
         return next(group["lr"] for group in self.optimiser.param_groups if group["params"][0].requires_grad)
 
     def _save(self) -> None:
-        carry = self._gathered_carry()
+        carry = checkpoint.gathered(self.ctx.carry, self.workers)
         with self.sharding.state(self.model, self.optimiser) as (weights, moments, groups):
             if self.workers.rank == 0:
                 tensors = {**moments, **{f"carry.{key}": value for key, value in carry.items()}}
@@ -238,17 +242,6 @@ class Loop:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [line for line in lines if json.loads(line)["epoch"] < record.get("epoch", 0)]
         artifacts.write_text(path, "".join(line + "\n" for line in [*kept, *([json.dumps(record)] if record else [])]))
-
-    def _gathered_carry(self) -> dict[str, Tensor]:
-        """name -> (ranks, *shape): what each rank carries."""
-        gathered = {}
-        for key in sorted(self.ctx.carry):
-            mine = self.ctx.carry[key]
-            every = mine.new_zeros(self.workers.size, *mine.shape)
-            every[self.workers.rank] = mine
-            self.workers.all_reduce_sum([every])
-            gathered[key] = every.cpu()
-        return gathered
 
     def _negatives(self) -> Negatives | None:
         if not self.model.num_negatives:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_spark.models.base import Pairs, Rows
+from recsys_spark.models.batches import Pairs, Rows
 from recsys_spark.nn import noise
 
 AHEAD_ROWS = 1 << 15  # positive rows whose negatives are drawn at once
@@ -68,11 +68,13 @@ class Negatives:
     def draw(self, user: Tensor, row: Tensor, epoch: int, step: int | np.ndarray) -> Tensor:
         """int64 (B, N) items for users (B,) in the global rows (B,) of a step, or each of its own, int (B,)."""
         user, row, high = user.long(), row.long(), self.seen.num_items
-        steps, of_row = np.unique(np.broadcast_to(step, len(row)), return_inverse=True)
+        of_row = np.broadcast_to(step, len(row))
+        first = np.flatnonzero(np.diff(of_row, prepend=-1))  # of each run of rows of one step
+        steps, rows = of_row[first].tolist(), np.diff(first, append=len(row))
 
         def keys(*again: int) -> np.ndarray:
             """uint64 (B,)"""
-            return np.array([noise.key(self.seed, "negatives", epoch, one, *again) for one in steps.tolist()], np.uint64)[of_row]
+            return np.repeat(np.array([noise.key(self.seed, "negatives", epoch, one, *again) for one in steps], np.uint64), rows)
 
         items = noise.integers(keys(), row, high, self.num) + 1  # (B, N)
         flat = items.view(-1)

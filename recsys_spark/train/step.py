@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys_spark.core.errors import ConfigError, RecsysError
-from recsys_spark.models.base import Batch, Context, Model, Pairs, Rows, Term
+from recsys_spark.models.base import Context, Model, Term
+from recsys_spark.models.batches import Batch, Pairs, Rows
 from recsys_spark.nn.tables import tables
 from recsys_spark.train.collate import take
 from recsys_spark.train.gradients import Gradients

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from recsys_spark.models.base import Batch
+from recsys_spark.models.batches import Batch
 
 Batches = Generator[tuple[int, Batch], None, None]
 

@@ -17,7 +17,8 @@ from recsys_spark.core import columns, contracts
 from recsys_spark.core.contracts import ShardSet, TrainJob
 from recsys_spark.core.errors import ConfigError, ShardError, nearest
 from recsys_spark.metrics import ctr, names, ranking, rating
-from recsys_spark.models.base import Model, Profile, Query
+from recsys_spark.models.base import Model
+from recsys_spark.models.batches import Profile, Query
 from recsys_spark.scoring import topk
 from recsys_spark.train import places
 from recsys_spark.train.collate import collate

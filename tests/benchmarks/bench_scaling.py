@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_scaling [--repeats N] [--json FILE]
 
-    neumf 8, neumf 64   batch 8,192 rows (neumf 8 also 32,768), each a positive with one negative (2 layers)
+    neumf 8, neumf 64   batch 8,192 rows (neumf 8 also 65,536), each a positive with one negative (2 layers)
     multi_vae           batch 1,024 users (600 hidden, 64 latent)
 
 Each rank is held to one core with all its threads, those of the reader included. Rounds of one rank alone, of one rank beside a twin that
@@ -38,7 +38,7 @@ from tests.benchmarks.bench_train import export, interactions
 
 CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "neumf 8": ("neumf", "pointwise", 8192, {"dim": 8, "num_layers": 2, "num_negatives": 1}),
-    "neumf 8, 32,768 rows": ("neumf", "pointwise", 32768, {"dim": 8, "num_layers": 2, "num_negatives": 1}),
+    "neumf 8, 65,536 rows": ("neumf", "pointwise", 65536, {"dim": 8, "num_layers": 2, "num_negatives": 1}),
     "neumf 64": ("neumf", "pointwise", 8192, {"dim": 64, "num_layers": 2, "num_negatives": 1}),
     "multi_vae": ("multi_vae", "profile", 1024, {"hidden_dim": 600, "latent_dim": 64})}
 SIZES = (4_096, 262_144, 4_194_304)  # floats

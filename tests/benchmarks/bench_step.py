@@ -26,7 +26,8 @@ import torch
 
 from recsys_spark.core.contracts import Optim
 from recsys_spark.models import registry
-from recsys_spark.models.base import Context, Model, Pairs, Sizes
+from recsys_spark.models.base import Context, Model, Sizes
+from recsys_spark.models.batches import Pairs
 from recsys_spark.nn.tables import tables
 from recsys_spark.train import optim, step
 from recsys_spark.train.loop import Loop

@@ -31,7 +31,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
 from recsys_spark.lake.session import session
 from recsys_spark.lake.tables import Lake
-from recsys_spark.models.base import Ragged
+from recsys_spark.models.batches import Ragged
 from recsys_spark.scoring.dot import DotIndex
 from recsys_spark.scoring.topk import top_k
 from recsys_spark.stages import score

@@ -14,7 +14,8 @@ import torch
 
 from recsys_spark.core.contracts import Feature
 from recsys_spark.models import registry
-from recsys_spark.models.base import Context, Model, Rows, Sizes
+from recsys_spark.models.base import Context, Model, Sizes
+from recsys_spark.models.batches import Rows
 from recsys_spark.models.pointwise._features import FeatureModel
 from recsys_spark.nn.fields import Fields, Slots
 from tests.models import worlds

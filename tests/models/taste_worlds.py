@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from recsys_spark.models.base import Model, Query, Sizes
+from recsys_spark.models.base import Model, Sizes
+from recsys_spark.models.batches import Query
 from tests.models import worlds
 from tests.shardsets import Events
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from recsys_spark.models import registry
-from recsys_spark.models.base import Context, Pairs, Query, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Pairs, Query
 from recsys_spark.train import workers
 from recsys_spark.train.loop import Loop
 from tests import shardsets, training

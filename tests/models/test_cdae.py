@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from recsys_spark.models import registry
-from recsys_spark.models.base import Context, Query, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Query
 from recsys_spark.nn import noise
 from tests.models import worlds
 from tests.shardsets import Events

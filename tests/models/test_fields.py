@@ -13,7 +13,8 @@ import torch
 from recsys_spark.core import shardset
 from recsys_spark.core.errors import ConfigError, ShardError
 from recsys_spark.models import registry, store
-from recsys_spark.models.base import Rows, Sizes
+from recsys_spark.models.base import Sizes
+from recsys_spark.models.batches import Rows
 from recsys_spark.nn.fields import FeatureTable, Fields, Slots, pooled
 from recsys_spark.scoring import events, scorer
 from recsys_spark.train import features

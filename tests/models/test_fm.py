@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from recsys_spark.models import registry
-from recsys_spark.models.base import Context, Rows, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Rows
 from tests.models import field_worlds, worlds
 
 TRAINING = Context(training=True)

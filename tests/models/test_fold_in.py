@@ -14,7 +14,7 @@ from recsys_spark.baselines import normal_equations
 from recsys_spark.core import artifacts
 from recsys_spark.core.contracts import Index, NormalEquations
 from recsys_spark.core.errors import CheckpointError, RecsysError
-from recsys_spark.models.base import Ragged
+from recsys_spark.models.batches import Ragged
 from recsys_spark.scoring import fold_in, worker
 from recsys_spark.scoring.fold_in import FoldIn
 from recsys_spark.scoring.scorer import load

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from recsys_spark.core import columns
 from recsys_spark.core.errors import ConfigError, ShardError
-from recsys_spark.models.base import Context, Rows, Term
+from recsys_spark.models.base import Context, Term
+from recsys_spark.models.batches import Rows
 from recsys_spark.models.pointwise.mf_bias import MfBias
 from recsys_spark.train import checkpoint, optim, step, validate, workers
 from recsys_spark.train.loop import Loop
@@ -98,6 +99,17 @@ def test_every_optimiser_comes_back_from_its_state(name: str, rows: tuple[Path, 
     training.train_here(whole)
     stopper = iter([False] * 17 + [True] * 100)
     assert training.train_here(made, stop=lambda: next(stopper)) is None
+    assert training.train_here(made) is not None
+    assert training.difference(training.weights(tmp_path / "run"), training.weights(tmp_path / "whole")) == 0.0
+
+
+def test_asked_to_stop_in_the_last_step_of_an_epoch(rows: tuple[Path, Any], tmp_path: Path) -> None:
+    """Epochs of one step have no other: the epoch is ended, and the training goes on later."""
+    made, whole = (training.job(tmp_path / folder, *rows, epochs=4, patience=4, batch_size=100_000) for folder in ("run", "whole"))
+    training.train_here(whole)
+    stopper = iter([False, True])
+    assert training.train_here(made, stop=lambda: next(stopper)) is None
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
     assert training.train_here(made) is not None
     assert training.difference(training.weights(tmp_path / "run"), training.weights(tmp_path / "whole")) == 0.0
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from recsys_spark.models import registry
-from recsys_spark.models.base import Context, Query, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Query
 from recsys_spark.models.pointwise.mf_mixture import mixture
 from tests.models import worlds
 from tests.models.test_mf_bias import rows

@@ -6,7 +6,8 @@ import torch
 
 from recsys_spark.core.contracts import Feature
 from recsys_spark.models import registry
-from recsys_spark.models.base import Context, Rows, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Rows
 from tests.models import field_worlds, worlds
 from tests.models.test_fm import pairs
 

@@ -11,7 +11,8 @@ import torch
 from recsys_spark.core.contracts import Feature
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.models import registry
-from recsys_spark.models.base import Context, Query, Rows, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise.mf_temporal import total_variation
 from tests.models import field_worlds, worlds
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_spark.models.base import Context, Query, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Query
 from recsys_spark.nn import noise, profiles
 from tests.models import worlds
 from tests.models.test_multi_vae import LISTS, ones

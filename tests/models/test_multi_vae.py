@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from recsys_spark.models import registry
-from recsys_spark.models.base import Context, Query
+from recsys_spark.models.base import Context
+from recsys_spark.models.batches import Query
 from recsys_spark.nn import noise
 from tests.models import worlds
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_spark.models.base import Pairs, Rows
+from recsys_spark.models.batches import Pairs, Rows
 from recsys_spark.train.negatives import Negatives, Seen
 
 ITEMS = 20

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from recsys_spark.models import registry, store
-from recsys_spark.models.base import Context, Query, Rows, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Query, Rows
 from recsys_spark.nn import tables, tower
 from tests.models import taste_worlds, test_contract, worlds
 

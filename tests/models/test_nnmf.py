@@ -13,7 +13,8 @@ import torch
 from recsys_spark.core import columns
 from recsys_spark.core.contracts import Train, TrainJob, Workers
 from recsys_spark.models import registry, store
-from recsys_spark.models.base import Context, Query, Rows, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise import nnmf
 from tests import shardsets, training
 from tests.models import worlds

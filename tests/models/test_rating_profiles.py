@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recsys_spark.models import store
-from recsys_spark.models.base import Profile, Query, Ragged
+from recsys_spark.models.batches import Profile, Query, Ragged
 from recsys_spark.scoring import model_scorer, scorer, worker
 from recsys_spark.train import collate
 from recsys_spark.train.loop import Loop

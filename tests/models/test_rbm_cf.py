@@ -11,7 +11,8 @@ import torch
 
 from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.models import registry
-from recsys_spark.models.base import Context, Query, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Query
 from recsys_spark.models.profile.rbm_cf import RbmCf
 from tests.models import worlds
 from tests.models.test_autorec_user import closed

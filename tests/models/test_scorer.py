@@ -15,7 +15,8 @@ from recsys_spark.core import artifacts
 from recsys_spark.core.contracts import Index
 from recsys_spark.core.errors import CheckpointError, RecsysError
 from recsys_spark.models import registry, store
-from recsys_spark.models.base import Query, Ragged, Sizes
+from recsys_spark.models.base import Sizes
+from recsys_spark.models.batches import Query, Ragged
 from recsys_spark.scoring import queries, worker
 from recsys_spark.scoring.scorer import load
 from recsys_spark.scoring.worker import Settings, predict_batches, rank_batches

@@ -14,7 +14,7 @@ from scipy import sparse as scipy_sparse
 from recsys_spark.core import artifacts
 from recsys_spark.core.contracts import Index
 from recsys_spark.core.errors import CheckpointError
-from recsys_spark.models.base import Ragged
+from recsys_spark.models.batches import Ragged
 from recsys_spark.scoring import sparse
 from recsys_spark.scoring.scorer import load
 from recsys_spark.scoring.sparse import Csr, SparseIndex

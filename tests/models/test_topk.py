@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recsys_spark.core.errors import RecsysError
-from recsys_spark.models.base import Ragged
+from recsys_spark.models.batches import Ragged
 from recsys_spark.scoring import dot
 from recsys_spark.scoring.dot import DotIndex
 from recsys_spark.scoring.topk import TopK, rows_of, select, tie_hash, top_k

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from recsys_spark.core.contracts import Feature
 from recsys_spark.models import registry
-from recsys_spark.models.base import Batch, Context, Model, Pairs, Profile, Query, Ragged, Rows, Sizes, Term
+from recsys_spark.models.base import Context, Model, Sizes, Term
+from recsys_spark.models.batches import Batch, Pairs, Profile, Query, Ragged, Rows
 from recsys_spark.nn.fields import Fields
 from tests import shardsets
 from tests.shardsets import Events

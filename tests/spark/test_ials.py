@@ -13,7 +13,7 @@ from recsys_spark.baselines import als, csr_blocks, factors, ials
 from recsys_spark.baselines.training import Training
 from recsys_spark.core import seeds
 from recsys_spark.core.errors import RecsysError
-from recsys_spark.models.base import Ragged
+from recsys_spark.models.batches import Ragged
 from recsys_spark.scoring import index
 from recsys_spark.scoring.fold_in import FoldIn
 

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.models import store
-from recsys_spark.models.base import Profile, Query, Ragged
+from recsys_spark.models.batches import Profile, Query, Ragged
 from recsys_spark.stages import export_shards, prepare, score, train_deep
 from tests.spark.chained import Chain
 from tests.spark.prepared import crowd

@@ -13,7 +13,8 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import CheckpointError, ConfigError
 from recsys_spark.models import registry, store
-from recsys_spark.models.base import Rows, Sizes
+from recsys_spark.models.base import Sizes
+from recsys_spark.models.batches import Rows
 from recsys_spark.stages import prepare, score, train_als, train_baseline
 from tests.spark.chained import Chain
 from tests.spark.prepared import crowd

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys_spark.core.config import Settings
-from recsys_spark.models.base import Context, DotFactors, Model, Pairs, Query, Sizes, Term
+from recsys_spark.models.base import Context, DotFactors, Model, Sizes, Term
+from recsys_spark.models.batches import Pairs, Query
 from recsys_spark.nn.tables import Table, few_products, products, table
 
 

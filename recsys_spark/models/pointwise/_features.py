@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys_spark.core.config import Settings
-from recsys_spark.models.base import Context, DotFactors, Model, Query, Rows, Sizes, Term
+from recsys_spark.models.base import Context, DotFactors, Model, Sizes, Term
+from recsys_spark.models.batches import Query, Rows
 from recsys_spark.nn.fields import Embedded, FeatureTable, Fields, Slots
 from recsys_spark.nn.tables import Distinct, distinct, products
 

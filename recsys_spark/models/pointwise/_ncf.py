@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys_spark.core.config import Settings
-from recsys_spark.models.base import Context, Model, Rows, Term
+from recsys_spark.models.base import Context, Model, Term
+from recsys_spark.models.batches import Rows
 from recsys_spark.nn.tables import Distinct
 
 

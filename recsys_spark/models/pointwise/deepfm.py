@@ -12,7 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recsys_spark.models.base import Context, Query, Rows, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise._features import Task, TwoSided
 from recsys_spark.models.pointwise.fm import Fm
 from recsys_spark.nn.fields import pooled

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from recsys_spark.models.base import Context, DotFactors, Query, Rows, Sizes
+from recsys_spark.models.base import Context, DotFactors, Sizes
+from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise._ncf import Ncf
 from recsys_spark.nn.tables import Distinct, products, table
 from recsys_spark.nn.tower import glorot

@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_spark.core.config import Settings
-from recsys_spark.models.base import Context, Rows, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Rows
 from recsys_spark.models.pointwise._features import Task, TwoSided, total
 from recsys_spark.nn.fields import FeatureTable
 

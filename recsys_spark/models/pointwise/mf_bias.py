@@ -17,7 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_spark.core.config import Settings
-from recsys_spark.models.base import Context, Model, Query, Rows, Sizes, Term
+from recsys_spark.models.base import Context, Model, Sizes, Term
+from recsys_spark.models.batches import Query, Rows
 from recsys_spark.nn.tables import products, table
 
 

@@ -13,7 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recsys_spark.models.base import Context, Query, Rows, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise.mf_bias import MfBias
 from recsys_spark.nn.tables import few_products, table
 

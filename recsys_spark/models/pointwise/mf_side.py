@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recsys_spark.models.base import Context, Rows, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Rows
 from recsys_spark.models.pointwise._features import TwoSided, total
 from recsys_spark.nn.fields import FeatureTable
 

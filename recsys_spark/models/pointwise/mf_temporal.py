@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from recsys_spark.core.config import Settings
 from recsys_spark.core.errors import ConfigError
-from recsys_spark.models.base import Context, DotFactors, Model, Query, Rows, Sizes, Term
+from recsys_spark.models.base import Context, DotFactors, Model, Sizes, Term
+from recsys_spark.models.batches import Query, Rows
 from recsys_spark.nn.tables import products, table
 
 

@@ -19,7 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recsys_spark.core.config import Settings
-from recsys_spark.models.base import Context, Model, Query, Rows, Sizes, Term
+from recsys_spark.models.base import Context, Model, Sizes, Term
+from recsys_spark.models.batches import Query, Rows
 from recsys_spark.nn.tables import products, table
 
 _START = -2.0  # from the prior itself, samples are so wide at first that the means learn slowly

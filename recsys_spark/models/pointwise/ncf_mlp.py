@@ -13,7 +13,8 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor, nn
 
-from recsys_spark.models.base import Context, Query, Rows, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise._ncf import Ncf
 from recsys_spark.nn.tables import distinct, table
 from recsys_spark.nn.tower import HalvingTower, glorot, over_pairs

@@ -20,7 +20,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recsys_spark.core.contracts import Optim
-from recsys_spark.models.base import Context, Gradient, Query, Rows, Sizes
+from recsys_spark.models.base import Context, Gradient, Sizes
+from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise._ncf import Ncf
 from recsys_spark.models.pointwise.gmf import Gmf
 from recsys_spark.models.pointwise.ncf_mlp import NcfMlp

@@ -19,7 +19,8 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_spark.core.config import Settings
-from recsys_spark.models.base import Context, Query, Rows, Sizes
+from recsys_spark.models.base import Context, Sizes
+from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise._features import FeatureModel, Task
 from recsys_spark.nn.crosses import Crosses, parts
 from recsys_spark.nn.fields import Slots, pooled
@@ -62,20 +63,23 @@ class WideDeep(FeatureModel):
             self.tower = Tower([len(widths) * config.dim for widths in self.widths], hidden, config.dropout)
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
-        sides = [self.fields.user(batch.user), self.fields.item(batch.item), self.fields.event(batch.codes, batch.numbers)]
-        output, norms = self.w0, batch.weight.new_zeros(len(batch))
+        sides = self.slots(batch)
+        output, norms = self.w0.expand(len(batch)), batch.weight.new_zeros(len(batch))
         if self.config.wide:
-            crossed = self.crosses({name: one for side, slots in zip(SIDES, sides, strict=True) for name, one in parts(
-                self.fields, side, slots).items()})  # equation 1
-            output = output + self._linear(Slots.joined(*sides)) + crossed
+            spread = [Slots(*map(of.spread, slots)) for of, slots in sides]
+            output = output + self.crosses({name: one for side, slots in zip(SIDES, spread, strict=False)
+                                            for name, one in parts(self.fields, side, slots).items()})  # equation 1
+            for of, slots in sides:
+                output = output + of.spread(self._linear(slots))
         if self.config.deep:
-            slots = Slots.joined(*sides)
-            rows = self.table(slots.feature)  # (B, S, D)
-            fields = pooled(rows * slots.weight.unsqueeze(-1), [width for widths in self.widths for width in widths])
+            fields = []
+            for (of, slots), widths in zip(sides, self.widths, strict=False):
+                rows = self.table(slots.feature)  # (R, S, D)
+                fields.append(of.spread(pooled(rows * slots.weight.unsqueeze(-1), widths).flatten(1)))
+                norms = norms + of.spread(rows.square().sum((1, 2)))
             drop = (lambda name, width: ctx.uniform(name, batch.row, width)) if ctx.training else None
-            output = output + self.tower(fields.flatten(1), drop)  # equation 2
-            norms = rows.square().sum((1, 2))
-        return {"output": output.expand(len(batch)), "l2_factor": norms}  # equation 3, before its sigmoid
+            output = output + self.tower(torch.cat(fields, 1), drop)  # equation 2
+        return {"output": output, "l2_factor": norms}  # equation 3, before its sigmoid
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         user, item = self.fields.user(query.user), self.fields.item(self.catalogue(items))

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from recsys_spark.core.errors import ConfigError
-from recsys_spark.models.base import Query
+from recsys_spark.models.batches import Query
 from recsys_spark.models.profile.autorec_user import AutorecUser
 
 

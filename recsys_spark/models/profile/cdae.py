@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys_spark.core.config import Settings
-from recsys_spark.models.base import Context, Model, Profile, Query, Ragged, Sizes, Term
+from recsys_spark.models.base import Context, Model, Sizes, Term
+from recsys_spark.models.batches import Profile, Query, Ragged
 from recsys_spark.nn import profiles
 from recsys_spark.nn.tables import table
 

@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recsys_spark.core.config import Settings
-from recsys_spark.models.base import Context, Model, Profile, Query, Ragged, Sizes, Term
+from recsys_spark.models.base import Context, Model, Sizes, Term
+from recsys_spark.models.batches import Profile, Query, Ragged
 from recsys_spark.nn import profiles
 
 

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from recsys_spark.core.config import Settings
 from recsys_spark.core.errors import ConfigError, DataError
-from recsys_spark.models.base import Context, Model, Profile, Query, Ragged, Sizes, Term
+from recsys_spark.models.base import Context, Model, Sizes, Term
+from recsys_spark.models.batches import Profile, Query, Ragged
 from recsys_spark.models.profile.autorec_item import cannot_rank
 from recsys_spark.nn import profiles
 
