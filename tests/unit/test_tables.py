@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recsys_spark.nn.tables import table
+from recsys_spark.nn.tables import distinct, table
 
 
 def test_row_0_is_zero_and_stays_zero():
@@ -52,3 +52,14 @@ def test_sums_are_the_same_whatever_the_number_of_threads():
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(gradients[0], other) for other in gradients[1:])
+
+
+@pytest.mark.parametrize("high", [1, 10, 10_000])  # few different ones are marked, many are sorted
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("rows", [0, 1, 300])
+def test_each_index_once_and_where_it_was(high: int, dtype: torch.dtype, rows: int):
+    torch.manual_seed(3)
+    index = torch.randint(0, high, (rows,), dtype=dtype)
+    found = distinct(index)
+    assert found.each.dtype == dtype and found.each.tolist() == sorted(set(index.tolist()))
+    assert torch.equal(found.spread(found.each), index)
