@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,13 +57,14 @@ def over_pairs(layers: nn.ModuleList, user: Tensor, item: Tensor, head: Tensor) 
     first, *rest = layers
     user, item = _first(first, user, item)  # (B, W), ([B,] C, W)
     step = max(1, BLOCK // max(1, user.numel()))
-    made = []
+    # Written where they belong: results kept one by one lie in the gaps that the blocks leave, which then fit no block, by gigabytes.
+    made = user.new_empty(len(user), item.shape[-2])
     for start in range(0, item.shape[-2], step):
         z = F.relu(user[:, None] + item[..., start : start + step, :])  # (B, c, W)
         for layer in rest:
             z = F.relu(layer(z))
-        made.append(z @ head)
-    return torch.cat(made, 1)
+        made[:, start : start + step] = z @ head
+    return made
 
 
 def _first(layer: nn.Module, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:

@@ -80,10 +80,11 @@ class Nnmf(Model):
         of_user, of_item, of_product = self.first.weight.split([self.config.dim, *self.widths], 1)
         u, v = (u @ of_user.T + self.first.bias)[:, None], v @ of_item.T  # (B, 1, H), ([B,] C, H)
         step = max(1, BLOCK // max(1, len(query.user) * max(self.config.product_dim, self.config.hidden_dim)))
-        scores = [self._above(u + v[..., start : start + step, :]
-                              + (u_product[:, None] * v_product[..., start : start + step, :]) @ of_product.T)
-                  for start in range(0, v.shape[-2], step)]
-        return torch.cat(scores, 1)  # (B, C)
+        scores = u.new_empty(len(query.user), v.shape[-2])  # filled in place, as in nn/tower.py
+        for start in range(0, v.shape[-2], step):
+            product = u_product[:, None] * v_product[..., start : start + step, :]
+            scores[:, start : start + step] = self._above(u + v[..., start : start + step, :] + product @ of_product.T)
+        return scores  # (B, C)
 
     def predict(self, batch: Rows) -> dict[str, Tensor]:
         return {"rating": self.sizes.clamped(self(batch, Context())["rating"])}

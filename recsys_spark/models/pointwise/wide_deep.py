@@ -118,9 +118,8 @@ class WideDeep(FeatureModel):
         """(B, C), a block of items at a time."""
         mine = parts(self.fields, "user", Slots(user.feature.unsqueeze(1), user.weight.unsqueeze(1)))  # (B, 1, S)
         step = max(1, _BLOCK // max(1, len(user.feature) * user.feature.shape[-1] * item.feature.shape[-1]))
-        blocks = []
-        for start in range(0, item.feature.shape[-2], step):
+        scores = self.w0.new_empty(len(user.feature), item.feature.shape[-2])  # filled in place, as in nn/tower.py
+        for start in range(0, scores.shape[1], step):
             some = Slots(*(part[..., start : start + step, :] for part in item))  # ([B,] c, S)
-            crossed = self.crosses({**mine, **parts(self.fields, "item", some)})
-            blocks.append(crossed.expand(len(user.feature), some.feature.shape[-2]))
-        return torch.cat(blocks, 1)
+            scores[:, start : start + step] = self.crosses({**mine, **parts(self.fields, "item", some)})
+        return scores
