@@ -156,27 +156,28 @@ class Loop:
         """The next phase starts from the best weights of this one, and its start competes with its epochs: whatever does not
         improve changes nothing. No checkpoint lies between the two, so a run that is killed here does it all again."""
         state, phase = self.state, self.phases[self.state.phase]
-        after = phases.following(self.phases, state, self.job)
         state.phase_epochs.append(state.best_epoch + 1 - state.phase_epoch)
-        state.ended = after is None
+        state.ended = state.phase + 1 == len(self.phases)
         if phase.name and self.workers.rank == 0:
             improved = state.best_epoch >= state.phase_epoch
             told = log.fields(event="phase", phase=phase.name, ended_by=why, epochs=state.epoch - state.phase_epoch, improved=improved,
                               best_epoch=state.best_epoch, **{self.metric: state.best_value})
             _log.log(logging.INFO if improved else logging.WARNING, told)
-        if after is None:
+        if state.ended:
             return
         if state.best_checkpoint != checkpoint.name(state.step):
             self.saver.wait()
             self.workers.barrier()
             checkpoint.restore_best(self.job, state, self.model, self.sharding.part)
         self.workers.broadcast(self.sharding.replicated(self.model))
-        state.phase, state.phase_epoch, state.stale = after, state.epoch, 0
+        state.phase, state.phase_epoch, state.stale = state.phase + 1, state.epoch, 0
         self.ctx.carry.clear()
         self._begin()
         state.best = self.validate(self.trained)
         state.best_value, state.best_epoch = state.best.get(self.metric), state.epoch - 1
         state.best_checkpoint = checkpoint.name(state.step)
+        if self.job.phase_epochs and not self.job.phase_epochs[state.phase]:
+            self._end_phase("epochs")  # its start is all there is of it: what `begin` made of the phases before
 
     def _begin(self) -> None:
         """A new phase, from weights that are the same on all ranks."""

@@ -30,12 +30,6 @@ def planned(phases: list[Gradient], train: contracts.Train) -> int:
     return sum(epochs(phase, train) for phase in phases)
 
 
-def following(phases: list[Gradient], state: State, job: TrainJob) -> int | None:
-    """The phase after the state's; None after the last. Of epochs set by the job, phases that get none are passed over."""
-    later = range(state.phase + 1, len(phases))
-    return next((phase for phase in later if not job.phase_epochs or job.phase_epochs[phase]), None)
-
-
 def moving(phase: Gradient, state: State) -> tuple[str, list[dict[str, Any]]]:
     """(what ctx.phase says, the groups that are trained) in the state's epoch."""
     if not phase.in_turn:

@@ -212,13 +212,23 @@ def test_epochs_that_are_given_are_those_and_nothing_is_validated(kind: str, row
     assert "rmse" not in _lines(tmp_path / "again")[0] and "train_squared_error" in _lines(tmp_path / "again")[0]
 
 
-def test_a_phase_that_improved_nothing_is_passed_over_where_epochs_are_given(staged: list[str], rows: tuple[Path, Any],
-                                                                             tmp_path: Path) -> None:
-    for number, (epochs, phases_begun) in enumerate((((2, 0), ["biases"]), ((1, 2), ["biases", "all"]))):
+def test_a_phase_that_improved_nothing_is_begun_where_epochs_are_given(staged: list[str], rows: tuple[Path, Any], tmp_path: Path) -> None:
+    for number, epochs in enumerate(((2, 0), (1, 2))):
         staged.clear()
         made = training.job(tmp_path / str(number), *rows).model_copy(update={"phase_epochs": epochs})
         result = training.train_here(made)
-        assert result is not None and result.epochs == sum(epochs) and staged == phases_begun
+        assert result is not None and result.epochs == sum(epochs) and staged == ["biases", "all"] and result.phase_epochs == epochs
+
+
+def test_a_joint_model_that_joint_training_did_not_improve_is_what_it_begins_with(rows: tuple[Path, Any], tmp_path: Path) -> None:
+    """A refit of such a choice once ended before the two parts were joined: a joint model at random."""
+    made = training.job(tmp_path, *rows, "neumf", config={"dim": 4, "num_layers": 2, "num_negatives": 1, "pretrain_epochs": 2})
+    result = training.train_here(made.model_copy(update={"phase_epochs": (1, 1, 0)}))
+    assert result is not None and result.phase_epochs == (1, 1, 0) and result.epochs == 2
+    weights = training.weights(tmp_path)
+    for side in ("user", "item"):
+        parts = [weights[f"{part}.{side}.weight"] for part in ("gmf", "mlp")]
+        assert torch.equal(weights[f"{side}.weight"], torch.cat(parts, 1)) and all(part.any() for part in parts)
 
 
 def test_when_a_phase_is_over() -> None:
@@ -232,5 +242,3 @@ def test_when_a_phase_is_over() -> None:
     assert phases.end(jobs, State(phase_epoch=2, epoch=7), job) == "epochs"
     given = job.model_copy(update={"phase_epochs": (4, 0, 1)})
     assert phases.end(jobs, State(epoch=3), given) == "" and phases.end(jobs, State(epoch=4), given) == "epochs"
-    assert phases.following([own] * 3, State(), given) == 2 and phases.following([own] * 3, State(), job) == 1
-    assert phases.following([own] * 3, State(phase=2), given) is None
