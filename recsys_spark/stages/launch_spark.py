@@ -43,10 +43,8 @@ def _attempt(spark: SparkSession, job: TrainJob, enough: Callable[[], bool]) -> 
     gpus = _gpus(spark, job)
     hosts = _reached(spark, job)
     _log.info(log.fields(event="placed", num_workers=number, hosts=",".join(sorted(set(hosts)))))
-    beats = [entry.beat_file(job, rank) for rank in range(number)]
-    for left in (*beats, *(entry.error_file(job, rank) for rank in range(number)), entry.stop_file(job)):
-        left.unlink(missing_ok=True)
-    silence = watch.Silence(beats)
+    entry.clear(job)
+    silence = watch.Silence([entry.beat_file(job, rank) for rank in range(number)])
     with _signals() as asked, _relayed(job, lambda: asked() or enough()):
         try:
             codes = _codes(job, gpus)

@@ -150,6 +150,14 @@ def stop_file(job: TrainJob) -> Path:
     return Path(job.run_dir) / "stop"
 
 
+def clear(job: TrainJob) -> None:
+    """Before ranks start: what those of an earlier attempt told, or were told."""
+    for rank in range(job.workers.num_workers):
+        beat_file(job, rank).unlink(missing_ok=True)
+        error_file(job, rank).unlink(missing_ok=True)
+    stop_file(job).unlink(missing_ok=True)
+
+
 def log_file(job: TrainJob, rank: int) -> Path:
     return Path(job.run_dir) / f"rank-{rank}.log"
 

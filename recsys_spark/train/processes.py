@@ -38,10 +38,8 @@ def run(job: TrainJob, environments: list[dict[str, str]], enough: Callable[[], 
         stack.callback(_end, ranks)
         asked = stack.enter_context(_sigterm())
         shown = stack.enter_context(progress.make(job.model, Path(job.run_dir) / METRICS))
-        entry.stop_file(job).unlink(missing_ok=True)
+        entry.clear(job)
         for rank, environment in enumerate(environments):
-            for left in (entry.beat_file(job, rank), entry.error_file(job, rank)):
-                left.unlink(missing_ok=True)
             ranks.append(_start(job, rank, len(environments), environment))
         try:
             return _watch(job, ranks, shown, asked, enough)
