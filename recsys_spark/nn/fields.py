@@ -25,10 +25,6 @@ class Slots(NamedTuple):
     feature: Tensor  # int64 (..., S): 0 where there is none
     weight: Tensor  # float (..., S)
 
-    @staticmethod
-    def joined(*parts: Slots) -> Slots:
-        return Slots(torch.cat([part.feature for part in parts], -1), torch.cat([part.weight for part in parts], -1))
-
 
 class Fields(nn.Module):
     """Has no weights. `fill` it before use; until then every field of users and items is unknown."""

@@ -112,4 +112,5 @@ def _fill(model: Model, world: World) -> None:
 
 def slots(model: FeatureModel, batch: Rows) -> Slots:
     """Of each row: of its user, its item and its event, one after the other."""
-    return Slots.joined(*(Slots(of.spread(one.feature), of.spread(one.weight)) for of, one in model.slots(batch)))
+    sides = [(of.spread(one.feature), of.spread(one.weight)) for of, one in model.slots(batch)]
+    return Slots(*(torch.cat(part, -1) for part in zip(*sides, strict=True)))
