@@ -13,6 +13,11 @@ if TYPE_CHECKING:  # the model tests run without a JVM
 
     from recsys_spark.lake.tables import Lake
 
+# Every JVM of a test, also those of the commands that it runs, ends before the slow compiler pays. Without it the code cache is a fifth as
+# large, and sweeping it took as long as the tests.
+JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:ReservedCodeCacheSize=512m -XX:MetaspaceSize=512m"
+os.environ["JAVA_TOOL_OPTIONS"] = " ".join(filter(None, [os.environ.get("JAVA_TOOL_OPTIONS", "").replace(JVM, "").strip(), JVM]))
+
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
@@ -22,8 +27,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 
     scratch = tmp_path_factory.mktemp("spark")
     conf = {
-        # Tests end before the slow compiler pays. Without it the code cache is a fifth as large, and sweeping it took as long as the tests.
-        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:ReservedCodeCacheSize=512m -XX:MetaspaceSize=512m",
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
         "spark.local.dir": str(scratch / "local"),
         "spark.sql.autoBroadcastJoinThreshold": "10MB",

@@ -225,8 +225,7 @@ from recsys_spark.lake.session import session
 from recsys_spark.lake.tables import Lake
 from recsys_spark.stages.context import SparkSettings
 
-spark = session(SparkSettings(master="local[2]", driver_memory="1g", shuffle_partitions=2,
-                              conf={{"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}}), "killed")
+spark = session(SparkSettings(master="local[2]", driver_memory="1g", shuffle_partitions=2), "killed")
 lake, point = Lake(spark, {root!r}), {point!r}
 def die():
     os.killpg(0, signal.SIGKILL)
