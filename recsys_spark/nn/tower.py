@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys_spark.nn.blockwise import blockwise
 from recsys_spark.nn.tables import Distinct
-
-BLOCK = 1 << 21  # numbers of a hidden layer held at once while a catalogue is scored
 
 
 class Tower(nn.Module):
@@ -56,15 +55,14 @@ def over_pairs(layers: nn.ModuleList, user: Tensor, item: Tensor, head: Tensor) 
     """head (H,) times the ReLU layers' output for every user (B, user) with the items ([B,] C, item). (B, C)"""
     first, *rest = layers
     user, item = _first(first, user, item)  # (B, W), ([B,] C, W)
-    step = max(1, BLOCK // max(1, user.numel()))
-    # Written where they belong: results kept one by one lie in the gaps that the blocks leave, which then fit no block, by gigabytes.
-    made = user.new_empty(len(user), item.shape[-2])
-    for start in range(0, item.shape[-2], step):
-        z = F.relu(user[:, None] + item[..., start : start + step, :])  # (B, c, W)
+
+    def scores(items: slice) -> Tensor:
+        z = F.relu(user[:, None] + item[..., items, :])  # (B, c, W)
         for layer in rest:
             z = F.relu(layer(z))
-        made[:, start : start + step] = z @ head
-    return made
+        return z @ head
+
+    return blockwise(user, item.shape[-2], user.shape[-1], scores)
 
 
 def _first(layer: nn.Module, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:

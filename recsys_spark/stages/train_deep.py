@@ -24,7 +24,7 @@ from recsys_spark.stages.context import Context, OptionalRef, Outcome, Ref
 from recsys_spark.stages.search import Search
 from recsys_spark.stages.shard_set import FOLDER
 from recsys_spark.train import launch, phases, placement, places, validate, workers
-from recsys_spark.train.loop import RESULT
+from recsys_spark.train.record import RESULT
 
 logger = log.get(__name__)
 REFIT = "refit"  # folder in the run folder: the training on all events, after the one that chose the epochs

@@ -17,7 +17,7 @@ from recsys_spark.core import artifacts, log
 from recsys_spark.core.contracts import TrainJob, TrainResult
 from recsys_spark.core.errors import CheckpointError, ConfigError, WorkerError
 from recsys_spark.train import checkpoint, entry, owner, placement, processes, workers
-from recsys_spark.train.loop import RESULT
+from recsys_spark.train.record import RESULT
 from recsys_spark.train.supervise import Attempt, supervise
 
 _log = log.get("train.launch")

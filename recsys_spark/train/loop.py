@@ -5,10 +5,7 @@ Nothing here depends on how many ranks there are or what connects them; what is 
 
 from __future__ import annotations
 
-import json
 import logging
-import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recsys_spark.core import artifacts, log, seeds
+from recsys_spark.core import log, seeds
 from recsys_spark.core.contracts import TrainJob, TrainResult
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.models import registry
 from recsys_spark.models.base import Context, Model, Sizes
 from recsys_spark.models.batches import Batch
 from recsys_spark.nn.tables import tables
-from recsys_spark.train import checkpoint, features, optim, phases, places, step, transfer, validate
+from recsys_spark.train import checkpoint, features, optim, phases, places, record, step, transfer, validate
 from recsys_spark.train.checkpoint import State
 from recsys_spark.train.collate import collate
 from recsys_spark.train.negatives import Negatives, Seen
@@ -33,7 +30,6 @@ from recsys_spark.train.sharded import Sharding
 from recsys_spark.train.step import GO_ON, SAVE, STOP, NotFinite, Stepper, blame
 from recsys_spark.train.workers import Workers
 
-METRICS, RESULT = "metrics.jsonl", "result.json"
 _log = log.get("train.loop")
 
 
@@ -87,7 +83,7 @@ class Loop:
                 self.saver.wait()
                 return None
         self.saver.wait()
-        return self._result()
+        return record.result(self.job, self.state, self.workers)
 
     def _rest_of_epoch(self) -> int:
         """What the ranks wished after its last step, or after the one at which they were asked to stop."""
@@ -135,10 +131,7 @@ class Loop:
         state = self.state
         metrics = self.validate(self.trained)
         state.seconds, state.examples = state.seconds + state.epoch_seconds, state.examples + state.epoch_examples
-        named = {"phase": self.ctx.phase} if self.ctx.phase else {}
-        state.record = {"epoch": state.epoch, **named, "step": state.step, **{f"train_{name}": total / max(count, 1e-300)
-                        for name, (total, count) in state.sums.items()}, **metrics, "seconds": state.epoch_seconds,
-                        "examples_per_s": state.epoch_examples / max(state.epoch_seconds, 1e-9), "lr": self._lr()}
+        state.record = record.epoch(state, self.ctx.phase, metrics, self._lr())
         value = metrics.get(self.metric)  # None: nothing is validated, the last epoch counts
         if value is None or self.settings.choose == "last" or validate.improved(value, state.best_value, self.sign):
             state.best_value, state.best_epoch, state.best, state.stale = value, state.epoch, metrics, 0
@@ -150,7 +143,7 @@ class Loop:
             self._end_phase(why)
         self._save()
         if self.workers.rank == 0:
-            self._write_metrics()
+            record.write(self.run_dir, state)
 
     def _end_phase(self, why: str) -> None:
         """The next phase starts from the best weights of this one, and its start competes with its epochs: whatever does not
@@ -223,7 +216,7 @@ class Loop:
         found = checkpoint.resume(self.job, self.model, self.sharding.part)
         if found is None:
             if self.workers.rank == 0:
-                (self.run_dir / METRICS).unlink(missing_ok=True)
+                (self.run_dir / record.METRICS).unlink(missing_ok=True)
             self.workers.broadcast(self.sharding.replicated(self.model))
             self._begin()
             return
@@ -232,17 +225,10 @@ class Loop:
         optim.unpack(self.optimiser, self.sharding.moments(self.optimiser, found.moments, found.groups), found.groups)
         self.ctx.carry.update({key: checkpoint.own(key, value, self.workers) for key, value in found.carry.items()})
         if self.workers.rank == 0:
-            self._write_metrics()
+            record.write(self.run_dir, self.state)
             point(self.job, self.state)
             _log.info(log.fields(event="resume", step=self.state.step, epoch=self.state.epoch, position=self.state.position))
         self.workers.barrier()
-
-    def _write_metrics(self) -> None:
-        """metrics.jsonl holds the epochs before the last one of the state, as they are, and that one."""
-        path, record = self.run_dir / METRICS, self.state.record
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["epoch"] < record.get("epoch", 0)]
-        artifacts.write_text(path, "".join(line + "\n" for line in [*kept, *([json.dumps(record)] if record else [])]))
 
     def _negatives(self) -> Negatives | None:
         if not self.model.num_negatives:
@@ -260,16 +246,3 @@ class Loop:
         stays = f"; {left[-1].name} stays, and training resumes from it" if left else ""
         return NotFinite(f"{where}, {rows or 'rows of another rank'}", found=problem.found, expected=problem.expected, remedy="mend "
                          f"these rows in the source and export again, or lower train.optim.lr or set train.optim.clip_norm{stays}")
-
-    def _result(self) -> TrainResult:
-        state = self.state
-        peaks = torch.zeros(self.workers.size, dtype=torch.float64)
-        peaks[self.workers.rank] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        self.workers.all_reduce_sum([peaks])
-        result = TrainResult(
-            run_id=self.job.run_id, best_epoch=state.best_epoch, best=state.best, epochs=state.epoch, steps=state.step,
-            examples_per_s=state.examples / max(state.seconds, 1e-9), seconds=state.seconds, peak_rss_bytes=int(peaks.max()),
-            checkpoint=state.best_checkpoint, phase_epochs=tuple(state.phase_epochs))
-        if self.workers.rank == 0:
-            artifacts.write_model(self.run_dir / RESULT, result)
-        return result

@@ -19,7 +19,7 @@ from types import FrameType
 from recsys_spark.core.contracts import TrainJob
 from recsys_spark.core.errors import WorkerError
 from recsys_spark.train import entry, progress, verdict, watch, workers
-from recsys_spark.train.loop import METRICS
+from recsys_spark.train.record import METRICS
 
 GRACE_S = 30.0  # to save a checkpoint after SIGTERM, before SIGKILL
 SETTLE_S = 1.0  # after a rank has died: others follow it, and the first cause must be told from them

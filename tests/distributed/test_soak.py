@@ -15,7 +15,7 @@ import pytest
 from recsys_spark.core import artifacts
 from recsys_spark.core.contracts import TrainJob
 from recsys_spark.train import entry
-from recsys_spark.train.loop import RESULT
+from recsys_spark.train.record import RESULT
 from tests import shardsets, training
 from tests.distributed import ranks
 

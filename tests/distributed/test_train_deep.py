@@ -17,7 +17,7 @@ from recsys_spark.stages import scaling, train_deep
 from recsys_spark.stages.context import Context, Env
 from recsys_spark.train import checkpoint, launch
 from recsys_spark.train.forecast import Network
-from recsys_spark.train.loop import RESULT
+from recsys_spark.train.record import RESULT
 from tests import shardsets, training
 
 

@@ -9,7 +9,7 @@ import torch
 from recsys_spark.models import registry
 from recsys_spark.models.base import Context, Sizes
 from recsys_spark.models.batches import Query, Rows
-from recsys_spark.nn import tower
+from recsys_spark.nn import blockwise, tower
 from tests.models import taste_worlds, worlds
 
 
@@ -60,7 +60,7 @@ def test_against_numpy(num_layers):
 
 @pytest.mark.parametrize("block", [1, 60, 1 << 21])
 def test_the_catalogue_in_blocks_equals_forward(block, monkeypatch):
-    monkeypatch.setattr(tower, "BLOCK", block)
+    monkeypatch.setattr(blockwise, "BLOCK", block)
     model = worlds.stirred("ncf_mlp", {"dim": 4})
     users = torch.arange(1, 6)
     scores = model.score(Query(users, worlds.ragged([[]] * 5)))

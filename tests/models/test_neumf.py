@@ -9,7 +9,7 @@ import torch
 from recsys_spark.models import registry, store
 from recsys_spark.models.base import Context, Sizes
 from recsys_spark.models.batches import Query, Rows
-from recsys_spark.nn import tables, tower
+from recsys_spark.nn import blockwise, tables
 from tests.models import taste_worlds, test_contract, worlds
 
 NO_HISTORY = worlds.ragged([[]])
@@ -80,7 +80,7 @@ def test_against_numpy(num_layers):
 
 @pytest.mark.parametrize("block", [1, 60, 1 << 21])
 def test_the_catalogue_in_blocks_equals_forward(block, monkeypatch):
-    monkeypatch.setattr(tower, "BLOCK", block)
+    monkeypatch.setattr(blockwise, "BLOCK", block)
     model = worlds.stirred("neumf", {"dim": 4})
     users = torch.arange(1, 6)
     scores = model.score(Query(users, worlds.ragged([[]] * 5)))

@@ -15,7 +15,7 @@ from recsys_spark.core.contracts import Train, TrainJob, Workers
 from recsys_spark.models import registry, store
 from recsys_spark.models.base import Context, Sizes
 from recsys_spark.models.batches import Query, Rows
-from recsys_spark.models.pointwise import nnmf
+from recsys_spark.nn import blockwise
 from tests import shardsets, training
 from tests.models import worlds
 from tests.shardsets import Events
@@ -84,7 +84,7 @@ def test_it_starts_at_the_mean():
 
 @pytest.mark.parametrize("block", [1, 500, 1 << 21])
 def test_the_catalogue_in_blocks_equals_forward(block, monkeypatch):
-    monkeypatch.setattr(nnmf, "BLOCK", block)
+    monkeypatch.setattr(blockwise, "BLOCK", block)
     model = worlds.stirred("nnmf", {"dim": 3, "product_dim": 4, "hidden_dim": 5})
     users = torch.arange(1, 6)
     scores = model.score(Query(users, worlds.ragged([[]] * 5)))

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, Gradient, Model, Sizes, Term
 from recsys_spark.models.batches import Query, Rows
+from recsys_spark.nn.blockwise import blockwise
 from recsys_spark.nn.tables import table
-from recsys_spark.nn.tower import BLOCK
 
 
 class Nnmf(Model):
@@ -79,12 +79,12 @@ class Nnmf(Model):
         v, v_product = (self.item.weight if items is None else self.item(items)).split(self.widths, -1)  # ([B,] C, D), ([B,] C, D')
         of_user, of_item, of_product = self.first.weight.split([self.config.dim, *self.widths], 1)
         u, v = (u @ of_user.T + self.first.bias)[:, None], v @ of_item.T  # (B, 1, H), ([B,] C, H)
-        step = max(1, BLOCK // max(1, len(query.user) * max(self.config.product_dim, self.config.hidden_dim)))
-        scores = u.new_empty(len(query.user), v.shape[-2])  # filled in place, as in nn/tower.py
-        for start in range(0, v.shape[-2], step):
-            product = u_product[:, None] * v_product[..., start : start + step, :]
-            scores[:, start : start + step] = self._above(u + v[..., start : start + step, :] + product @ of_product.T)
-        return scores  # (B, C)
+
+        def scores(block: slice) -> Tensor:
+            product = u_product[:, None] * v_product[..., block, :]  # (B, c, D')
+            return self._above(u + v[..., block, :] + product @ of_product.T)
+
+        return blockwise(u, v.shape[-2], max(self.config.product_dim, self.config.hidden_dim), scores)
 
     def predict(self, batch: Rows) -> dict[str, Tensor]:
         return {"rating": self.sizes.clamped(self(batch, Context())["rating"])}

@@ -22,12 +22,12 @@ from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, Sizes
 from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise._features import FeatureModel, Task
+from recsys_spark.nn.blockwise import blockwise
 from recsys_spark.nn.crosses import Crosses, parts
 from recsys_spark.nn.fields import Slots, pooled
 from recsys_spark.nn.tables import table
 from recsys_spark.nn.tower import Tower
 
-_BLOCK = 1 << 20  # combinations looked up at once while a catalogue is scored
 SIDES = ("user", "item", "event")
 
 
@@ -115,11 +115,12 @@ class WideDeep(FeatureModel):
         return (self.linear(slots.feature).squeeze(-1) * slots.weight).sum(-1)
 
     def _crossed(self, user: Slots, item: Slots) -> Tensor:
-        """(B, C), a block of items at a time."""
+        """(B, C)"""
         mine = parts(self.fields, "user", Slots(user.feature.unsqueeze(1), user.weight.unsqueeze(1)))  # (B, 1, S)
-        step = max(1, _BLOCK // max(1, len(user.feature) * user.feature.shape[-1] * item.feature.shape[-1]))
-        scores = self.w0.new_empty(len(user.feature), item.feature.shape[-2])  # filled in place, as in nn/tower.py
-        for start in range(0, scores.shape[1], step):
-            some = Slots(*(part[..., start : start + step, :] for part in item))  # ([B,] c, S)
-            scores[:, start : start + step] = self.crosses({**mine, **parts(self.fields, "item", some)})
-        return scores
+
+        def scores(block: slice) -> Tensor:
+            some = Slots(*(part[..., block, :] for part in item))  # ([B,] c, S)
+            return self.crosses({**mine, **parts(self.fields, "item", some)})
+
+        combinations = user.feature.shape[-1] * item.feature.shape[-1]  # of a user's slots with an item's, looked up at once
+        return blockwise(user.weight, item.feature.shape[-2], combinations, scores)
