@@ -7,9 +7,10 @@
 
 Each rank is held to one core with all its threads, those of the reader included. Rounds of one rank alone, of one rank beside a twin that
 trains for itself on the other core (with the whole batch and half of it, to fit fixed and per-row seconds: they share a bus), two ranks
-by each engine, and all-reduces of three sizes between two ranks follow each other, so that a busy neighbour meets all. Figures are medians
-of the rounds, and `best` takes the fastest epoch of each, which a neighbour disturbs least. The prediction for two ranks uses nothing that
-was measured on two ranks of one training but the all-reduces.
+by each engine, and all-reduces of three sizes between two ranks follow each other, so that a busy neighbour meets all. Before each of these
+all-reduces both ranks multiply matrices for as long as a step takes, the same number each: who has worked comes late, or waits asleep,
+which costs more than the copying. Figures are medians of the rounds, and `best` takes the fastest epoch of each, which a neighbour
+disturbs least. The prediction for two ranks uses nothing that was measured on two ranks of a training.
 """
 
 from __future__ import annotations
@@ -64,36 +65,46 @@ def step_s(scratch: Path, shards: Path, made: ShardSet, case: str, batch: int, n
     return [line["seconds"] / steps for line in lines[1:]]
 
 
-def _exchange(rank: int, engine: str, environment: dict[str, str], out: Any) -> None:
+def _exchange(rank: int, engine: str, environment: dict[str, str], work_s: float, out: Any) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[rank:rank + 1])
     os.environ.update({**environment, workers.RANK: str(rank), workers.SIZE: "2"})
     torch.set_num_threads(1)
     group, seconds = workers.connect(engine), {}
+    left, right = torch.rand(2, 256, 256)
+    began = time.perf_counter()
+    for _ in range(200):
+        left @ right
+    pace = torch.tensor([time.perf_counter() - began])
+    group.all_reduce_sum([pace])
+    products = round(work_s / (float(pace) / 400))
     for size in SIZES:
         flat, times = torch.ones(size), []
-        for _ in range(25):
+        for _ in range(45):
+            for _ in range(products):
+                left @ right
             started = time.perf_counter()
             group.all_reduce_sum([flat])
             times.append(time.perf_counter() - started)
-        seconds[size] = statistics.median(times[5:])
-    out.put(seconds) if rank == 0 else None
+        seconds[size] = statistics.fmean(sorted(times[5:])[:-4])  # a step pays the mean; a tenth may be a neighbour's
+    out.put(seconds)
     group.barrier()
     os._exit(0) if rank else None
 
 
-def exchanges(engine: str) -> dict[int, float]:
-    """floats -> seconds of an all-reduce between two ranks that do nothing else."""
+def exchanges(engine: str, work_s: float) -> dict[int, float]:
+    """floats -> seconds of an all-reduce between two ranks that have each worked so long before it, a mean over both."""
     context = multiprocessing.get_context("spawn")
     out = context.Queue()
     with launch.meeting(engine, 2) as meeting:
-        ranks = [context.Process(target=_exchange, args=(rank, engine, environment, out)) for rank, environment in enumerate(meeting)]
+        ranks = [context.Process(target=_exchange, args=(rank, engine, environment, work_s, out))
+                 for rank, environment in enumerate(meeting)]
         for process in ranks:
             process.start()
-        found = out.get(timeout=120)
+        found = [out.get(timeout=120) for _ in ranks]
         for process in ranks:
             process.join(10)
             process.kill()
-    return found
+    return {size: statistics.fmean(each[size] for each in found) for size in SIZES}
 
 
 def saving(scratch: Path, shards: Path, made: ShardSet, case: str, apart: bool) -> tuple[float, float]:
@@ -143,7 +154,7 @@ def main() -> None:
                     found["beside", size].extend(beside_s(*where, batch=size))
                 for engine in given.engines:
                     found[engine].extend(step_s(*where, batch, 2, engine))
-                    found["all", engine].append(exchanges(engine))
+                    found["all", engine].append(exchanges(engine, statistics.median(found["beside", batch // 2])))
             one = statistics.median(found[1])
             fixed_s, row_s = forecast.fit({size: statistics.median(found["beside", size]) for size in (batch, batch // 2)})
             size = 4 * parameters(scratch / layout, exported[layout], scratch, case)

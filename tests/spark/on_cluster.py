@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+from recsys_spark.core import log
 from recsys_spark.core.contracts import TrainJob
 from recsys_spark.core.errors import RecsysError
 from recsys_spark.lake import session
@@ -41,6 +42,7 @@ def kill(job: TrainJob, cluster: Path) -> None:
 
 
 def main() -> None:
+    log.configure()
     folder, cluster, engine, epochs = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     made = shardsets.pointwise(folder / "rows")
     conf = {"spark.driver.host": "127.0.0.1", "spark.scheduler.barrier.maxConcurrentTasksCheck.maxFailures": "1",
