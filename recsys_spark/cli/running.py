@@ -21,6 +21,9 @@ def run(config: str | None, overrides: list[str] | None, *, stage: str | None, n
     path, given = arguments(config, overrides)
     pipeline, known = steps.load(path, given)
     wanted = steps.closure(known, steps.select(known, stage=stage, names=names or (), source=str(path)))
+    for step in wanted:
+        if hasattr(step.module, "missing"):
+            step.module.missing(step.job)  # a folder that was named and is not there is said now, not after Spark's start
     from recsys_spark.stages import pipeline as pipelines  # starts what the validation above did not need: Spark
 
     started = time.monotonic()

@@ -19,7 +19,7 @@ def test_the_notebook_of_the_deck_runs_to_its_plots(spark: SparkSession, tmp_pat
     synthetic.generate(spark, tmp_path / "data" / "ml-1m", users=60, items=40, ratings=1200, seed=1)
     monkeypatch.setenv("RECSYS_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(ROOT / "notebooks")  # where Databricks starts a notebook
-    small = " ".join(f"steps.{model}.train.epochs=1" for model in MODELS)
+    small = " ".join(f"steps.{model}.train.epochs=1 steps.{model}.workers.num_workers=1" for model in MODELS)
     values = {"lake": str(tmp_path / "lake"), "runs": str(tmp_path / "runs"), "settings": small + " steps.rating.replicas=100"}
     widgets = SimpleNamespace(text=lambda name, default, label: values.setdefault(name, default), get=lambda name: values[name])
     tables: list[DataFrame] = []

@@ -49,6 +49,15 @@ def test_job_names_a_wrong_key_in_the_first_second(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_is_not_there_is_said_before_spark_starts(tmp_path: Path) -> None:
+    """With a Java that would not start."""
+    done = subprocess.run([sys.executable, str(ROOT / "jobs" / "ingest.py"), "steps.ingest.data=/nowhere"], env={"JAVA_HOME": "/no/java"},
+                          cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "/nowhere" in done.stderr and "no such folder" in done.stderr and "JAVA_HOME" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_notebook_is_widgets_one_call_and_display(notebook: Path) -> None:
     text = notebook.read_text(encoding="utf-8")
