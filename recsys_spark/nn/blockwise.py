@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-BLOCK = 1 << 21  # numbers of a hidden layer held at once while a catalogue is scored
+BLOCK = 1 << 21  # numbers held at once while a catalogue is scored
 
 
 def blockwise(like: Tensor, num_items: int, width: int, scores: Callable[[slice], Tensor]) -> Tensor:
