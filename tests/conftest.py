@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # the model tests run without a JVM
 # Every JVM of a test, also those of the commands that it runs, ends before the slow compiler pays. Without it the code cache is a fifth as
 # large, and sweeping it took as long as the tests.
 JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:ReservedCodeCacheSize=512m -XX:MetaspaceSize=512m"
-os.environ["JAVA_TOOL_OPTIONS"] = " ".join(filter(None, [os.environ.get("JAVA_TOOL_OPTIONS", "").replace(JVM, "").strip(), JVM]))
+if JVM not in os.environ.get("JAVA_TOOL_OPTIONS", ""):  # a second worker has it from the first process
+    os.environ["JAVA_TOOL_OPTIONS"] = f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {JVM}".strip()
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,7 @@ def run(config: str | None, overrides: list[str] | None, *, stage: str | None, n
     pipeline, known = steps.load(path, given)
     wanted = steps.closure(known, steps.select(known, stage=stage, names=names or (), source=str(path)))
     for step in wanted:
-        if hasattr(step.module, "missing"):
-            step.module.missing(step.job)  # a folder that was named and is not there is said now, not after Spark's start
+        steps.missing(step)  # a folder that was named and is not there is said now, not after Spark's start
     from recsys_spark.stages import pipeline as pipelines  # starts what the validation above did not need: Spark
 
     started = time.monotonic()
@@ -54,6 +53,8 @@ def trained(config: str | None, overrides: list[str] | None, name: str, console:
     if len(chosen) > 1:
         raise ConfigError("option --step", found="none", expected=f"one of {', '.join(chosen)}")
     *before, step = steps.closure(known, chosen)
+    for needed in before:
+        steps.missing(needed)
     lake = pipelines.open_lake(pipeline)
     hear = listener(console)
     done = pipelines.run(pipeline, before, lake=lake, listener=hear) if compute else pipelines.kept(pipeline, before, lake=lake)

@@ -22,7 +22,7 @@ from recsys_spark.core.errors import RecsysError
 from recsys_spark.lake import session
 from recsys_spark.lake.tables import Lake
 from recsys_spark.stages.context import Context, Outcome
-from recsys_spark.stages.steps import Pipeline, Step, references
+from recsys_spark.stages.steps import Pipeline, Step, missing, references
 
 logger = log.get(__name__)
 
@@ -82,7 +82,7 @@ def dry_run(pipeline: Pipeline, steps: list[Step], *, lake: Lake, listener: List
         if waits:
             listener(Event("planned", step.name, step.job.stage, "", facts={"waits_for": ", ".join(waits)}))
             continue
-        absent = step.module.missing(step.job) if hasattr(step.module, "missing") else ""
+        absent = missing(step)
         if absent:
             listener(Event("planned", step.name, step.job.stage, "", facts={"raw_files": absent}))
             continue

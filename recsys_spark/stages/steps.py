@@ -106,6 +106,11 @@ def select(steps: dict[str, Step], *, stage: str | None = None, names: Iterable[
     return chosen
 
 
+def missing(step: Step) -> str:
+    """What of its raw files has to be fetched or made first; empty: nothing. Raises DataError for a named folder that is not there."""
+    return str(step.module.missing(step.job)) if hasattr(step.module, "missing") else ""
+
+
 def _step(name: str, values: dict[str, Any], *, earlier: dict[str, Step], source: str) -> Step:
     if not isinstance(values, dict) or "stage" not in values:
         raise ConfigError(f"{source}, missing key steps.{name}.stage", expected=f"one of {', '.join(stage_names())}")
