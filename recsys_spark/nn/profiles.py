@@ -58,16 +58,22 @@ def dropout(profiles: Bags, row: Tensor, rate: float, draw: Callable[[str, Tenso
 
 def bag(table: Tensor, profiles: Bags, weights: Tensor, keep: Tensor | None = None) -> Tensor:
     """(B, D): the sum of the table's rows at a profile's items, times their weights. No dense (B, I) input is made."""
-    weights = weights if keep is None else weights * keep.to(weights.dtype)
-    return _Bag.apply(table, profiles.values.long(), profiles.offsets, weights)
+    items, offsets = profiles.values.long(), profiles.offsets
+    if keep is not None:
+        weights = weights * keep.to(weights.dtype)
+        if items.device.type == "cpu":  # what counts for nothing need not be read; a GPU would wait to know how many are left
+            left = weights != 0
+            offsets = F.pad(left.cumsum(0), (1, 0))[offsets]
+            items, weights = items[left], weights[left]
+    return _Bag.apply(table, items, offsets, weights)
 
 
 def products(hidden: Tensor, table: Tensor, bias: Tensor, items: Tensor | None = None) -> Tensor:
     """hidden . table[item] + bias[item] for the whole catalogue, (B, I + 1), or `items` (C,) or (B, C), (B, C)."""
     if items is None:
-        return hidden @ table.T + bias
+        return F.linear(hidden, table, bias)
     if items.dim() == 1:
-        return hidden @ table[items].T + bias[items]
+        return F.linear(hidden, table[items], bias[items])
     return torch.einsum("bd,bcd->bc", hidden, table[items]) + bias[items]
 
 
@@ -98,21 +104,21 @@ class _Bag(torch.autograd.Function):
 
 
 class _Multinomial(torch.autograd.Function):
-    """The gradient is made in one pass: softmax times the row's number of items, less 1 at each of them."""
+    """The gradient is softmax times the row's number of items, less 1 at each of them."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, rows: Tensor, items: Tensor) -> Tensor:
-        likelihood = F.log_softmax(logits[:, 1:], 1)
-        ctx.save_for_backward(likelihood, rows, items)
-        return -likelihood[rows, items - 1].sum()
+        total = logits[:, 1:].logsumexp(1)  # (B,)
+        ctx.save_for_backward(logits, total, rows, items)
+        return (total[rows] - logits[rows, items]).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_sum: Tensor) -> tuple[Tensor, None, None]:
-        likelihood, rows, items = ctx.saved_tensors
-        made = likelihood.new_zeros(len(likelihood), likelihood.shape[1] + 1)
-        made[:, 1:] = likelihood.exp()
+        logits, total, rows, items = ctx.saved_tensors
+        made = (logits - total.unsqueeze(1)).exp_()
         made *= (torch.bincount(rows, minlength=len(made)) * of_sum).unsqueeze(1)
+        made[:, 0] = 0.0
         made.index_put_((rows, items), -of_sum, accumulate=True)
         return made, None, None
 

@@ -85,20 +85,25 @@ def few_products(users: Tensor, items: Tensor) -> Tensor:
 
 
 class _FewProducts(torch.autograd.Function):
-    """By plain sums: backward through a batch of tiny matrix products takes three times as long."""
+    """Backward through a batch of tiny matrix products takes torch up to five times as long as adding the items one after the other."""
 
     # Without a `setup_context`: torch would bind the arguments of each call by their signature, which takes as long as the gather.
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor) -> Tensor:
         ctx.save_for_backward(users, items)
-        return (users[:, None] * items).sum(-1)
+        return torch.bmm(items, users.unsqueeze(-1)).squeeze(-1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_products: Tensor) -> tuple[Tensor, Tensor]:
         users, items = ctx.saved_tensors
-        each = of_products.unsqueeze(-1)  # (B, C, 1)
-        return (each * items).sum(1), each * users[:, None]
+        of_items = of_products.unsqueeze(-1) * users[:, None]
+        if items.shape[1] * items.shape[2] > 400:  # large enough for torch to hand it to a library
+            return torch.bmm(of_products.unsqueeze(1), items).squeeze(1), of_items
+        of_users = of_products[:, :1] * items[:, 0]
+        for number in range(1, items.shape[1]):
+            of_users.addcmul_(of_products[:, number:number + 1], items[:, number])
+        return of_users, of_items
 
 
 class _Lookup(torch.autograd.Function):

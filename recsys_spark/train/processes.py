@@ -24,6 +24,8 @@ from recsys_spark.train.record import METRICS
 GRACE_S = 30.0  # to save a checkpoint after SIGTERM, before SIGKILL
 SETTLE_S = 1.0  # after a rank has died: others follow it, and the first cause must be told from them
 _POLL_S = 0.1
+# Each step frees tensors of the sizes that the next one asks for: C's allocator keeps them, in large pages where the system has them.
+_ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=1073741824:glibc.malloc.mmap_threshold=1073741824"
 
 Ranks = list["subprocess.Popen[bytes]"]
 
@@ -84,7 +86,8 @@ def _start(job: TrainJob, rank: int, size: int, environment: dict[str, str]) -> 
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
     threads = str(entry.threads(job))
     known = {entry.PARENT: str(os.getpid()), workers.RANK: str(rank), workers.SIZE: str(size), "PYTHONPATH": path,
-             "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+             "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
+             "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", _ALLOCATOR)}
     command = [sys.executable, "-m", "recsys_spark.train.entry", str(Path(job.run_dir) / entry.JOB)]
     with open(entry.log_file(job, rank), "ab") as output:
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -41,13 +43,14 @@ class Stepper:
     """loss = sum over terms of coefficient * sum / count, with sums and counts added over the parts of a batch and over the ranks.
 
     forward: in the model's place, a compiled one. accumulate: parts in which a batch is taken, one after the other. precision: of the
-    forward pass; losses and gradients are made in the dtype of the weights.
+    forward pass (medium: of products in both passes); losses and gradients are made in the dtype of the weights.
     """
 
     def __init__(self, model: Model, optimiser: Optimiser, workers: Workers, clip_norm: float, *, forward: nn.Module | None = None,
                  accumulate: int = 1, precision: str = "float32", sparse_as_dense: bool = False) -> None:
         self.model, self.optimiser, self.workers, self.clip_norm = model, optimiser, workers, clip_norm
         self.forward, self.accumulate, self.half = model if forward is None else forward, accumulate, _HALVES.get(precision)
+        self.products = "medium" if precision == "medium" else "highest"
         shards = [table.fetch for table in tables(model) if isinstance(table.fetch, Shard)]
         by_rows = [table.weight for table in tables(model) if table.sparse and table.fetch is None]
         self.gradients = Gradients(model.parameters(), workers, by_rows, sparse_as_dense, shards)
@@ -58,10 +61,11 @@ class Stepper:
         rows = 0 if self.accumulate == 1 else len(batch.row)
         parts = [batch] if rows < 2 else [take(batch, index) for index in torch.arange(rows, device=batch.row.device).tensor_split(
             min(self.accumulate, rows))]
-        first = self._terms(parts[0], ctx)
         self.gradients.clear()
-        once = (self.workers.size > 1 or len(parts) > 1) and _share_count(first)
-        done = self._one_collective(first, parts[1:], ctx, wish) if once else self._counts_first(first, parts[1:], ctx, wish)
+        with _products(self.products):
+            first = self._terms(parts[0], ctx)
+            once = (self.workers.size > 1 or len(parts) > 1) and _share_count(first)
+            done = self._one_collective(first, parts[1:], ctx, wish) if once else self._counts_first(first, parts[1:], ctx, wish)
         self._move()
         self.model.after_step()
         return done
@@ -144,6 +148,17 @@ class _Numbers:
         more = _Numbers(terms)
         self.sums = [one + other for one, other in zip(self.sums, more.sums, strict=True)]
         self.counts = [one + other for one, other in zip(self.counts, more.counts, strict=True)]
+
+
+@contextmanager
+def _products(precision: str) -> Iterator[None]:
+    """Torch's precision of float32 products, which holds for the whole process: for the steps, not for validation."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def compiled(model: nn.Module) -> nn.Module:

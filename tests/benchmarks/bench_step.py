@@ -5,7 +5,7 @@
     overhead   the loop's steps beside a bare loop of forward, loss, backward and Adam over the same batches (ML-1M or rows at random)
     tables     bpr_mf, 64 factors, a million users and 100,000 items, batches of 8,192 pairs at random: ms a step, bytes of the
                optimiser's state
-    precision  neumf and multi_vae as in bench_train: float32, bf16, compiled
+    precision  neumf and multi_vae as in bench_train: float32, medium, bf16, compiled
 
 What is compared takes turns, so that a machine that slows down slows all; each figure is a median.
 """
@@ -111,7 +111,8 @@ def precision(scratch: Path) -> Iterator[dict[str, Any]]:
     for model, batch, loop, batches in loops(scratch, ["neumf", "multi_vae"], sizes=1):
         loop._freeze()
         batches = batches[:10]
-        steppers = {"float32": {}, "bf16": {"precision": "bf16"}, "compiled": {"forward": step.compiled(loop.model)},
+        steppers = {"float32": {}, "medium": {"precision": "medium"}, "bf16": {"precision": "bf16"},
+                    "compiled": {"forward": step.compiled(loop.model)},
                     "bf16, compiled": {"forward": step.compiled(loop.model), "precision": "bf16"}}
         ways = [lambda more=more, loop=loop, batches=batches: _steps(  # type: ignore[misc]
             Stepper(loop.model, loop.optimiser, Workers(), 0.0, **more), batches) for more in steppers.values()]

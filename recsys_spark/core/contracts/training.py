@@ -84,7 +84,9 @@ class Train(Settings):
     patience: int = Field(3, ge=1)  # epochs without improvement before stopping
     dtype: Literal["float32", "float64"] = "float32"
     accumulate: int = Field(1, ge=1)  # a rank takes its rows of a step in so many parts: the same step in less memory
-    precision: Literal["float32", "bf16", "fp16"] = "float32"  # of the forward pass; weights, losses and sums stay in `dtype`
+    # Of the forward pass, while weights, losses and sums stay in `dtype`. medium: float32, but inside of matrix products, where the
+    # hardware is faster so, bfloat16 (CPU) or TF32 (GPU).
+    precision: Literal["float32", "medium", "bf16", "fp16"] = "float32"
     compile: bool = False  # the forward pass by torch.compile
     checkpoint_steps: int = Field(0, ge=0)  # also save every so many steps; 0: at epoch ends only
     checkpoint_s: float = Field(0.0, ge=0)  # also save every so many seconds; 0: not by the clock

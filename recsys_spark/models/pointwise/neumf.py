@@ -61,7 +61,8 @@ class Neumf(Ncf):
         (p_gmf, p_mlp), (q_gmf, q_mlp) = user.split(self.widths, 1), item.split(self.widths, 1)
         z = self.tower(p_mlp, q_mlp, users, items)  # equation 10; (B, k)
         gmf = users.spread(p_gmf) * items.spread(q_gmf)  # (B, k)
-        logit = self.output(torch.cat([gmf, z], 1)).squeeze(1)  # equation 12 before its sigmoid, (B,)
+        h_gmf, h_mlp = self.output.weight.squeeze(0).chunk(2)
+        logit = gmf @ h_gmf + z @ h_mlp + self.output.bias  # equation 12 before its sigmoid, (B,)
         return self.output_of(logit, (users, user), (items, item))
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
