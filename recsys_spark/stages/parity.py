@@ -9,6 +9,7 @@
       source: who measured it, on what
       within: 0.001                              # or at_least, at_most; none: reported only
       seeds: [1]                                 # the mean over them is compared
+      chosen: {by: 10 trials on seed 1, settings: [dim]}  # where the pipeline has as fixed what another one's search found
 
 Nothing here chooses anything: what is tuned is tuned by the pipelines, on validation.
 """
@@ -36,6 +37,13 @@ from recsys_spark.stages import pipeline as pipelines
 from recsys_spark.stages import steps
 
 
+class Chosen(Settings):
+    """How settings came about for which the model's step has no search, and which they are: of its config, or dotted ones of `train`."""
+
+    by: str
+    settings: tuple[str, ...] = Field(min_length=1)
+
+
 class Wanted(Settings):
     """One row of the list."""
 
@@ -51,6 +59,7 @@ class Wanted(Settings):
     at_least: float | None = None
     at_most: float | None = None
     seeds: tuple[int, ...] = Field((1,), min_length=1)
+    chosen: Chosen | None = None
     note: str = ""
 
     @model_validator(mode="after")
@@ -176,7 +185,8 @@ def _lines(listed: Listed, found: dict[tuple[int, int], Found]) -> Iterator[Line
         yield line.measured(
             value=mean, interval=_interval([one.value for one in got]), verdict=row.verdict(mean),
             seconds=sum(float(one.fitted.summary.get("seconds", 0)) for one in got) / len(got),
-            settings=_settings([one.fitted for one in got]), fingerprint=", ".join(str(one.prepared.summary["fingerprint"]) for one in got))
+            settings=_settings(row, [one.fitted for one in got]),
+            fingerprint=", ".join(str(one.prepared.summary["fingerprint"]) for one in got))
 
 
 def _interval(values: Sequence[results.Value]) -> str:
@@ -188,15 +198,31 @@ def _interval(values: Sequence[results.Value]) -> str:
     return f"{low:.4f}–{high:.4f}; seeds {min(figures):.4f}–{max(figures):.4f}"
 
 
-def _settings(fitted: Sequence[Run]) -> str:
-    """What the model was fitted with: what its search chose, by each seed, and what lay at the edge of its space."""
+def _settings(row: Wanted, fitted: Sequence[Run]) -> str:
+    """What the model was fitted with: what its search chose, by each seed, and what lay at the edge of its space.
+
+    Raises ConfigError where the list names a setting that the model's step has not.
+    """
     space = dict((fitted[0].config.get("search") or {}).get("space") or {})
+    if not space and row.chosen:
+        values = ", ".join(f"{name} {_short(_setting(row, name, fitted[0].config))}" for name in row.chosen.settings)
+        return f"{values}; chosen by {row.chosen.by}"
     if not space:
         return "not tuned"
     known = [run.summary | run.summary.get("chosen", {}) for run in fitted]  # `chosen` has settings of training too
     chosen = [", ".join(f"{name} {_short(facts[name])}" for name in space if name in facts) for facts in known]
     edges = ", ".join(dict.fromkeys(str(run.summary["edges"]) for run in fitted if run.summary["edges"] != "none")) or "none"
     return f"{' / '.join(dict.fromkeys(chosen))}; {fitted[0].summary['trials']} trials, edges: {edges}"
+
+
+def _setting(row: Wanted, name: str, step: dict[str, Any]) -> Any:
+    at: Any = step if "." in name else step.get("config", {})
+    for key in name.split("."):
+        if not isinstance(at, dict) or key not in at:
+            raise ConfigError(f"{row.protocol}, {row.of}, chosen.settings", found=name, expected=f"a setting that the model's step in "
+                              f"{row.pipeline} has: of its config ({', '.join(step.get('config', {}))}), or one such as train.optim.lr")
+        at = at[key]
+    return at
 
 
 def _short(value: Any) -> str:

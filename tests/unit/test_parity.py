@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.report import parity_page
 from recsys_spark.stages import parity
@@ -51,6 +52,29 @@ def test_the_list_of_this_project_is_valid() -> None:
     listed = parity.load(ROOT / "conf" / "parity.yaml")
     assert {row.protocol.split(",")[0] for row in listed.rows} >= {"K-99", "K-FULL", "K-STRONG"}
     assert all(row.source for row in listed.rows if row.published)
+
+
+def fitted(search: dict[str, Any] | None = None) -> Run:
+    return Run(run_id="mf_bias-1", pipeline="p", step="mf_bias", stage="train_deep", key="k", config={
+        "model": "mf_bias", "config": {"dim": 32, "l2": 0.0123456}, "train": {"optim": {"lr": 0.003}}, "search": search},
+        upstream={}, input_versions={}, output_versions={}, run_dir="runs/mf_bias-1", code_version="c", seed=1, started_at=0, ended_at=1,
+        summary={"trials": 10, "edges": "dim", "chosen": {"dim": 64}})
+
+
+def test_settings_of_the_page() -> None:
+    """Those that a search chose; else those that the list says were chosen elsewhere, as the step has them; else none."""
+    chosen = {"by": "10 trials on seed 1", "settings": ["dim", "l2", "train.optim.lr"]}
+    assert parity._settings(Wanted(**ROW), [fitted()]) == "not tuned"
+    row = Wanted(**ROW, chosen=chosen)
+    assert parity._settings(row, [fitted()]) == "dim 32, l2 0.01235, train.optim.lr 0.003; chosen by 10 trials on seed 1"
+    assert parity._settings(row, [fitted({"space": {"dim": [32, 64]}})]) == "dim 64; 10 trials, edges: dim"
+
+
+@pytest.mark.parametrize("name", ["dimm", "train.optim.rate", "dim.x"])
+def test_a_setting_that_the_step_has_not_is_refused(name: str) -> None:
+    row = Wanted(**ROW, chosen={"by": "hand", "settings": [name]})
+    with pytest.raises(ConfigError, match=rf"P, score_als, chosen\.settings: found {name}; .*its config \(dim, l2\)"):
+        parity._settings(row, [fitted()])
 
 
 def test_the_page_says_what_is_measured_and_what_is_not() -> None:

@@ -16,13 +16,15 @@ def leaf(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_()
 
 
+@pytest.mark.parametrize("keep", [None, [2.0, 0.0, 0.0, 0.0, 2.0, 2.0, 2.0, 2.0], [0.0] * 8])
 @pytest.mark.parametrize("lists", [LISTS, [[], []], []])
-def test_bag_is_a_product_with_the_dense_profile(lists: list[list[int]]) -> None:
+def test_bag_is_a_product_with_the_dense_profile(lists: list[list[int]], keep: list[float] | None) -> None:
     bags, weights = worlds.ragged(lists), torch.arange(1.0, 1 + sum(map(len, lists)), dtype=torch.float64)
+    kept = None if keep is None else torch.tensor(keep[:len(weights)])
     dense = torch.zeros(len(lists), 7, dtype=torch.float64)
-    dense[profiles.rows(bags), bags.values.long()] = weights
+    dense[profiles.rows(bags), bags.values.long()] = weights if kept is None else weights * kept
     ours, theirs, factor = leaf(7, 3), leaf(7, 3), leaf(len(lists), 3, seed=2).detach()
-    found, expected = profiles.bag(ours, bags, weights), dense @ theirs
+    found, expected = profiles.bag(ours, bags, weights, kept), dense @ theirs
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     (found * factor).sum().backward()
     (expected * factor).sum().backward()

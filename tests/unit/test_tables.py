@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recsys_spark.nn.tables import distinct, table
+from recsys_spark.nn.tables import distinct, few_products, table
 
 
 def test_row_0_is_zero_and_stays_zero():
@@ -63,3 +63,18 @@ def test_each_index_once_and_where_it_was(high: int, dtype: torch.dtype, rows: i
     found = distinct(index)
     assert found.each.dtype == dtype and found.each.tolist() == sorted(set(index.tolist()))
     assert torch.equal(found.spread(found.each), index)
+
+
+@pytest.mark.parametrize(("rows", "items", "dim"), [(5, 1, 3), (5, 2, 64), (5, 9, 64), (0, 2, 3)])
+def test_few_products_are_those_of_torch(rows: int, items: int, dim: int) -> None:
+    """Their gradient goes one way for a few numbers and another for more."""
+    torch.manual_seed(3)
+    ours, theirs = ([torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+                     for shape in ((rows, dim), (rows, items, dim))] for _ in range(2))
+    found, expected = few_products(*ours), torch.einsum("bd,bcd->bc", *theirs)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    factor = torch.randn(rows, items, dtype=torch.float64)
+    (found * factor).sum().backward()
+    (expected * factor).sum().backward()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-12, atol=1e-12)
