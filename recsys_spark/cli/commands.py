@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from recsys_spark.cli import running
 from recsys_spark.cli.listener import listener
 from recsys_spark.cli.options import PARITY, Config, DryRun, Overrides, Steps
+from recsys_spark.cli.screen import screen
 from recsys_spark.core.errors import ConfigError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -29,7 +29,7 @@ def run(config: Config = None, overrides: Overrides = None, step: Steps = None, 
 def prepare_ranks(config: Config = None, overrides: Overrides = None,
                   step: Annotated[str, typer.Option(help="A train_deep step.")] = "") -> None:
     """Prepare a training for ranks that torchrun or horovodrun starts: run what it needs, write its job file, print the commands."""
-    console = Console()
+    console = screen()
     job, ctx = running.trained(config, overrides, step, console, compute=True)
     from recsys_spark.stages import train_deep
 
@@ -53,7 +53,7 @@ def plan(
     from recsys_spark.stages import scaling
     from recsys_spark.train.forecast import Network
 
-    console = Console()
+    console = screen()
     job, ctx = running.trained(config, overrides, step, console, compute=False)
     network = Network(latency_us / 1e6, bandwidth_gbit * 1e9 / 8)
     shown.show(console, scaling.plan(ctx, job, workers or [1, 2, 8, 64, 512], network, rows=rows, faster=faster))
@@ -76,7 +76,7 @@ def tune(config: Config = None, overrides: Overrides = None, step: Steps = None,
         raise ConfigError(str(path), found="no step with a `search`", expected="at least one", remedy="see docs/tuning.md")
     done = running.run(config, overrides, stage=None, names=step or searched, dry_run=dry_run)
     for name in (step or searched) if done else ():
-        terminal.trials(Console(), done[name], search.read(Path(done[name].run_dir) / search.TRIALS))
+        terminal.trials(screen(), done[name], search.read(Path(done[name].run_dir) / search.TRIALS))
 
 
 @app.command()
@@ -89,7 +89,7 @@ def parity(
     """Run the pipelines behind a list of published figures, and write ours beside them."""
     from recsys_spark.stages import parity as parities
 
-    console = Console()
+    console = screen()
     page = parities.run(Path(listed), Path(out), only=only or (), arguments=overrides or (), listener=listener(console))
     console.print(f"wrote {page}")
 
@@ -100,7 +100,7 @@ def runs(config: Config = None, overrides: Overrides = None) -> None:
     from recsys_spark.report import terminal
 
     _, lake = running.open_lake(config, overrides)
-    terminal.runs(Console(), lake.runs())
+    terminal.runs(screen(), lake.runs())
 
 
 @app.command()
@@ -109,7 +109,7 @@ def rerun(run_id: str, config: Config = None, overrides: Overrides = None) -> No
     from recsys_spark.stages import rerun as reruns
 
     pipeline, lake = running.open_lake(config, overrides)
-    console = Console()
+    console = screen()
     before, after = reruns.rerun(pipeline, run_id, lake=lake, listener=listener(console))
     found = list(reruns.differences(before.summary, after.summary))
     table = Table("fact", before.run_id, after.run_id, title="differences" if found else None)
@@ -135,7 +135,7 @@ def compare(
     pipeline, lake = running.open_lake(files[0] if files else None, [name for name in given if "=" in name])
     wanted = compares.Wanted(tuple(name for name in named if name not in given), reference, metric, users)
     page, path = compares.compare(lake, wanted, runs_dir=Path(pipeline.env.runs), seed=pipeline.seed, now=time.time())
-    terminal.comparison(Console(), page, path)
+    terminal.comparison(screen(), page, path)
 
 
 @app.command()
@@ -148,7 +148,7 @@ def models() -> None:
         table.add_column(name, no_wrap=True, min_width=0 if name == "paper" else 11, overflow="ellipsis")
     for entry in catalogue.entries():
         table.add_row(entry.name, entry.kind, entry.task, entry.paper)
-    Console().print(table)
+    screen().print(table)
 
 
 @app.command()
@@ -157,7 +157,7 @@ def show(user_id: str, config: Config = None, overrides: Overrides = None) -> No
     from recsys_spark.stages import show as shows
 
     _, lake = running.open_lake(config, overrides)
-    shows.show(Console(), lake, user_id)
+    shows.show(screen(), lake, user_id)
 
 
 @app.command()
@@ -166,7 +166,7 @@ def download(dataset: str, to: Annotated[str, typer.Option(help="Folder that rec
     from recsys_spark.datasets import download as downloads
 
     folder = downloads.download(dataset, Path(to))
-    Console().print(f"{dataset} is in {folder}")
+    screen().print(f"{dataset} is in {folder}")
 
 
 @app.command()
@@ -181,4 +181,4 @@ def generate(
 
     spark = session.session(SparkSettings(), "recsys_spark generate")
     synthetic.generate(spark, Path(to), users=users, items=items, ratings=ratings, seed=seed)
-    Console().print(f"wrote {to}")
+    screen().print(f"wrote {to}")

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from recsys_spark.cli.listener import listener
 from recsys_spark.cli.options import DEFAULT
+from recsys_spark.cli.screen import screen
 from recsys_spark.core.errors import ConfigError
 
 
@@ -17,7 +18,7 @@ def run(config: str | None, overrides: list[str] | None, *, stage: str | None, n
     """{step: its run}; empty after a dry run."""
     from recsys_spark.stages import steps
 
-    console = Console()
+    console = screen()
     path, given = arguments(config, overrides)
     pipeline, known = steps.load(path, given)
     wanted = steps.closure(known, steps.select(known, stage=stage, names=names or (), source=str(path)))

@@ -30,7 +30,8 @@ def results(console: Console, runs: Sequence[Run]) -> None:
     for run in evaluated:
         values = shown.from_summary(run.summary)
         for task in shown.tasks(values):
-            console.print(_results(run, shown.table(values, task), shown.full_rankings(runs, {value.run_id for value in values})))
+            full = shown.full_rankings(runs, {value.run_id for value in values})
+            console.print(_results(console, run, shown.table(values, task), full))
     if not evaluated:
         console.print(_facts(runs))
     for run in runs:
@@ -79,14 +80,23 @@ def comparison(console: Console, page: Comparison, path: Path) -> None:
     console.print(Text.assemble("comparison: ", (str(path), "bold")), soft_wrap=True)
 
 
-def _results(run: Run, found: shown.Table, full: dict[str, dict[Metric, Value]]) -> Table:
-    """full: beside sampled figures, that of the same model over the whole catalogue."""
+def _results(console: Console, run: Run, found: shown.Table, full: dict[str, dict[Metric, Value]]) -> Table:
+    """As many of its columns as the console has room for, at least one. full: beside sampled figures, that of the same model over the
+    whole catalogue."""
+    columns = [column for column in found.columns(found.primary[1]) if column[0] in BRIEF[found.task]]
+    while True:
+        made = _table(run, found, full, columns)
+        if console.measure(made).maximum <= console.width or len(columns) == 1:
+            return made
+        columns.pop()
+
+
+def _table(run: Run, found: shown.Table, full: dict[str, dict[Metric, Value]], columns: Sequence[Metric]) -> Table:
     facts = run.summary
     table = Table(title=Text(f"{run.step}: split {facts.get('split')}, {facts.get('part')} part, {facts.get('users', 0):,} users"),
                   caption="below: 95 % intervals", title_justify="left", caption_justify="left")
-    columns = [column for column in found.columns(found.primary[1]) if column[0] in BRIEF[found.task]]
     sampled = found.task == shown.SAMPLED
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     for column in columns:
         table.add_column(shown.title(column, found.task).replace(", ", "\n"), justify="right", no_wrap=True)
     if sampled:

@@ -1,0 +1,15 @@
+"""Where the commands print."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+
+LOG_WIDTH = 160
+
+
+def screen() -> Console:
+    """Standard output. A log or a pipe has no width of its own: it gets the whole tables, unless COLUMNS says how wide it is."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=LOG_WIDTH)
