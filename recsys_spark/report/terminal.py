@@ -84,9 +84,10 @@ def _results(console: Console, run: Run, found: shown.Table, full: dict[str, dic
     """As many of its columns as the console has room for, at least one. full: beside sampled figures, that of the same model over the
     whole catalogue."""
     columns = [column for column in found.columns(found.primary[1]) if column[0] in BRIEF[found.task]]
+    endless = console.options.update(width=1000)
     while True:
         made = _table(run, found, full, columns)
-        if console.measure(made).maximum <= console.width or len(columns) == 1:
+        if len(columns) <= 1 or console.measure(made, options=endless).maximum <= console.width:
             return made
         columns.pop()
 

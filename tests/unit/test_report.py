@@ -253,7 +253,7 @@ def test_another_part_or_model_is_no_full_ranking_of_this_one() -> None:
     assert results.full_rankings(runs, {"popularity_99-1"}) == {}
 
 
-@pytest.mark.parametrize(("width", "columns"), [(160, 3), (60, 2), (10, 1)])
+@pytest.mark.parametrize(("width", "columns"), [(160, 3), (58, 3), (56, 2), (10, 1)])
 def test_a_narrow_terminal_gets_fewer_columns_not_nameless_models(width: int, columns: int) -> None:
     rows = [{"of_run_id": one.run_id, **{key: getattr(one, key) for key in results.FIELDS}} for one in ranking(a_model=0.1)
             if one.slice == "all"]
