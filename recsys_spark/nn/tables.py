@@ -88,7 +88,9 @@ class _FewProducts(torch.autograd.Function):
     """Backward through a batch of tiny matrix products takes torch up to five times as long as adding the items one after the other."""
 
     # Without a `setup_context`: torch would bind the arguments of each call by their signature, which takes as long as the gather.
+    # `custom_fwd`: autocast would take the product in bfloat16, and backward, which it does not reach, refuses to mix the two.
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, users: Tensor, items: Tensor) -> Tensor:
         ctx.save_for_backward(users, items)
         return torch.bmm(items, users.unsqueeze(-1)).squeeze(-1)

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -50,7 +50,7 @@ class Stepper:
                  accumulate: int = 1, precision: str = "float32", sparse_as_dense: bool = False) -> None:
         self.model, self.optimiser, self.workers, self.clip_norm = model, optimiser, workers, clip_norm
         self.forward, self.accumulate, self.half = model if forward is None else forward, accumulate, _HALVES.get(precision)
-        self.products = "medium" if precision == "medium" else "highest"
+        self.products = _medium_products if precision == "medium" else nullcontext
         shards = [table.fetch for table in tables(model) if isinstance(table.fetch, Shard)]
         by_rows = [table.weight for table in tables(model) if table.sparse and table.fetch is None]
         self.gradients = Gradients(model.parameters(), workers, by_rows, sparse_as_dense, shards)
@@ -62,7 +62,7 @@ class Stepper:
         parts = [batch] if rows < 2 else [take(batch, index) for index in torch.arange(rows, device=batch.row.device).tensor_split(
             min(self.accumulate, rows))]
         self.gradients.clear()
-        with _products(self.products):
+        with self.products():
             first = self._terms(parts[0], ctx)
             once = (self.workers.size > 1 or len(parts) > 1) and _share_count(first)
             done = self._one_collective(first, parts[1:], ctx, wish) if once else self._counts_first(first, parts[1:], ctx, wish)
@@ -151,10 +151,10 @@ class _Numbers:
 
 
 @contextmanager
-def _products(precision: str) -> Iterator[None]:
-    """Torch's precision of float32 products, which holds for the whole process: for the steps, not for validation."""
+def _medium_products() -> Iterator[None]:
+    """Torch's precision of float32 products holds for the whole process: medium for the steps, not for validation."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+    torch.set_float32_matmul_precision("medium")
     try:
         yield
     finally:

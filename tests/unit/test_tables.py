@@ -78,3 +78,15 @@ def test_few_products_are_those_of_torch(rows: int, items: int, dim: int) -> Non
     (expected * factor).sum().backward()
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("items", [2, 9])
+def test_few_products_stay_float32_in_half_precision(items: int) -> None:
+    torch.manual_seed(4)
+    users, rows = torch.randn(5, 64, requires_grad=True), torch.randn(5, items, 64, requires_grad=True)
+    made = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            found = few_products(users, rows)
+        made.append([found, *torch.autograd.grad(found.sum(), (users, rows))])
+    assert all(torch.equal(full, half) for full, half in zip(*made, strict=True))
