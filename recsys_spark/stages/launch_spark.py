@@ -28,6 +28,7 @@ from recsys_spark.train import entry, launch, verdict, watch, workers
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+SIGNALS = "SIGTERM or Ctrl-C"
 GPU = "spark.task.resource.gpu.amount"
 _log = log.get("stages.launch_spark")
 
@@ -50,12 +51,15 @@ def _attempt(spark: SparkSession, job: TrainJob, enough: Callable[[], bool]) -> 
             codes = _codes(job, gpus)
             if all(code == entry.DONE for code in codes):
                 return True
-            if enough() and not asked() and set(codes) <= {entry.DONE, entry.STOPPED}:
+            ended = set(codes) <= {entry.DONE, entry.STOPPED}
+            if ended and asked():
+                raise verdict.stopped(job, SIGNALS)
+            if ended and enough():
                 return False
             raise verdict.cause(job, codes)
         except watch.Lost as problem:
-            if asked():
-                raise verdict.stopped(job, "SIGTERM or Ctrl-C") from problem
+            if asked():  # horovod.spark kills a rank that takes more than five seconds to save and to end
+                raise verdict.stopped(job, SIGNALS) from problem
             silence.look()
             problem.step = silence.step
             raise
