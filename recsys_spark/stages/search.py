@@ -1,7 +1,8 @@
 """Settings chosen on validation: trials drawn at random or by Optuna's TPE, judged through the one scorer, resumable.
 
 Each trial is a line of trials.jsonl in the run folder and, when the search is over, a row of `runs` (stage `trial`). Trial t is the same
-however many follow it, so a search that was stopped goes on, and one that is made longer keeps what it has. The test part is never read.
+however many follow it, so a search that was stopped goes on, and one that is made longer, another run, keeps what the shorter one has. The
+test part is never read.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from recsys_spark.core.config import Settings
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.metrics import names
-from recsys_spark.stages.context import Context
+from recsys_spark.stages.context import Context, Job
 
 logger = log.get(__name__)
 TRIALS = "trials.jsonl"  # in the run folder
@@ -75,10 +76,13 @@ def corners(search: Search) -> Iterator[dict[str, Any]]:
             yield from ({name: choice} for choice in space)
 
 
-def choose(ctx: Context, search: Search, metric: str, trial: Callable[[dict[str, Any]], float]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the best settings, facts of the search). `trial` fits one draw on the training part and returns its validation metric."""
+def choose(ctx: Context, job: Job, search: Search, metric: str,
+           trial: Callable[[dict[str, Any]], float]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the best settings, facts of the job's search). `trial` fits one draw on the training part and returns its validation metric."""
     path = ctx.run_dir / TRIALS
     sign = _sign(metric)
+    if not path.exists() and (kept := _of_shorter(ctx, job)):
+        artifacts.write_text(path, kept)
     done = read(path)
     began = time.monotonic()
     for number in range(search.trials):
@@ -110,6 +114,19 @@ def choose(ctx: Context, search: Search, metric: str, trial: Callable[[dict[str,
              "chosen": dict(best["values"]), "edges": ",".join(at_edge) or "none",
              "search_s": round(sum(made["seconds"] for made in done[:search.trials]), 1)}
     return dict(best["values"]), facts
+
+
+def _of_shorter(ctx: Context, job: Job) -> str:
+    """The trials of the completed run that had most of them and differs from this one in nothing but how many it may have."""
+
+    def but_length(config: dict[str, Any]) -> dict[str, Any]:
+        return config | {"search": {**(config.get("search") or {}), "trials": None, "budget_s": None}}
+
+    mine = job.stage, ctx.seed, but_length(job.model_dump(mode="json"))
+    alike = [run for run in ctx.lake.runs() if (run.stage, run.seed, but_length(run.config)) == mine
+             and all(ctx.inputs[name].run_id == run_id for name, run_id in run.upstream.items())]
+    files = [path for run in alike if (path := Path(run.run_dir) / TRIALS).exists()]
+    return max((path.read_text(encoding="utf-8") for path in files), key=lambda text: text.count("\n"), default="")
 
 
 def leader(trials: Sequence[dict[str, Any]], metric: str) -> dict[str, Any] | None:

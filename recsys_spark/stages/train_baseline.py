@@ -98,7 +98,7 @@ def _chosen(ctx: Context, job: Job, wanted: Search, baseline: ModuleType) -> tup
             baseline.write(given, baseline.Config(**job.config | values), folder)
             return judge(folder)
 
-        best, facts = search.choose(ctx, wanted, judge.metric, trial)
+        best, facts = search.choose(ctx, job, wanted, judge.metric, trial)
     shutil.rmtree(folder, ignore_errors=True)
     return baseline.Config(**job.config | best), facts
 

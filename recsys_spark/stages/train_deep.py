@@ -130,7 +130,7 @@ def _chosen(ctx: Context, job: Job, wanted: Search) -> tuple[Job, dict[str, Any]
                 shutil.rmtree(other)
         return value
 
-    best, facts = search.choose(ctx, wanted, metric, trial)
+    best, facts = search.choose(ctx, job, wanted, metric, trial)
     if named(best).exists():
         _adopt(named(best), ctx.run_dir)
     shutil.rmtree(folder, ignore_errors=True)

@@ -129,7 +129,7 @@ def test_a_search_trains_each_trial_and_keeps_the_best(ctx: Context, monkeypatch
                                                        caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     recorded: list[Run] = []
-    monkeypatch.setattr(ctx, "lake", SimpleNamespace(add_runs=recorded.extend))
+    monkeypatch.setattr(ctx, "lake", SimpleNamespace(runs=list, add_runs=recorded.extend))
     space = {"dim": [2, 3], "train.optim.lr": {"low": 1e-3, "high": 1e-1}}
     job = _job(model="mf_bias", config=training.CONFIGS["mf_bias"], search={"space": space, "trials": 2})
     assert train_deep.plan(ctx, job)["fits"] == 2

@@ -65,6 +65,16 @@ def test_a_search_goes_on_where_it_was_stopped(steps: Chain) -> None:
         steps.run("stopped", train_baseline, source="random", model="global_bias", search=other)
 
 
+def test_a_longer_search_keeps_the_trials_of_a_shorter_one(steps: Chain) -> None:
+    """In a pipeline it is another run, for its configuration is another one."""
+    job = {"source": "random", "model": "global_bias", "config": {"reg_item": 3.0}}
+    steps.run("short", train_baseline, **job, search=SEARCH)
+    longer = steps.run("longer", train_baseline, **job, search=SEARCH | {"trials": 3})
+    assert trials(steps, "longer")[:2] == trials(steps, "short") and longer.summary["trials"] == len(trials(steps, "longer")) == 3
+    steps.run("another", train_baseline, **job | {"config": {"reg_item": 7.0}}, search=SEARCH | {"trials": 1})
+    assert trials(steps, "another")[0]["value"] != trials(steps, "short")[0]["value"], "trials of other settings are not taken"
+
+
 def test_rankings_are_judged_like_the_scorer_ranks(steps: Chain) -> None:
     made = steps.run("popularity", train_baseline, source="last_out", model="popularity", fit="train")
     judge = Judge(steps.context("judge"), "last_out", task="ranking", metric="mrr@5", users=1000)
@@ -111,5 +121,6 @@ def test_what_cannot_be_judged_is_named(steps: Chain) -> None:
 
 def test_no_trial_begins_after_the_budget(steps: Chain) -> None:
     wanted, calls = Search(space={"x": [1, 2, 3]}, trials=5, budget_s=1e-9), []
-    best, facts = search.choose(steps.context("budget"), wanted, "ndcg@10", lambda values: calls.append(values) or float(values["x"]))
+    job = train_baseline.Job(source="random", model="popularity")
+    best, facts = search.choose(steps.context("budget"), job, wanted, "ndcg@10", lambda values: calls.append(values) or float(values["x"]))
     assert len(calls) == facts["trials"] == 1 and best == calls[0]
