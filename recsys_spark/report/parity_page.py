@@ -23,23 +23,24 @@ class Line:
     verdict: str = ""
     seconds: float = 0.0
     settings: str = ""
-    fingerprint: str = ""
+    fingerprints: tuple[str, ...] = ()  # of the splits, one of each seed
 
-    def measured(self, *, value: float, interval: str, verdict: str, seconds: float, settings: str, fingerprint: str) -> Line:
-        return replace(self, value=value, interval=interval, verdict=verdict, seconds=seconds, settings=settings, fingerprint=fingerprint)
+    def measured(self, *, value: float, interval: str, verdict: str, seconds: float, settings: str,
+                 fingerprints: tuple[str, ...]) -> Line:
+        return replace(self, value=value, interval=interval, verdict=verdict, seconds=seconds, settings=settings, fingerprints=fingerprints)
 
 
 HEAD = ("model", "metric", "ours", "95 % interval", "published", "source", "wanted", "verdict", "search and fit, s", "settings")
 
 
 def render(title: str, intro: str, lines: Sequence[Line], machine: str) -> str:
-    """The page. A protocol's table names its pipeline and the fingerprint of its split."""
+    """The page. A protocol's table names its pipeline and the fingerprints of its splits."""
     made = [f"# {title}", "", intro.strip(), "", f"Machine: {machine}.", ""]
     verdicts = {"PASS": "PASS", "FALLS SHORT": "FALL SHORT", "reported": "reported", "": "not measured yet"}
     made += [", ".join(f"{sum(line.verdict == verdict for line in lines)} {said}" for verdict, said in verdicts.items()) + ".", ""]
     for protocol in dict.fromkeys(line.protocol for line in lines):
         mine = [line for line in lines if line.protocol == protocol]
-        digests = ", ".join(dict.fromkeys(line.fingerprint for line in mine if line.fingerprint))
+        digests = ", ".join(dict.fromkeys(one for line in mine for one in line.fingerprints))
         files = ", ".join(dict.fromkeys(f"`{line.pipeline}`" for line in mine))
         made += [f"## {protocol}", "", f"Pipeline {files}" + (f"; fingerprint of the split {digests}." if digests else "."), ""]
         made += [_cells(HEAD), _cells(["---"] * len(HEAD))]

@@ -186,7 +186,7 @@ def _lines(listed: Listed, found: dict[tuple[int, int], Found]) -> Iterator[Line
             value=mean, interval=_interval([one.value for one in got]), verdict=row.verdict(mean),
             seconds=sum(float(one.fitted.summary.get("seconds", 0)) for one in got) / len(got),
             settings=_settings(row, [one.fitted for one in got]),
-            fingerprint=", ".join(dict.fromkeys(str(one.prepared.summary["fingerprint"]) for one in got)))
+            fingerprints=tuple(str(one.prepared.summary["fingerprint"]) for one in got))
 
 
 def _interval(values: Sequence[results.Value]) -> str:

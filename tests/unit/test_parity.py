@@ -80,8 +80,8 @@ def test_a_setting_that_the_step_has_not_is_refused(name: str) -> None:
 def test_the_page_says_what_is_measured_and_what_is_not() -> None:
     line = parity_page.Line("K-FULL", "als", "ndcg@10", ".0496", "implicit", "≥ 0.049", "a lower bound", "pipelines/p.yaml")
     done = line.measured(value=0.0481, interval="0.0440–0.0522", verdict="FALLS SHORT", seconds=12.34, settings="rank 64",
-                         fingerprint="abc")
+                         fingerprints=("abc", "abd", "abc"))
     page = parity_page.render("Parity", "Intro.", [done, line], "2 cores")
     assert "0 PASS, 1 FALL SHORT, 0 reported, 1 not measured yet." in page
     assert "| als | ndcg@10 | 0.0481 | 0.0440–0.0522 | .0496 | implicit | ≥ 0.049 | **FALLS SHORT** | 12.3 | rank 64 |" in page
-    assert "| als | ndcg@10 | not measured |" in page and "fingerprint of the split abc" in page and "- als: a lower bound" in page
+    assert "| als | ndcg@10 | not measured |" in page and "fingerprint of the split abc, abd." in page and "- als: a lower bound" in page
