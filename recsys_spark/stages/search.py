@@ -7,6 +7,7 @@ test part is never read.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -81,8 +82,8 @@ def choose(ctx: Context, job: Job, search: Search, metric: str,
     """(the best settings, facts of the job's search). `trial` fits one draw on the training part and returns its validation metric."""
     path = ctx.run_dir / TRIALS
     sign = _sign(metric)
-    if not path.exists() and (kept := _of_shorter(ctx, job)):
-        artifacts.write_text(path, kept)
+    if not path.exists():
+        artifacts.write_text(path, "".join(json.dumps(made) + "\n" for made in _of_shorter(ctx, job, search, sign)))
     done = read(path)
     began = time.monotonic()
     for number in range(search.trials):
@@ -116,8 +117,9 @@ def choose(ctx: Context, job: Job, search: Search, metric: str,
     return dict(best["values"]), facts
 
 
-def _of_shorter(ctx: Context, job: Job) -> str:
-    """The trials of the completed run that had most of them and differs from this one in nothing but how many it may have."""
+def _of_shorter(ctx: Context, job: Job, search: Search, sign: float) -> list[dict[str, Any]]:
+    """The trials of the completed run that had most of them and differs from this one in nothing but how many it may have, up to the first
+    that would be drawn otherwise today (by another version of the sampler)."""
 
     def but_length(config: dict[str, Any]) -> dict[str, Any]:
         return config | {"search": {**(config.get("search") or {}), "trials": None, "budget_s": None}}
@@ -125,8 +127,9 @@ def _of_shorter(ctx: Context, job: Job) -> str:
     mine = job.stage, ctx.seed, but_length(job.model_dump(mode="json"))
     alike = [run for run in ctx.lake.runs() if (run.stage, run.seed, but_length(run.config)) == mine
              and all(ctx.inputs[name].run_id == run_id for name, run_id in run.upstream.items())]
-    files = [path for run in alike if (path := Path(run.run_dir) / TRIALS).exists()]
-    return max((path.read_text(encoding="utf-8") for path in files), key=lambda text: text.count("\n"), default="")
+    kept = max((read(Path(run.run_dir) / TRIALS) for run in alike), key=len, default=[])
+    same = itertools.takewhile(lambda number: draw(search, ctx.seed, kept[:number], sign) == kept[number]["values"], range(len(kept)))
+    return [kept[number] for number in same]
 
 
 def leader(trials: Sequence[dict[str, Any]], metric: str) -> dict[str, Any] | None:

@@ -71,6 +71,11 @@ def test_a_longer_search_keeps_the_trials_of_a_shorter_one(steps: Chain) -> None
     steps.run("short", train_baseline, **job, search=SEARCH)
     longer = steps.run("longer", train_baseline, **job, search=SEARCH | {"trials": 3})
     assert trials(steps, "longer")[:2] == trials(steps, "short") and longer.summary["trials"] == len(trials(steps, "longer")) == 3
+    drawn_otherwise = trials(steps, "longer")
+    drawn_otherwise[1]["values"]["sweeps"] = 77
+    (steps.root / "runs" / "longer" / search.TRIALS).write_text("".join(json.dumps(made) + "\n" for made in drawn_otherwise))
+    steps.run("upgraded", train_baseline, **job, search=SEARCH | {"trials": 2, "budget_s": 1e-9})
+    assert trials(steps, "upgraded") == trials(steps, "longer")[:1], "an older sampler's trials are kept up to the first that differs"
     steps.run("another", train_baseline, **job | {"config": {"reg_item": 7.0}}, search=SEARCH | {"trials": 1})
     assert trials(steps, "another")[0]["value"] != trials(steps, "short")[0]["value"], "trials of other settings are not taken"
 
