@@ -128,6 +128,7 @@ def _of_shorter(ctx: Context, job: Job, search: Search, sign: float) -> list[dic
     alike = [run for run in ctx.lake.runs() if (run.stage, run.seed, but_length(run.config)) == mine
              and all(ctx.inputs[name].run_id == run_id for name, run_id in run.upstream.items())]
     kept = max((read(Path(run.run_dir) / TRIALS) for run in alike), key=len, default=[])
+    kept = kept[:search.trials]
     same = itertools.takewhile(lambda number: draw(search, ctx.seed, kept[:number], sign) == kept[number]["values"], range(len(kept)))
     return [kept[number] for number in same]
 

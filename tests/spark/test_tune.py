@@ -71,6 +71,8 @@ def test_a_longer_search_keeps_the_trials_of_a_shorter_one(steps: Chain) -> None
     steps.run("short", train_baseline, **job, search=SEARCH)
     longer = steps.run("longer", train_baseline, **job, search=SEARCH | {"trials": 3})
     assert trials(steps, "longer")[:2] == trials(steps, "short") and longer.summary["trials"] == len(trials(steps, "longer")) == 3
+    steps.run("fewer", train_baseline, **job, search=SEARCH | {"trials": 1})
+    assert trials(steps, "fewer") == trials(steps, "short")[:1], "no more than it may have"
     drawn_otherwise = trials(steps, "longer")
     drawn_otherwise[1]["values"]["sweeps"] = 77
     (steps.root / "runs" / "longer" / search.TRIALS).write_text("".join(json.dumps(made) + "\n" for made in drawn_otherwise))
