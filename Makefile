@@ -16,11 +16,12 @@ demo: setup  ## raw MovieLens ratings to recommendations and a report, all stage
 test: lint  ## lint, then all tests, two files at a time; RECSYS_DATA names a folder with ml-1m/ and ml-100k/ for the tests on real data
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-soak: setup  ## the long tests: every model killed anywhere, a training killed twenty times, the whole path on a Spark cluster
+soak: setup  ## the long tests: every model killed anywhere, a training killed twenty times, the path on a Spark cluster, the demo as shipped
 	@$(BIN)/python -m pytest -m soak -o faulthandler_timeout=900
 
 lint: setup  ## ruff, mypy and the layers
 	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 

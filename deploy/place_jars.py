@@ -1,7 +1,9 @@
-"""place_jars.py CACHE JARS: Delta's JARs, downloaded once into CACHE and checked, into pyspark's folder JARS.
+"""place_jars.py CACHE JARS: Delta's JARs, downloaded once into CACHE and checked, into pyspark's
+folder JARS.
 
-These two are all that writing, merging and time travel need. MAVEN_REPOSITORY names another repository than Maven Central.
-Standard library only: it runs before anything is certain to be installed.
+These two are all that writing, merging and time travel need. MAVEN_REPOSITORY names another
+repository than Maven Central. Standard library only: it runs before anything is certain to be
+installed.
 """
 
 import hashlib
@@ -13,17 +15,18 @@ from pathlib import Path
 
 MAVEN_CENTRAL = "https://repo1.maven.org/maven2"
 DELTA = "4.4.0"  # held by pyspark and delta-spark in constraints.txt
-# Path in the repository -> SHA-256.
-JARS = {
-    f"io/delta/delta-spark_4.2_2.13/{DELTA}/delta-spark_4.2_2.13-{DELTA}.jar":
-        "27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead",
-    f"io/delta/delta-storage/{DELTA}/delta-storage-{DELTA}.jar":
-        "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
+_SPARK = f"io/delta/delta-spark_4.2_2.13/{DELTA}/delta-spark_4.2_2.13-{DELTA}.jar"
+_STORAGE = f"io/delta/delta-storage/{DELTA}/delta-storage-{DELTA}.jar"
+JARS = {  # path in the repository -> SHA-256
+    _SPARK: "27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead",
+    _STORAGE: "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
 }
 
 
 def place(cache: Path, jars: Path, repository: str) -> None:
-    """Each file takes its name only when it is whole and its digest is right. Exits with a message on anything else."""
+    """Each file takes its name only when it is whole and its digest is right. Exits with a message
+    on anything else.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     for path, sha256 in JARS.items():
         kept, target = cache / Path(path).name, jars / Path(path).name
@@ -42,11 +45,16 @@ def download(url: str, target: Path, sha256: str) -> None:
             shutil.copyfileobj(source, out)
         found = digest(beside)
         if found != sha256:
-            sys.exit(f"setup: {url}: found SHA-256 {found}; expected {sha256}. "
-                     "To mend: set MAVEN_REPOSITORY to a repository that has this file")
+            sys.exit(
+                f"setup: {url}: found SHA-256 {found}; expected {sha256}. "
+                "To mend: set MAVEN_REPOSITORY to a repository that has this file"
+            )
         os.replace(beside, target)
     except OSError as problem:
-        sys.exit(f"setup: {url}: {problem}. To mend: check the network, or set MAVEN_REPOSITORY to a mirror of Maven Central")
+        sys.exit(
+            f"setup: {url}: {problem}. To mend: check the network, or set MAVEN_REPOSITORY "
+            "to a mirror of Maven Central"
+        )
     finally:
         beside.unlink(missing_ok=True)
     print(f"setup: {target.name} downloaded and checked")

@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # last, so that an installed package comes first
+# Last, so that an installed package comes first
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 from recsys_spark.cli import job
 
 job("prepare")

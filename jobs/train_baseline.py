@@ -1,9 +1,12 @@
-"""spark-submit jobs/train_baseline.py [CONFIG] [key=value ...] [--step NAME] [--dry-run] [--help]"""
+"""spark-submit jobs/train_baseline.py [CONFIG] [key=value ...] [--step NAME] [--dry-run]
+[--help]
+"""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # last, so that an installed package comes first
+# Last, so that an installed package comes first
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 from recsys_spark.cli import job
 
 job("train_baseline")

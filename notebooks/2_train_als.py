@@ -11,15 +11,17 @@ dbutils.widgets.text("runs", "/Volumes/main/recsys/runs", "Folder of the run fol
 
 # COMMAND ----------
 
-from recsys_spark.stages import pipeline, steps
+from recsys_spark.pipeline import runner, steps
 
 plan, known = steps.load(
     dbutils.widgets.get("config"),
     [f"env.lake={dbutils.widgets.get('lake')}", f"env.runs={dbutils.widgets.get('runs')}"],
 )
-wanted = steps.closure(known, [name for name, step in known.items() if step.job.stage in ("train_als",)])
-lake = pipeline.open_lake(plan)
-done = pipeline.run(plan, wanted, lake=lake, listener=print)
+wanted = steps.closure(
+    known, [name for name, step in known.items() if step.job.stage in ("train_als",)]
+)
+lake = runner.open_lake(plan)
+done = runner.run(plan, wanted, lake=lake, listener=print)
 
 # COMMAND ----------
 

@@ -1,7 +1,8 @@
 # Databricks notebook source
 # MAGIC %md
 # MAGIC # Deep models
-# MAGIC Exports shards and trains; where the runtime brings no Horovod, pass workers.engine=torch in the pipeline file.
+# MAGIC Exports shards and trains; where the runtime brings no Horovod, pass workers.engine=torch in
+# MAGIC the pipeline file.
 
 # COMMAND ----------
 
@@ -11,15 +12,17 @@ dbutils.widgets.text("runs", "/Volumes/main/recsys/runs", "Folder of the run fol
 
 # COMMAND ----------
 
-from recsys_spark.stages import pipeline, steps
+from recsys_spark.pipeline import runner, steps
 
 plan, known = steps.load(
     dbutils.widgets.get("config"),
     [f"env.lake={dbutils.widgets.get('lake')}", f"env.runs={dbutils.widgets.get('runs')}"],
 )
-wanted = steps.closure(known, [name for name, step in known.items() if step.job.stage in ("train_deep",)])
-lake = pipeline.open_lake(plan)
-done = pipeline.run(plan, wanted, lake=lake, listener=print)
+wanted = steps.closure(
+    known, [name for name, step in known.items() if step.job.stage in ("train_deep",)]
+)
+lake = runner.open_lake(plan)
+done = runner.run(plan, wanted, lake=lake, listener=print)
 
 # COMMAND ----------
 

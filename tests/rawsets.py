@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import Row
 
-from recsys_spark.etl import quarantine
+from recsys_spark.core.contracts import Run
+from recsys_spark.datasets.files.spec import Dataset
+from recsys_spark.etl.raw import gathered, quarantine
+from recsys_spark.etl.raw.gathered import Gathered
 from recsys_spark.lake.tables import Lake
+from recsys_spark.pipeline.context import Context, Env, Outcome
 from recsys_spark.stages import ingest
-from recsys_spark.stages.context import Context, Env, Outcome
 
 EPOCH = 978_300_000  # a time in the range of MovieLens-1M
 
 
 def job(folder: Path, **values: object) -> ingest.Job:
-    return ingest.Job.model_validate({"stage": "ingest", "dataset": "ml-1m", "data": str(folder), "expected": "ignore"} | values)
+    return ingest.Job.model_validate(
+        {"stage": "ingest", "dataset": "ml-1m", "data": str(folder), "expected": "ignore"} | values
+    )
 
 
 def context(lake: Lake, run_id: str = "ingest-1") -> Context:
@@ -24,16 +30,45 @@ def context(lake: Lake, run_id: str = "ingest-1") -> Context:
     return Context(lake.spark, lake, env, "test", "ingest", run_id, place, {}, 1, 1_700_000_000.0)
 
 
+def completed(run_id: str, stage: str, config: dict[str, Any]) -> Run:
+    """A row of `runs` that says no more than this."""
+    return Run(
+        run_id=run_id,
+        pipeline="test",
+        step=stage,
+        stage=stage,
+        key=run_id,
+        config=config,
+        upstream={},
+        input_versions={},
+        output_versions={},
+        run_dir="",
+        code_version="",
+        seed=1,
+        started_at=0.0,
+        ended_at=0.0,
+    )
+
+
 def run(lake: Lake, told: ingest.Job, run_id: str = "ingest-1") -> Outcome:
     return ingest.run(context(lake, run_id), told)
 
 
+def gathered_from(lake: Lake, dataset: Dataset, folder: Path) -> Gathered:
+    return gathered.of_folder(lake.spark, dataset, folder, folder.parent / "runs")
+
+
 def judge(lake: Lake, told: ingest.Job) -> tuple[dict[str, list[Row]], list[tuple]]:
-    """What `run` would publish into an empty lake, {table: rows}, and (file, line, reason, raw) of what it would quarantine."""
-    checked = ingest.checked(context(lake), told.described(), Path(str(told.data)))
+    """What `run` would publish into an empty lake, {table: rows}, and (file, line, reason, raw) of
+    what it would quarantine.
+    """
+    checked = gathered_from(lake, told.described(), Path(str(told.data))).checked({})
     rejected = quarantine.rejects(checked, run_id="", now=0.0)
     good = {each.table: each.good.collect() for each in checked}
-    return good, sorted((row.source_file, row.line, row.reason, row.raw) for row in (rejected.collect() if rejected else []))
+    return good, sorted(
+        (row.source_file, row.line, row.reason, row.raw)
+        for row in (rejected.collect() if rejected else [])
+    )
 
 
 def write(folder: Path, **files: str | bytes) -> Path:
@@ -60,12 +95,21 @@ def events(lake: Lake) -> list[tuple]:
 
 
 def quarantined(lake: Lake) -> list[tuple]:
-    return sorted((row.source_file, row.line, row.reason, row.raw) for row in lake.read("quarantine").collect())
+    return sorted(
+        (row.source_file, row.line, row.reason, row.raw)
+        for row in lake.read("quarantine").collect()
+    )
 
 
 def tables(lake: Lake) -> dict[str, list]:
     return {
-        "events": events(lake), "quarantine": quarantined(lake),
-        "users": sorted((row.user_id, sorted(row.fields.items())) for row in lake.read("users").collect()),
-        "items": sorted((row.item_id, row.title, sorted(row.fields.items())) for row in lake.read("items").collect()),
+        "events": events(lake),
+        "quarantine": quarantined(lake),
+        "users": sorted(
+            (row.user_id, sorted(row.fields.items())) for row in lake.read("users").collect()
+        ),
+        "items": sorted(
+            (row.item_id, row.title, sorted(row.fields.items()))
+            for row in lake.read("items").collect()
+        ),
     }

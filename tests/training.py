@@ -12,32 +12,25 @@ from safetensors.torch import load_file
 
 from recsys_spark.core import artifacts
 from recsys_spark.core.contracts import ShardSet, Train, TrainJob, TrainResult, Workers
-from recsys_spark.train import checkpoint, entry, launch, workers
+from recsys_spark.models import registry
+from recsys_spark.train import entry
+from recsys_spark.train.launcher import launch
 from recsys_spark.train.loop import Loop
+from recsys_spark.train.ranks import workers
+from recsys_spark.train.saves import checkpoint
+from tests import toys
+from tests.models import worlds
 
-CONFIGS: dict[str, dict[str, Any]] = {
-    "mf_bias": {"dim": 4},
-    "neumf": {"dim": 4},
-    "gmf": {"dim": 4},
-    "ncf_mlp": {"dim": 4},
-    "nnmf": {"dim": 3, "product_dim": 4, "hidden_dim": 5},
-    "multi_vae": {"hidden_dim": 8, "latent_dim": 4},
-    "bpr_mf": {"dim": 4, "num_negatives": 2},
-    "fm": {"dim": 4},
-    "logistic": {},
-    "deepfm": {"dim": 4, "hidden_dim": 8},
-    "wide_deep": {"dim": 4, "hidden_dim": 8},
-    "mf_temporal": {"dim": 4, "bins": 5},
-    "mf_side": {"dim": 4},
-    "mf_vanilla": {"dim": 4},
-    "mf_mixture": {"dim": 4},
-    "mf_variational": {"dim": 4},
-    "multi_dae": {"hidden_dim": 8},
-    "cdae": {"hidden_dim": 8},
-    "autorec_user": {"hidden_dim": 8, "l2": 1.0, "centred": True},
-    "autorec_item": {"hidden_dim": 8, "l2": 1.0},
-    "rbm_cf": {"hidden_dim": 8},
+# Settings away from their defaults that change what a checkpoint holds. No model need stand here.
+UNUSUAL: dict[str, dict[str, Any]] = {
+    "autorec_user": {"centred": True},
+    "bpr_mf": {"num_negatives": 2},
 }
+
+
+def small(model: str) -> dict[str, Any]:
+    """A small configuration of any model, also of one that was added a minute ago."""
+    return worlds.tiny(registry.find(model)) | UNUSUAL.get(model, {})
 
 
 class Two(workers.Workers):
@@ -55,13 +48,39 @@ class Two(workers.Workers):
         self.calls.append(flat.numel())
 
 
-def job(run_dir: Path, shards: Path, made: ShardSet, model: str = "mf_bias", *, seed: int = 1, engine: str = "auto", num_workers: int = 1,
-        timeout_s: float = 60.0, config: dict[str, Any] | None = None, **train: Any) -> TrainJob:
+def job(
+    run_dir: Path,
+    shards: Path,
+    made: ShardSet,
+    model: str = "mf_bias",
+    *,
+    seed: int = 1,
+    engine: str = "auto",
+    num_workers: int = 1,
+    timeout_s: float = 60.0,
+    config: dict[str, Any] | None = None,
+    **train: Any,
+) -> TrainJob:
     run_dir.mkdir(parents=True, exist_ok=True)
-    settings = {"batch_size": 50, "epochs": 3, "dtype": "float64", "optim": {"lr": 0.01}, "reader": {"engine": "arrow"}, **train}
-    return TrainJob(run_id=run_dir.name, run_dir=str(run_dir), shards=str(shards), shard_fingerprint=made.fingerprint, model=model,
-                    config=config or CONFIGS[model], train=Train(**settings), seed=seed,
-                    workers=Workers(engine=engine, num_workers=num_workers, threads=1, timeout_s=timeout_s))  # type: ignore[arg-type]
+    settings = {
+        "batch_size": 50,
+        "epochs": 3,
+        "dtype": "float64",
+        "optim": {"lr": 0.01},
+        "reader": {"engine": "arrow"},
+        **train,
+    }
+    return TrainJob(
+        run_id=run_dir.name,
+        run_dir=str(run_dir),
+        shards=str(shards),
+        shard_fingerprint=made.fingerprint,
+        model=model,
+        config=config or small(model),
+        train=Train(**settings),
+        seed=seed,
+        workers=Workers(engine=engine, num_workers=num_workers, threads=1, timeout_s=timeout_s),
+    )  # type: ignore[arg-type]
 
 
 def train_here(made: TrainJob, **more: Any) -> TrainResult | None:
@@ -83,8 +102,11 @@ def difference(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> fl
     return max(float((one[key] - two[key]).abs().max()) for key in one)
 
 
-def train_on_ranks(made: TrainJob, limit_s: float = 60.0, *, pinned: int | None = None) -> list[int | None]:
-    """Every rank as the launcher would start it, but forked from a process that has imported torch: a second instead of five.
+def train_on_ranks(
+    made: TrainJob, limit_s: float = 60.0, *, pinned: int | None = None, with_toys: bool = False
+) -> list[int | None]:
+    """Every rank as the launcher would start it, but forked from a process that has imported torch:
+    a second instead of five.
 
     pinned: each on a core of its own from that one on, all its threads included.
     """
@@ -94,8 +116,20 @@ def train_on_ranks(made: TrainJob, limit_s: float = 60.0, *, pinned: int | None 
     artifacts.write_model(Path(made.run_dir) / entry.JOB, made)
     number = made.workers.num_workers
     with launch.meeting(workers.resolve(made.workers.engine, number), number) as meeting:
-        ranks = [context.Process(target=_rank, args=(str(Path(made.run_dir) / entry.JOB), rank, number, environment, cores[rank:rank + 1]))
-                 for rank, environment in enumerate(meeting)]
+        ranks = [
+            context.Process(
+                target=_rank,
+                args=(
+                    str(Path(made.run_dir) / entry.JOB),
+                    rank,
+                    number,
+                    environment,
+                    cores[rank : rank + 1],
+                    with_toys,
+                ),
+            )
+            for rank, environment in enumerate(meeting)
+        ]
         for process in ranks:
             process.start()
         for process in ranks:
@@ -104,7 +138,16 @@ def train_on_ranks(made: TrainJob, limit_s: float = 60.0, *, pinned: int | None 
     return [process.exitcode for process in ranks]
 
 
-def _rank(job_path: str, rank: int, size: int, environment: dict[str, str], cores: list[int]) -> None:
+def _rank(
+    job_path: str,
+    rank: int,
+    size: int,
+    environment: dict[str, str],
+    cores: list[int],
+    with_toys: bool,
+) -> None:
+    if with_toys:
+        toys.install()
     if cores:
         os.sched_setaffinity(0, cores)
     os.environ.update({**environment, workers.RANK: str(rank), workers.SIZE: str(size)})

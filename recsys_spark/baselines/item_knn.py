@@ -1,8 +1,11 @@
-"""Items whose users are the same: a user's score of an item is the sum of its similarities to the items of the user's history.
+"""Items with the same users: a user's score of an item is the sum of its similarities to the items
+of the user's history.
 
-Paper: B. Sarwar et al. Item-Based Collaborative Filtering Recommendation Algorithms. WWW 2001, doi:10.1145/371920.372071;
-    M. Deshpande, G. Karypis. Item-Based Top-N Recommendation Algorithms. ACM TOIS 22(1), 2004, doi:10.1145/963770.963776.
-Differs: similarity.py's choice of weights and similarities; a history item counts 1 whatever its value.
+Paper: B. Sarwar et al. Item-Based Collaborative Filtering Recommendation Algorithms. WWW 2001,
+    doi:10.1145/371920.372071; M. Deshpande, G. Karypis. Item-Based Top-N Recommendation Algorithms.
+    ACM TOIS 22(1), 2004, doi:10.1145/963770.963776.
+Differs: similarity.py's choice of weights and similarities; a history item counts 1 whatever its
+    value.
 """
 
 from __future__ import annotations
@@ -12,27 +15,47 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recsys_spark.baselines import artifact, matrix, nearest
-from recsys_spark.baselines.matrix import Rows
-from recsys_spark.baselines.similarity import Similarity
-from recsys_spark.baselines.training import Training
+from recsys_spark.baselines.fitting import artifact
+from recsys_spark.baselines.fitting.training import Training
+from recsys_spark.baselines.neighbours import matrix, nearest
+from recsys_spark.baselines.neighbours.matrix import Rows
+from recsys_spark.baselines.neighbours.similarity import Similarity
 
 TASK = "ranking"
 
 
 class Config(Similarity):
-    neighbours_of: Literal["scored", "history"] = "scored"  # whose nearest items count: the scored item's, or those of each in the history
+    neighbours_of: Literal["scored", "history"] = (
+        "scored"  # sum over the nearest items of the scored item, or of each item in the history
+    )
 
 
 def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
-    """The index at `folder`: items x items, few a row. Queries are histories."""
+    """Fits and writes the index at `folder`: items x items, sparse. Queries are histories."""
     with matrix.scratch(folder) as work:
         users, items = matrix.interactions(training, work, values=config.values)
-        found, done = nearest.of(items, users, config, training.events.sparkSession)
-        kept = matrix.write({"nearest": Rows(nearest.entries(found, turned=config.neighbours_of == "scored"), training.num_items)}, work)
+        neighbours, done = nearest.of(items, users, config, training.events.sparkSession)
+        kept = matrix.write(
+            {
+                "nearest": Rows(
+                    nearest.entries(neighbours, turned=config.neighbours_of == "scored"),
+                    training.num_items,
+                )
+            },
+            work,
+        )
         popularity = matrix.mapped(items).lengths
-        facts = {"pairs": int(popularity.sum()), "multiplications": int(done.sum()), "entries": len(matrix.mapped(kept["nearest"]).data),
-                 "cold_items": int((popularity[1:] == 0).sum())}
-        artifact.write_sparse(folder, model="item_knn", num_rows=training.num_items, matrix=kept["nearest"],
-                              popularity=popularity.astype(np.float32))
+        facts = {
+            "pairs": int(popularity.sum()),
+            "multiplications": int(done.sum()),
+            "entries": len(matrix.mapped(kept["nearest"]).data),
+            "cold_items": int((popularity[1:] == 0).sum()),
+        }
+        artifact.write_sparse(
+            folder,
+            model="item_knn",
+            num_rows=training.num_items,
+            matrix=kept["nearest"],
+            popularity=popularity.astype(np.float32),
+        )
     return facts

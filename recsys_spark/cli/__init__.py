@@ -1,4 +1,6 @@
-"""`recsys-spark`, and the entry of every file in jobs/. The only package that configures logging and chooses an exit code."""
+"""`recsys-spark`, and the entry of every file in jobs/. The only package that configures logging
+and chooses an exit code.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from rich.text import Text
 
 from recsys_spark.cli import running
 from recsys_spark.cli.commands import app
-from recsys_spark.cli.options import Config, DryRun, Overrides, Steps
+from recsys_spark.cli.options import Config, DryRun, Exclude, Force, Given, Select
 from recsys_spark.core import log
 from recsys_spark.core.errors import RecsysError, is_disk_full
 
@@ -22,28 +24,48 @@ def main() -> NoReturn:
 
 
 def job(stage: str, argv: list[str] | None = None) -> None:
-    """Entry of jobs/<stage>.py: the pipeline's steps of this stage, and whatever they need that is not done yet."""
+    """Entry of jobs/<stage>.py: runs the pipeline's steps of this stage, and the steps they need
+    that have not completed.
+    """
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-    @command.command(help=f"Run the {stage} steps of a pipeline (and what they need, where that is not done yet).")
-    def _(config: Config = None, overrides: Overrides = None, step: Steps = None, dry_run: DryRun = False) -> None:
-        running.run(config, overrides, stage=stage, names=step, dry_run=dry_run)
+    @command.command(
+        help=f"Run the {stage} steps of a pipeline (and "
+        "what they need, where that is not done yet)."
+    )
+    def _(
+        config: Config = None,
+        given: Given = None,
+        select: Select = None,
+        exclude: Exclude = None,
+        force: Force = False,
+        dry_run: DryRun = False,
+    ) -> None:
+        wanted = running.Wanted(select or (), exclude or (), stage, force)
+        running.run(config, given, wanted, dry_run=dry_run)
 
     _guarded(lambda: command(args=argv))
 
 
 def _guarded(call: Callable[[], Any]) -> NoReturn:
-    """Exit codes: 0 done, 2 the user's mistake (one line), 130 Ctrl-C; anything else is ours and shows its traceback."""
+    """Calls and exits. Exit codes: 0 success, 2 a user error (one line), 3 data of too low quality,
+    130 Ctrl-C; any other exception is a bug, shows its traceback and exits with 1.
+    """
     log.configure()
     try:
         call()
     except RecsysError as problem:
         _say(str(problem))
+        for note in getattr(problem, "__notes__", ()):
+            Console(stderr=True).print(Text(note, "dim"), soft_wrap=True)
         sys.exit(problem.exit_code)
     except Exception as problem:
         if not is_disk_full(problem):
             raise
-        _say(f"the disk is full: {_first_line(problem)}. To mend: free space and run the same command again; completed steps stay")
+        _say(
+            f"the disk is full: {_first_line(problem)}. To mend: free space and run the same "
+            "command again; completed steps stay"
+        )
         sys.exit(RecsysError.exit_code)
     sys.exit(0)
 
@@ -53,4 +75,7 @@ def _say(message: str) -> None:
 
 
 def _first_line(problem: Exception) -> str:
-    return next((line.strip() for line in str(problem).splitlines() if is_disk_full(line)), type(problem).__name__)
+    return next(
+        (line.strip() for line in str(problem).splitlines() if is_disk_full(line)),
+        type(problem).__name__,
+    )

@@ -1,4 +1,4 @@
-"""Where the commands print."""
+"""The console on which the commands print."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ LOG_WIDTH = 160
 
 
 def screen() -> Console:
-    """Standard output. A log or a pipe has no width of its own: it gets the whole tables, unless COLUMNS says how wide it is."""
+    """Standard output. A log or a pipe has no width, so tables get LOG_WIDTH columns unless COLUMNS
+    sets a width.
+    """
     console = Console()
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=LOG_WIDTH)

@@ -1,38 +1,74 @@
-"""Every column and table name of the project, once."""
+"""All column and table names of the project."""
 
-# Ids: strings as they came (`*_id`), dense integers from 1 (`*_idx`, 0 is padding).
+# Ids: original strings (`*_id`), dense integers from 1 (`*_idx`, 0 is padding).
 USER_ID, ITEM_ID = "user_id", "item_id"
 USER_IDX, ITEM_IDX = "user_idx", "item_idx"
+# Whose list is made, and its number: of a user its user_idx, of a session or playlist its place in
+# `query_index`. The row side of every model, which models call its users.
+QUERY_KIND, QUERY_ID, QUERY_IDX = "query_kind", "query_id", "query_idx"
+USER, SESSION, PLAYLIST = "user", "session", "playlist"  # values of `query_kind`
+SESSION_MARK = "#"  # between user and session in a session's query_id, such as u3#7
 
 # Events.
 TS, VALUE = "ts", "value"  # seconds since 1970 (long), rating or weight (double)
+# Where a data set has them: the session (or playlist), the action, the position of the item in a
+# list or playlist, the event's place in its session (both counted as in the source), the list that
+# was shown
+SESSION_ID, ACTION, POSITION, STEP = "session_id", "action", "position", "step"
+IMPRESSION_ID = "impression_id"
+CONTEXT = "context"  # {name: text}: what else is known of an event or impression
 SPLIT, PART = "split", "part"
 TRAIN, VALID, TEST = "train", "valid", "test"  # values of `part`
-VALID_FOLD_IN, TEST_FOLD_IN = "valid_fold_in", "test_fold_in"  # and where users are held out whole: what is known of them
+# where whole users are held out: their known events
+VALID_FOLD_IN = "valid_fold_in"
+TEST_FOLD_IN = "test_fold_in"
 PARTS = (TRAIN, VALID, TEST, VALID_FOLD_IN, TEST_FOLD_IN)
-BEFORE = {VALID: (TRAIN, VALID_FOLD_IN), TEST: (TRAIN, VALID, TEST_FOLD_IN)}  # a query's history when that part is scored
-FITTED_ON = {"train": (TRAIN,), "train+valid": (TRAIN, VALID, VALID_FOLD_IN)}  # the events of a `fit`
+# parts whose events are a query's history when the part is scored
+BEFORE = {
+    VALID: (TRAIN, VALID_FOLD_IN),
+    TEST: (TRAIN, VALID, TEST_FOLD_IN),
+}
+# A list for now is scored from all events
+NOW = "now"
+KNOWN = BEFORE | {NOW: PARTS}
+# parts whose events each kind of `fit` uses
+FITTED_ON = {
+    "train": (TRAIN,),
+    "train+valid": (TRAIN, VALID, VALID_FOLD_IN),
+}
 
 # Shard columns.
 LABEL, WEIGHT = "label", "weight"
 HELD_IDX, HELD_VALUE = "held_idx", "held_value"  # of a profile
-EVENT = "event_"  # before the name of a field of the event
+EVENT = "event_"  # prefix of the name of an event's field
 
 # Quarantine.
-SOURCE_FILE, LINE, RAW, REASON, QUARANTINED_AT = "source_file", "line", "raw", "reason", "quarantined_at"
+SOURCE_FILE = "source_file"
+LINE = "line"
+RAW = "raw"
+REASON = "reason"
+QUARANTINED_AT = "quarantined_at"
 
 # Results.
-QUERY_ID, QUERY_KIND, SCORE, RANK = "query_id", "query_kind", "score", "rank"
+SCORE, RANK = "score", "rank"
 RUN_ID, MODEL, SCORED_AT = "run_id", "model", "scored_at"
+NAME, GENERATION, PUBLISHED_AT = "name", "generation", "published_at"  # of published lists
 TASK, ROW_KEY = "task", "row_key"
-SOURCE, POSITION = "source", "position"  # of a candidate
-TARGET, SAMPLED, PUBLISHED, NEW_ITEMS = "target", "sampled", "published", "new_items"  # values of `source`
-METRIC, K, SLICE, SEED, LOW, HIGH, N = "metric", "k", "slice", "seed", "low", "high", "n"
+SOURCE = "source"  # of a candidate, which also has a position
+# Values of `source`
+TARGET = "target"
+SAMPLED = "sampled"
+PUBLISHED = "published"
+NEW_ITEMS = "new_items"
+SHOWN = "shown"  # on a list that was shown: table `impressions`
+METRIC, K, SLICE, SEED = "metric", "k", "slice", "seed"
+LOW, HIGH, N = "low", "high", "n"
 
 # Tables under the lake root.
 INTERACTIONS, USERS, ITEMS = "interactions", "users", "items"
 QUARANTINE, SPLITS = "quarantine", "splits"
-USER_INDEX, ITEM_INDEX = "user_index", "item_index"
-CANDIDATES = "candidates"
+USER_INDEX, ITEM_INDEX, QUERY_INDEX = "user_index", "item_index", "query_index"
+CANDIDATES, IMPRESSIONS = "candidates", "impressions"
 RECOMMENDATIONS, PREDICTIONS = "recommendations", "predictions"
 METRICS, RUNS = "metrics", "runs"
+CURRENT = "current_recommendations"

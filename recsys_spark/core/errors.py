@@ -1,4 +1,6 @@
-"""The errors a user can mend. `cli` and `jobs` print the message in one line and exit with code 2."""
+"""The errors that a user can fix. `cli` and `jobs` print the message in one line and exit with code
+2.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +11,18 @@ from typing import Any, Iterable
 
 
 class RecsysError(Exception):
-    """The user's mistake: names the thing, the value found, what was expected and how to mend it.
+    """An error that the user can fix: names the thing, what was found and expected, and the remedy.
 
-    >>> print(RecsysError("data folder", found="/nowhere", expected="a folder with ratings.dat", remedy="set RECSYS_DATA"))
+    >>> print(RecsysError("data folder", found="/nowhere", expected="a folder with ratings.dat",
+    ...                   remedy="set RECSYS_DATA"))
     data folder: found /nowhere; expected a folder with ratings.dat. To mend: set RECSYS_DATA
     """
 
     exit_code = 2
 
-    def __init__(self, thing: str, *, found: Any = None, expected: Any = None, remedy: str = "") -> None:
+    def __init__(
+        self, thing: str, *, found: Any = None, expected: Any = None, remedy: str = ""
+    ) -> None:
         self.thing, self.found, self.expected, self.remedy = thing, found, expected, remedy
         facts = [f"found {found}"] if found is not None else []
         facts += [f"expected {expected}"] if expected is not None else []
@@ -25,11 +30,13 @@ class RecsysError(Exception):
         super().__init__(message + (f". To mend: {remedy}" if remedy else ""))
 
     def __reduce__(self) -> tuple:
-        # Spark and process pools pickle exceptions; the keyword-only arguments need help to travel.
+        # Spark and process pools pickle exceptions; keyword-only arguments need this method.
         return _rebuild, (type(self), self.thing, self.found, self.expected, self.remedy)
 
 
-def _rebuild(kind: type[RecsysError], thing: str, found: Any, expected: Any, remedy: str) -> RecsysError:
+def _rebuild(
+    kind: type[RecsysError], thing: str, found: Any, expected: Any, remedy: str
+) -> RecsysError:
     return kind(thing, found=found, expected=expected, remedy=remedy)
 
 
@@ -39,6 +46,12 @@ class ConfigError(RecsysError):
 
 class DataError(RecsysError):
     """Raw input that is missing, cut short, wrong or too dirty."""
+
+
+class QualityError(DataError):
+    """Raw input of which too much is unusable; has an exit code of its own, for schedulers."""
+
+    exit_code = 3
 
 
 class TableError(RecsysError):
@@ -63,6 +76,16 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def first_line(problem: Exception) -> str:
+    """What an error says first, in at most 160 characters; its kind where it says nothing."""
+    lines = str(problem).strip().splitlines()
+    return lines[0][:160] if lines else type(problem).__name__
+
+
 def is_disk_full(problem: Exception | str) -> bool:
-    """True for an out-of-space error of the operating system, also one told by Spark's JVM or another process."""
-    return getattr(problem, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(problem)
+    """True for an out-of-space error of the operating system, also one reported by Spark's JVM or
+    another process.
+    """
+    return getattr(problem, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(
+        errno.ENOSPC
+    ) in str(problem)

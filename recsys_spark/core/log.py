@@ -1,11 +1,21 @@
-"""`key=value` log lines. Modules take a logger here; only `cli` (and a training rank's entry) configures output."""
+"""`key=value` log lines. Modules get a logger here; only `cli` (and a training rank's entry)
+configures the output.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
+
+
+class Level(StrEnum):
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
 
 
 def get(name: str) -> logging.Logger:
@@ -18,7 +28,7 @@ def fields(**values: Any) -> str:
 
 
 def plain(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a run's summary that fit into a line: all but those that are mappings themselves."""
+    """The facts of a run's summary that fit into one line: all that are not mappings."""
     return {name: fact for name, fact in facts.items() if not isinstance(fact, Mapping)}
 
 
@@ -30,7 +40,9 @@ def _text(value: Any) -> str:
 def configure(level: str = "INFO") -> None:
     """Called once per process, by the command line or a rank's entry point."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s", "%H:%M:%S")
+    )
     root = logging.getLogger("recsys_spark")
     root.handlers[:] = [handler]
     root.setLevel(level)

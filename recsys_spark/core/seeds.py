@@ -1,4 +1,4 @@
-"""One seed, split by name. Nothing else in the project makes up a random state."""
+"""Seeds derived from one seed by name: the only source of random states in the project."""
 
 from __future__ import annotations
 

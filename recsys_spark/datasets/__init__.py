@@ -1,1 +1,1 @@
-"""One file per data set: original bytes to raw tables, and generators of the same formats."""
+"""Data sets, one file each, and generators of data in the same formats."""

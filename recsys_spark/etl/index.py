@@ -1,7 +1,8 @@
-"""Dense numbers for ids: append-only, from 1, the same on any partitioning.
+"""Dense numbers for ids: append-only, from 1, independent of the partitioning.
 
-Ids that have a number keep it. New ids take the next numbers in the order of (xxhash64(id) as an unsigned number, id): an order
-that no time, no row order and no partitioning changes, and in which neighbouring numbers say nothing of the ids.
+Ids that have a number keep it. New ids take the next numbers in the order of (xxhash64(id) as an
+unsigned number, id). This order does not depend on time, row order or partitioning, and
+neighbouring numbers reveal nothing about the ids.
 """
 
 from __future__ import annotations
@@ -13,23 +14,48 @@ from pyspark.sql import functions as F
 
 from recsys_spark.core.errors import DataError
 
-BUCKETS = 1024  # ids are numbered bucket by bucket, in parallel: 100 M new ids are 100,000 a bucket
+BUCKETS = 1024  # ids are numbered by bucket, in parallel: 100 M new ids are 100,000 per bucket
 LAST = 2**31 - 1
 
 
-def extend(known: DataFrame, ids: DataFrame, id_column: str, idx_column: str) -> DataFrame:
-    """Rows (id, idx) to append to `known` (id, idx) so that every id of `ids` has a number; empty when all have one.
+def last(numbered: DataFrame, idx_column: str) -> int:
+    """The highest number in use; 0 when there is none."""
+    return int(numbered.agg(F.max(idx_column)).collect()[0][0] or 0)
 
-    Raises DataError when the numbers would leave the range of int32.
+
+def lacking(numbered: DataFrame, ids: DataFrame, id_column: str) -> DataFrame:
+    """(id, hash, bucket): the ids, each once, that `numbered` (id, idx) has no number for. `number`
+    reads them twice.
     """
-    new = ids.select(id_column).where(F.col(id_column).isNotNull()).distinct().join(known.select(id_column), on=id_column, how="left_anti")
+    new = (
+        ids.select(id_column)
+        .where(F.col(id_column).isNotNull())
+        .distinct()
+        .join(numbered.select(id_column), on=id_column, how="left_anti")
+    )
     hashed = F.xxhash64(id_column)
-    bucketed = new.select(id_column, hashed.alias("hash"), F.shiftrightunsigned(hashed, 54).cast("int").alias("bucket"))
-    counts = {row["bucket"]: row["count"] for row in bucketed.groupBy("bucket").count().collect()}
-    last = known.agg(F.max(idx_column)).collect()[0][0] or 0
-    if last + sum(counts.values()) > LAST:
-        raise DataError(f"column {id_column}", found=f"{last + sum(counts.values())} different ids", expected=f"at most {LAST}")
-    before = list(accumulate((counts.get(bucket, 0) for bucket in range(BUCKETS)), initial=last))
+    return new.select(
+        id_column,
+        hashed.alias("hash"),
+        F.shiftrightunsigned(hashed, 54).cast("int").alias("bucket"),
+    )
+
+
+def number(new: DataFrame, id_column: str, idx_column: str, taken: int) -> tuple[DataFrame, int]:
+    """(rows (id, idx) of the ids that are `lacking`, how many), where `taken` is the `last` number
+    in use.
+
+    Raises DataError when the numbers would exceed the range of int32.
+    """
+    counts = {row["bucket"]: row["count"] for row in new.groupBy("bucket").count().collect()}
+    count = sum(counts.values())
+    if taken + count > LAST:
+        raise DataError(
+            f"column {id_column}",
+            found=f"{taken + count} different ids",
+            expected=f"at most {LAST}",
+        )
+    before = list(accumulate((counts.get(bucket, 0) for bucket in range(BUCKETS)), initial=taken))
     offset = F.element_at(F.array(*map(F.lit, before)), F.col("bucket") + 1)
     within = F.row_number().over(Window.partitionBy("bucket").orderBy("hash", id_column))
-    return bucketed.select(id_column, (offset + within).cast("int").alias(idx_column))
+    return new.select(id_column, (offset + within).cast("int").alias(idx_column)), count

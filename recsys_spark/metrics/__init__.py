@@ -1,1 +1,1 @@
-"""Sums that merge, divided once: one definition of every metric for Spark and torch."""
+"""Metrics as mergeable sums that are divided once: one definition each for Spark and torch."""

@@ -1,7 +1,9 @@
-"""A block of evaluated users and what was ranked for them -> partial sums, which merge: what one worker does, and one thread.
+"""A block of evaluated users with their ranked items -> partial sums that merge. One worker or
+thread measures a block.
 
-A block is an Arrow table with one row a user. Its rows are put in order of their user first, and blocks are dealt by the user's number,
-so that the sums do not depend, to the last digit, on the engine or on how rows arrived. Ratings and clicks: row_blocks.py.
+A block is an Arrow table with one row per user. Its rows are first sorted by user, and users are
+assigned to blocks by their number, so that the sums do not depend, even in the last bit, on the
+engine or on the order of arrival. Ratings and clicks: row_blocks.py.
 """
 
 from __future__ import annotations
@@ -21,14 +23,19 @@ from recsys_spark.metrics.partials import Partial
 from recsys_spark.metrics.ragged import csr, dense
 from recsys_spark.metrics.slices import ALL
 
-NO_ITEM, UNKNOWN, NAN = 0, -1, -2  # codes in `items`: end of the list, an item that the data do not hold, a score that is NaN
+# Codes in `items`: end of the list, an item that is not in the data, a score that is NaN
+NO_ITEM, UNKNOWN, NAN = (
+    0,
+    -1,
+    -2,
+)
 Floats = NDArray[np.float64]
 Shown = Mapping[str, list[exposure.Part]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every block of an evaluation has in common. metrics: of this task, without cut-offs."""
+    """Settings of all blocks of an evaluation. metrics: those of the task, without cut-offs."""
 
     ks: tuple[int, ...]
     seed: int
@@ -37,32 +44,47 @@ class Settings:
     users: slices.Users
     num_users: int
     catalogue: Catalogue
-    low: float = -np.inf  # rating: the range of the training values
+    low: float = -np.inf  # rating: range of the training values
     high: float = np.inf
 
 
 def ranking_block(users: pa.Table, settings: Settings, shown: Shown) -> Partial:
-    """Columns user_idx int, events int, field_0.. string: the user fields, targets list<int>, items list<int> (best first; codes
-    above), known list<int>: items that the user knows (read for serendipity alone)."""
-    users = users.sort_by(c.USER_IDX)
+    """Columns: query_idx int, events int, field_0.. string (the user fields), targets list<int>,
+    items list<int> (best first; codes above), known list<int> (items that the user knows, used only
+    for serendipity).
+    """
+    users = users.sort_by(c.QUERY_IDX)
     ks, width, catalogue = settings.ks, max(settings.ks), settings.catalogue
     targets, indptr = csr(users["targets"])
     items = dense(users["items"], width)
     usable = np.maximum(items, NO_ITEM)  # an entry with a code keeps its place and cannot hit
     single = exposure.without_repeats(usable)
     values = ranking.from_lists(single, indptr, targets, ks)
-    made = {name: measure(usable, catalogue, ks) for name, measure in lists.PLAIN.items() if name in settings.metrics}
+    list_metrics = {
+        name: measure(usable, catalogue, ks)
+        for name, measure in lists.PLAIN.items()
+        if name in settings.metrics
+    }
     if "diversity" in settings.metrics:
         assert catalogue.vectors is not None, "diversity needs the items' fields"
-        made["diversity"] = lists.diversity(usable, catalogue.vectors, ks)
+        list_metrics["diversity"] = lists.diversity(usable, catalogue.vectors, ks)
     if "serendipity" in settings.metrics:
-        known, starts = csr(users["known"])
-        expected = lists.expected_until(starts, known, catalogue.place, ks)
-        made["serendipity"] = lists.serendipity(single, indptr, targets, expected, catalogue.place, ks)
-    values |= {f"{name}@{k}": value for name, found in made.items() for k, value in zip(ks, found, strict=True)}
+        known_items, starts = csr(users["known"])
+        expected = lists.expected_until(starts, known_items, catalogue.place, ks)
+        list_metrics["serendipity"] = lists.serendipity(
+            single, indptr, targets, expected, catalogue.place, ks
+        )
+    values |= {
+        f"{name}@{k}": value
+        for name, per_k in list_metrics.items()
+        for k, value in zip(ks, per_k, strict=True)
+    }
     values = chosen(values, settings)
-    whole = {f"{name}@{k}": value for name, parts in shown.items()
-             for k, value in zip(ks, exposure.values(single, parts, ks, settings.num_users), strict=True)}
+    whole = {
+        f"{name}@{k}": value
+        for name, parts in shown.items()
+        for k, value in zip(ks, exposure.values(single, parts, ks, settings.num_users), strict=True)
+    }
     length = (items != NO_ITEM).sum(axis=1)
     odd = {
         "users_without_list": (length == 0).sum(),
@@ -72,52 +94,79 @@ def ranking_block(users: pa.Table, settings: Settings, shown: Shown) -> Partial:
         "nan_scores": (items == NAN).sum(),
     }
 
-    def of_targets(rows: NDArray[np.integer], starts: NDArray[np.integer], wanted: NDArray[np.integer]) -> dict[str, Floats]:
-        return chosen(ranking.from_lists(single[rows], starts, wanted, ks), settings)
+    def of_targets(
+        rows: NDArray[np.integer], starts: NDArray[np.integer], item_targets: NDArray[np.integer]
+    ) -> dict[str, Floats]:
+        return chosen(ranking.from_lists(single[rows], starts, item_targets, ks), settings)
 
-    parts = [*_by_user(users, values, settings, whole), *_by_target(catalogue, indptr, targets, of_targets)]
+    parts = [
+        *_by_user(users, values, settings, whole),
+        *_by_target(catalogue, indptr, targets, of_targets),
+    ]
     return summed(users, parts, odd, settings)
 
 
 def candidate_block(users: pa.Table, settings: Settings) -> Partial:
-    """Columns as above, but candidates list<int> and scores list<float> in place of items and known."""
-    users = users.sort_by(c.USER_IDX)
+    """Columns as for `ranking_block`, with candidates list<int> and scores list<float> instead of
+    items and known.
+    """
+    users = users.sort_by(c.QUERY_IDX)
     targets, indptr = csr(users["targets"])
     items, starts = csr(users["candidates"])
     scores, _ = csr(users["scores"])
     sets, repeated = _sets(items, starts, scores, indptr, targets)
-    starts, items, scores, wanted = sets
-    values = chosen(candidates.from_scores(starts, wanted, scores, np.diff(indptr), settings.ks), settings)
+    starts, items, scores, is_target = sets
+    values = chosen(
+        candidates.from_scores(starts, is_target, scores, np.diff(indptr), settings.ks), settings
+    )
     query = np.repeat(np.arange(len(users)), np.diff(starts))
-    found = np.bincount(query, weights=wanted, minlength=len(users))
+    num_found = np.bincount(query, weights=is_target, minlength=len(users))
     odd = {
         "users_without_candidates": (np.diff(starts) == 0).sum(),
-        "targets_not_among_candidates": int((np.diff(indptr) - found).sum()),
+        "targets_not_among_candidates": int((np.diff(indptr) - num_found).sum()),
         "repeated_items": repeated,
         "unknown_items": (items == UNKNOWN).sum(),
         "nan_scores": np.isnan(scores).sum(),
     }
 
-    def of_targets(rows: NDArray[np.integer], starts_of: NDArray[np.integer], wanted_of: NDArray[np.integer]) -> dict[str, Floats]:
+    def of_targets(
+        rows: NDArray[np.integer], starts_of: NDArray[np.integer], item_targets: NDArray[np.integer]
+    ) -> dict[str, Floats]:
         lengths = np.diff(starts)[rows]
-        entries = np.repeat(starts[:-1][rows] - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+        entries = np.repeat(
+            starts[:-1][rows] - (np.cumsum(lengths) - lengths), lengths
+        ) + np.arange(lengths.sum())
         ends = np.concatenate([[0], np.cumsum(lengths)])
-        hit = _is_target(items[entries], ends, starts_of, wanted_of)
-        return chosen(candidates.from_scores(ends, hit, scores[entries], np.diff(starts_of), settings.ks), settings)
+        hit = _is_target(items[entries], ends, starts_of, item_targets)
+        return chosen(
+            candidates.from_scores(ends, hit, scores[entries], np.diff(starts_of), settings.ks),
+            settings,
+        )
 
-    parts = [*_by_user(users, values, settings, {}), *_by_target(settings.catalogue, indptr, targets, of_targets)]
+    parts = [
+        *_by_user(users, values, settings, {}),
+        *_by_target(settings.catalogue, indptr, targets, of_targets),
+    ]
     return summed(users, parts, odd, settings)
 
 
 def chosen(values: Mapping[str, Floats], settings: Settings) -> dict[str, Floats]:
-    return {name: value for name, value in values.items() if name.partition("@")[0] in settings.metrics}
+    return {
+        name: value for name, value in values.items() if name.partition("@")[0] in settings.metrics
+    }
 
 
 def _sets(
-    items: NDArray, starts: NDArray, scores: NDArray, indptr: NDArray, targets: NDArray,
+    items: NDArray,
+    starts: NDArray,
+    scores: NDArray,
+    indptr: NDArray,
+    targets: NDArray,
 ) -> tuple[tuple[NDArray, NDArray, NDArray, NDArray], int]:
-    """((starts, items, scores, is_target), repeated): candidates as sets. Of a repeated item the score counts that is worse for the
-    model: the lowest of a target, the highest of another. Unknown items stay as many as they are."""
+    """((starts, items, scores, is_target), number of repeated items): candidates as sets. A
+    repeated item keeps the score that is worse for the model: the lowest for a target, the highest
+    for another item. Repeated unknown items are kept.
+    """
     query = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     hit = _is_target(items, starts, indptr, targets)
     worse = np.where(hit, 1, -1) * np.where(np.isnan(scores), -np.inf, scores)
@@ -129,40 +178,52 @@ def _sets(
     return (ends, items[first], scores[first], hit[first]), int((~first).sum())
 
 
-def _is_target(items: NDArray, starts: NDArray, indptr: NDArray, targets: NDArray) -> NDArray[np.bool_]:
-    """(entries,): is the item one of its query's targets?"""
+def _is_target(
+    items: NDArray, starts: NDArray, indptr: NDArray, targets: NDArray
+) -> NDArray[np.bool_]:
+    """(entries,): whether the item is a target of its query."""
     span = np.int64(max(items.max(initial=0), targets.max(initial=0)) + 1)
     entry = np.repeat(np.arange(len(starts) - 1), np.diff(starts)) * span + items
-    wanted = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr)) * span + targets
-    return np.isin(entry, wanted) & (items > NO_ITEM)
+    target_keys = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr)) * span + targets
+    return np.isin(entry, target_keys) & (items > NO_ITEM)
 
 
 def field_column(number: int) -> str:
-    """Of a block: where the values of a user field stand. Fields may have any name, columns not."""
+    """Name of the column with a user field's values: field names may not be valid column names."""
     return f"field_{number}"
 
 
 def families_of(users: pa.Table, settings: Settings) -> list[slices.Family]:
-    fields = {name: users[field_column(number)].to_pylist() for number, name in enumerate(settings.users.fields)}
+    fields = {
+        name: users[field_column(number)].to_pylist()
+        for number, name in enumerate(settings.users.fields)
+    }
     return slices.families(settings.users, users["events"].to_numpy(), fields)
 
 
-def _by_user(users: pa.Table, values: Mapping[str, Floats], settings: Settings, whole: Mapping[str, Floats]) -> list[tuple[str, Part]]:
-    """All users, with the values `whole` that are of all users alone, and every slice of them."""
+def _by_user(
+    users: pa.Table, values: Mapping[str, Floats], settings: Settings, whole: Mapping[str, Floats]
+) -> list[tuple[str, Part]]:
+    """Parts of all users and of every slice of users. whole: values that only all users have."""
     parts = [(ALL, _part({**values, **whole}))]
     if values:
         for family in families_of(users, settings):
             for code, label in enumerate(family.labels):
                 rows = np.flatnonzero(family.codes == code)
                 if len(rows):
-                    parts.append((label, _part({name: value[rows] for name, value in values.items()}, rows)))
+                    parts.append(
+                        (label, _part({name: value[rows] for name, value in values.items()}, rows))
+                    )
     return parts
 
 
 def _by_target(
-    catalogue: Catalogue, indptr: NDArray, targets: NDArray, measure: Callable[..., dict[str, Floats]],
+    catalogue: Catalogue,
+    indptr: NDArray,
+    targets: NDArray,
+    measure: Callable[..., dict[str, Floats]],
 ) -> list[tuple[str, Part]]:
-    """Users with a target among the items of a slice, measured by how those targets alone were found."""
+    """Parts by slice of items: users with a target in the slice, measured on these targets."""
     query = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
     parts = []
     for label, member in zip(catalogue.labels, catalogue.members, strict=True):
@@ -176,11 +237,23 @@ def _by_target(
 
 
 def _part(values: Mapping[str, Floats], rows: NDArray[np.integer] | None = None) -> Part:
-    """NaN: the user has no such value, its count is 0."""
-    made = np.stack(list(values.values()), axis=1)
-    return Part(tuple(values), np.nan_to_num(made), (~np.isnan(made)).astype(np.float64), rows)
+    """The values as a Part; a NaN means that the user has no value, and its count is 0."""
+    stacked = np.stack(list(values.values()), axis=1)
+    return Part(
+        tuple(values), np.nan_to_num(stacked), (~np.isnan(stacked)).astype(np.float64), rows
+    )
 
 
-def summed(users: pa.Table, parts: Sequence[tuple[str, Part]], odd: Mapping[str, int], settings: Settings) -> Partial:
-    made = replicate([part for _, part in parts], users[c.USER_IDX].to_numpy(), seed=settings.seed, replicas=settings.replicas)
-    return Partial({label: one for (label, _), one in zip(parts, made, strict=True)}, {name: int(count) for name, count in odd.items()})
+def summed(
+    users: pa.Table, parts: Sequence[tuple[str, Part]], odd: Mapping[str, int], settings: Settings
+) -> Partial:
+    measured = replicate(
+        [part for _, part in parts],
+        users[c.QUERY_IDX].to_numpy(),
+        seed=settings.seed,
+        replicas=settings.replicas,
+    )
+    return Partial(
+        {label: replicates for (label, _), replicates in zip(parts, measured, strict=True)},
+        {name: int(count) for name, count in odd.items()},
+    )

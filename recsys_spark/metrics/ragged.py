@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 
 
 def distinct(values: NDArray) -> NDArray:
-    """Sorted, each once. By sorting: numpy's `unique` hashes, which takes 1.6 s for a million keys like ours where this takes 0.05 s."""
+    """Distinct values, sorted. Uses a sort: numpy's `unique` hashes, which takes 1.6 s for a
+    million keys like ours, compared with 0.05 s.
+    """
     ordered = np.sort(values)
     kept = np.ones(len(ordered), bool)
     kept[1:] = ordered[1:] != ordered[:-1]
@@ -19,16 +21,18 @@ def csr(column: pa.ChunkedArray) -> tuple[NDArray, NDArray]:
     """(values, indptr) of a list column."""
     lists_of = column.combine_chunks()
     lengths = lists_of.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    return lists_of.flatten().to_numpy(zero_copy_only=False), np.concatenate([[0], np.cumsum(lengths)])
+    return lists_of.flatten().to_numpy(zero_copy_only=False), np.concatenate(
+        [[0], np.cumsum(lengths)]
+    )
 
 
 def dense(column: pa.ChunkedArray, width: int) -> NDArray:
-    """(B, width), cut or filled with 0."""
+    """(B, width): the lists cut at `width` or padded with 0."""
     values, indptr = csr(column)
     lengths = np.diff(indptr)
-    made = np.zeros((len(lengths), width), values.dtype)
+    matrix = np.zeros((len(lengths), width), values.dtype)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     places = np.arange(len(values)) - np.repeat(indptr[:-1], lengths)
     inside = places < width
-    made[rows[inside], places[inside]] = values[inside]
-    return made
+    matrix[rows[inside], places[inside]] = values[inside]
+    return matrix

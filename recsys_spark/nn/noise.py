@@ -1,7 +1,9 @@
-"""Random numbers that depend on a key and a row number alone: the same row draws the same on any rank.
+"""Random numbers that depend on a key and a row number alone: a row draws the same numbers on any
+rank.
 
-A counter-based generator: the bits are a mix of (key, row, column), so nothing is kept between calls and no order matters.
-Mixing function: the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), with the variant-13 constants of D. Stafford.
+A counter-based generator: the bits are a mix of (key, row, column), so there is no state between
+calls and their order does not matter. Mixing function: the finaliser of SplitMix64 (Steele, Lea,
+Flood, OOPSLA 2014), with the variant-13 constants of D. Stafford.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def mix(x: Tensor) -> Tensor:
 
 
 def bits(key: int, row: Tensor, *shape: int) -> Tensor:
-    """64 random bits a cell, int64 (B, *shape)."""
+    """64 random bits per cell, int64 (B, *shape)."""
     width = math.prod(shape)
     start = mix((row.long() + key) * _GAMMA)  # (B,)
     columns = torch.arange(1, width + 1, device=row.device) * _GAMMA  # (width,)
@@ -44,14 +46,16 @@ def bits(key: int, row: Tensor, *shape: int) -> Tensor:
 
 
 def uniform(key: int, row: Tensor, *shape: int) -> Tensor:
-    """float32 (B, *shape) in [0, 1): 24 bits a number, all that float32 can tell apart."""
+    """float32 (B, *shape) in [0, 1), from 24 bits, the resolution of float32."""
     if row.device.type != "cpu":
         return _shift_right(bits(key, row, *shape), 40).to(torch.float32) * 2.0**-24
     return _upper(_cells(key, row, shape)).mul_(2.0**-24).view(len(row), *shape)
 
 
 def uniform_at(key: int, row: Tensor, column: Tensor) -> Tensor:
-    """Single cells, float32 (E,): `uniform(key, row, width)[e, column[e]]` for any width, without drawing the others."""
+    """Single cells, float32 (E,): `uniform(key, row, width)[e, column[e]]` for any width, without
+    drawing the other cells.
+    """
     if row.device.type != "cpu":
         drawn = mix(mix((row.long() + key) * _GAMMA) + (column.long() + 1) * _GAMMA)
         return _shift_right(drawn, 40).to(torch.float32) * 2.0**-24
@@ -65,19 +69,22 @@ def normal(key: int, row: Tensor, *shape: int) -> Tensor:
     """float32 (B, *shape), standard normal (Box and Muller 1958; two 32-bit halves of one draw)."""
     if row.device.type != "cpu":
         drawn = bits(key, row, *shape)
-        first, second = _shift_right(drawn, 40).to(torch.float32), (drawn & 0xFFFFFF).to(torch.float32)
+        first = _shift_right(drawn, 40).to(torch.float32)
+        second = (drawn & 0xFFFFFF).to(torch.float32)
     else:
         cells = _cells(key, row, shape)
-        first, second = _upper(cells), torch.from_numpy((cells & np.uint64(0xFFFFFF)).astype(np.float32))
+        first = _upper(cells)
+        second = torch.from_numpy((cells & np.uint64(0xFFFFFF)).astype(np.float32))
     first = first.add_(1.0).mul_(2.0**-24)  # (0, 1]: its logarithm is finite
     second = second.mul_(2.0**-24).mul_(2.0 * math.pi)
     return first.log_().mul_(-2.0).sqrt_().mul_(second.cos_()).view(len(row), *shape)
 
 
 def integers(key: int | np.ndarray, row: Tensor, high: int, *shape: int) -> Tensor:
-    """int64 (B, *shape) uniform in [0, high), high < 2**31 (Lemire's multiply-shift; bias below high / 2**32).
+    """int64 (B, *shape) uniform in [0, high), high < 2**31 (Lemire's multiply-shift; bias below
+    high / 2**32).
 
-    key: one for all, or uint64 (B,), each row's own; with those the rows are on the CPU.
+    key: one for all rows, or uint64 (B,), one per row; the latter only for rows on the CPU.
     """
     assert 0 < high < 2**31, f"high is {high}"
     if row.device.type != "cpu":
@@ -90,7 +97,8 @@ def integers(key: int | np.ndarray, row: Tensor, high: int, *shape: int) -> Tens
     return torch.from_numpy(cells.view(np.int64)).view(len(row), *shape)
 
 
-# On a CPU the same numbers are made by numpy, which shifts unsigned ones as they are and works in place: a third of the time.
+# On a CPU numpy computes the same numbers: it shifts unsigned integers and works in place, in a
+# third of the time.
 _STEP = np.uint64(_GAMMA % 2**64)
 
 
@@ -101,14 +109,14 @@ def _cells(key: int | np.ndarray, row: Tensor, shape: tuple[int, ...]) -> np.nda
 
 
 def _starts(key: int | np.ndarray, row: Tensor) -> np.ndarray:
-    """Where each row's stream begins, uint64 (B,)."""
+    """Start of each row's stream, uint64 (B,)."""
     start = row.long().numpy().view(np.uint64) + (np.uint64(key) if isinstance(key, int) else key)
     start *= _STEP
     return _mix_in_place(start)
 
 
 def _upper(cells: np.ndarray) -> Tensor:
-    """The upper 24 bits of each, float32."""
+    """The upper 24 bits of each cell, float32."""
     return torch.from_numpy((cells >> np.uint64(40)).astype(np.float32))
 
 

@@ -1,75 +1,83 @@
-"""Parts of models that read a user's items as a bag and give a number for every item.
+"""Parts of models that read a user's items as a bag and output a number for every item.
 
-Tables of items have I + 1 rows; row 0 (padding, an item that training did not know) counts for nothing in a profile.
+Tables of items have I + 1 rows; row 0 (padding, an item unknown to training) has weight 0 in a
+profile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-
-class Bags(Protocol):
-    """CSR: row b holds values[offsets[b] : offsets[b + 1]]."""
-
-    @property
-    def offsets(self) -> Tensor: ...  # int64 (B + 1,)
-
-    @property
-    def values(self) -> Tensor: ...  # int (entries,)
+from recsys_spark.batches.base import Ragged
 
 
-def rows(profiles: Bags) -> Tensor:
+def rows(profiles: Ragged) -> Tensor:
     """The row of each entry, int64 (entries,)."""
-    return torch.repeat_interleave(torch.arange(len(profiles.offsets) - 1, device=profiles.offsets.device), profiles.offsets.diff())
+    return torch.repeat_interleave(
+        torch.arange(len(profiles.offsets) - 1, device=profiles.offsets.device),
+        profiles.offsets.diff(),
+    )
 
 
-def per_entry(profiles: Bags, values: Tensor) -> Tensor:
+def per_entry(profiles: Ragged, values: Tensor) -> Tensor:
     """A value per row, (B,), repeated for each entry of the row."""
     return values.repeat_interleave(profiles.offsets.diff())
 
 
-def ones(profiles: Bags, like: Tensor) -> Tensor:
-    """(entries,) in the dtype of `like`: 1, and 0 for padding."""
+def ones(profiles: Ragged, like: Tensor) -> Tensor:
+    """(entries,) in the dtype of `like`: 1 for items, 0 for padding."""
     return (profiles.values > 0).to(like.dtype)
 
 
-def normalised(profiles: Bags, like: Tensor) -> Tensor:
+def normalised(profiles: Ragged, like: Tensor) -> Tensor:
     """(entries,): `ones` divided by the L2 norm of their row."""
-    known = ones(profiles, like)
-    norms = known.new_zeros(len(profiles.offsets) - 1).index_add_(0, rows(profiles), known).sqrt()  # (B,)
-    return known / per_entry(profiles, norms.clamp(min=1.0))
+    present = ones(profiles, like)
+    # (B,)
+    norms = (
+        present.new_zeros(len(profiles.offsets) - 1).index_add_(0, rows(profiles), present).sqrt()
+    )
+    return present / per_entry(profiles, norms.clamp(min=1.0))
 
 
-def dropout(profiles: Bags, row: Tensor, rate: float, draw: Callable[[str, Tensor, Tensor], Tensor]) -> Tensor | None:
-    """float32 (entries,): 0 for the share `rate` of the items, 1 / (1 - rate) for the others; None: all stay.
+def dropout(
+    profiles: Ragged, row: Tensor, rate: float, draw: Callable[[str, Tensor, Tensor], Tensor]
+) -> Tensor | None:
+    """float32 (entries,): 0 for the share `rate` of the items, 1 / (1 - rate) for the others; None:
+    no dropout.
 
-    row: int64 (B,) and draw: as a batch and `Context.uniform_at` have them, so that an item's fate depends on its row alone.
+    row: int64 (B,), from the batch; draw: `Context.uniform_at`. So the draw of an entry depends on
+    its row and item alone.
     """
     if not rate:
         return None
     return (draw("dropout", per_entry(profiles, row), profiles.values) >= rate) / (1 - rate)
 
 
-def bag(table: Tensor, profiles: Bags, weights: Tensor, keep: Tensor | None = None) -> Tensor:
-    """(B, D): the sum of the table's rows at a profile's items, times their weights. No dense (B, I) input is made."""
+def bag(table: Tensor, profiles: Ragged, weights: Tensor, keep: Tensor | None = None) -> Tensor:
+    """(B, D): the sum of the table's rows at a profile's items, times their weights, without a
+    dense (B, I) input.
+    """
     items, offsets = profiles.values.long(), profiles.offsets
     if keep is not None:
         weights = weights * keep.to(weights.dtype)
-        if items.device.type == "cpu":  # what counts for nothing need not be read; a GPU would wait to know how many are left
-            left = weights != 0
-            offsets = F.pad(left.cumsum(0), (1, 0))[offsets]
-            items, weights = items[left], weights[left]
+        # Entries of weight 0 need not be read; on a GPU, counting them would wait for the device
+        if items.device.type == "cpu":
+            kept = weights != 0
+            offsets = F.pad(kept.cumsum(0), (1, 0))[offsets]
+            items, weights = items[kept], weights[kept]
     return _Bag.apply(table, items, offsets, weights)
 
 
 def products(hidden: Tensor, table: Tensor, bias: Tensor, items: Tensor | None = None) -> Tensor:
-    """hidden . table[item] + bias[item] for the whole catalogue, (B, I + 1), or `items` (C,) or (B, C), (B, C)."""
+    """hidden . table[item] + bias[item] for the whole catalogue, (B, I + 1), or `items` (C,) or (B,
+    C), (B, C).
+    """
     if items is None:
         return F.linear(hidden, table, bias)
     if items.dim() == 1:
@@ -77,14 +85,18 @@ def products(hidden: Tensor, table: Tensor, bias: Tensor, items: Tensor | None =
     return torch.einsum("bd,bcd->bc", hidden, table[items]) + bias[items]
 
 
-def multinomial(logits: Tensor, items: Bags) -> Tensor:
-    """Negative log likelihood of the items of all rows, scalar: each is drawn from the softmax over columns 1..I of its row's logits."""
-    known = items.values > 0
-    return _Multinomial.apply(logits, rows(items)[known], items.values[known].long())
+def multinomial(logits: Tensor, items: Ragged) -> Tensor:
+    """Negative log likelihood of the items of all rows, scalar: each is drawn from the softmax over
+    columns 1..I of its row's logits.
+    """
+    present = items.values > 0
+    return _Multinomial.apply(logits, rows(items)[present], items.values[present].long())
 
 
 class _Bag(torch.autograd.Function):
-    """`embedding_bag` whose gradient is one too, of the rows that have an item: a third of the time of torch's, which adds row by row."""
+    """`embedding_bag` whose gradient is also a bag, over the rows that have an item: it takes a
+    third of the time of torch's, which adds row by row.
+    """
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, items: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
@@ -95,16 +107,25 @@ class _Bag(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_sums: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor, None, None, None]:
         items, offsets, weights = ctx.saved_tensors
         order = torch.argsort(items, stable=True)
-        of = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=items.device), offsets.diff())[order]
+        bags = torch.repeat_interleave(
+            torch.arange(len(offsets) - 1, device=items.device), offsets.diff()
+        )[order]
         ends = torch.bincount(items, minlength=ctx.size).cumsum(0)
-        return _sums(of_sums.contiguous(), of, torch.cat([ends.new_zeros(1), ends]), weights[order]), None, None, None
+        return (
+            _sums(
+                grad_sums.contiguous(), bags, torch.cat([ends.new_zeros(1), ends]), weights[order]
+            ),
+            None,
+            None,
+            None,
+        )
 
 
 class _Multinomial(torch.autograd.Function):
-    """The gradient is softmax times the row's number of items, less 1 at each of them."""
+    """The gradient is softmax times the row's number of items, minus 1 at each of them."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, rows: Tensor, items: Tensor) -> Tensor:
@@ -114,14 +135,16 @@ class _Multinomial(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_sum: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor, None, None]:
         logits, total, rows, items = ctx.saved_tensors
-        made = (logits - total.unsqueeze(1)).exp_()
-        made *= (torch.bincount(rows, minlength=len(made)) * of_sum).unsqueeze(1)
-        made[:, 0] = 0.0
-        made.index_put_((rows, items), -of_sum, accumulate=True)
-        return made, None, None
+        gradient = (logits - total.unsqueeze(1)).exp_()
+        gradient *= (torch.bincount(rows, minlength=len(gradient)) * grad_sum).unsqueeze(1)
+        gradient[:, 0] = 0.0
+        gradient.index_put_((rows, items), -grad_sum, accumulate=True)
+        return gradient, None, None
 
 
 def _sums(table: Tensor, index: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+    return F.embedding_bag(
+        index, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+    )

@@ -12,39 +12,46 @@ from torch.nn import functional as F
 
 
 class Table(nn.Embedding):
-    """An embedding whose rows are gathered and whose gradients are added the fast way on a CPU; elsewhere torch's own.
+    """An embedding with a faster gather and gradient on a CPU; on other devices it is torch's own.
 
-    `sparse`: its gradient consists of the rows that were looked up, not of the whole table.
-    `fetch`: where the weight is not all rows, it gives those of an index, (R, D) with row 0 first, and where in them each one is.
+    `sparse`: it changes by rows, so its gradient consists of the rows that were looked up.
+    `fetch`: in place of the weight, where that holds only some of the rows or changes by rows, it
+    returns the rows of an index, (R, D) with row 0 first, and the position of each index in them.
+    `per_example`: number of rows that an example looks up, at most.
     """
 
     fetch: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    per_example = 1
 
     def forward(self, index: Tensor) -> Tensor:
         """int (...) -> (..., D)"""
         return self._look_up(index.long(), False)[0]
 
     def with_squares(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows, (..., D), and the squared norm of each, (...): a regulariser that costs no pass of its own in backward."""
+        """The rows, (..., D), and the squared norm of each, (...): a regulariser without a separate
+        backward pass.
+        """
         rows, squares = self._look_up(index.long(), True)
         return rows, rows.square().sum(-1) if squares is None else squares
 
     def _look_up(self, index: Tensor, squares: bool) -> tuple[Tensor, Tensor | None]:
-        weight, sparse = self.weight, self.sparse
+        weight: Tensor = self.weight
         if self.fetch is not None:
-            (weight, index), sparse = self.fetch(index), False
+            weight, index = self.fetch(index)
         if index.device.type == "cpu":
-            return _Lookup.apply(weight, index, sparse, squares)
-        return F.embedding(index, weight, self.padding_idx, sparse=sparse), None
+            return _Lookup.apply(weight, index, squares)
+        return F.embedding(index, weight, self.padding_idx), None
 
 
 def table(rows: int, dim: int, std: float) -> Table:
-    """(rows + 1, dim), drawn from N(0, std); row 0 (padding, out-of-vocabulary) is zero and gets no gradient."""
-    made = Table(rows + 1, dim, padding_idx=0)
+    """(rows + 1, dim), drawn from N(0, std); row 0 (padding, out-of-vocabulary) is zero and gets no
+    gradient.
+    """
+    embedding = Table(rows + 1, dim, padding_idx=0)
     with torch.no_grad():
-        nn.init.normal_(made.weight, std=std)
-        made.weight[0] = 0.0
-    return made
+        nn.init.normal_(embedding.weight, std=std)
+        embedding.weight[0] = 0.0
+    return embedding
 
 
 def tables(model: nn.Module) -> list[Table]:
@@ -52,43 +59,64 @@ def tables(model: nn.Module) -> list[Table]:
 
 
 class Distinct(NamedTuple):
-    """The indices of a batch, each once: what is made of one alone is made once, however often it occurs."""
+    """The distinct indices of a batch: what depends on an index alone is computed once, however
+    often the index occurs.
+    """
 
     each: Tensor  # int (R,)
-    place: Tensor | None  # int64 (B,): where in `each` every row's is; None: they are the batch's, in its order
+    # int64 (B,): position in `each` of every row's index; None: `each` is the batch's own index
+    place: Tensor | None
 
-    def spread(self, made: Tensor) -> Tensor:
-        """(R, ...) of the indices -> (B, ...) of the rows of the batch"""
-        return made if self.place is None else made.index_select(0, self.place)
+    def spread(self, values: Tensor) -> Tensor:
+        """(R, ...) of the distinct indices -> (B, ...) of the rows of the batch."""
+        return values if self.place is None else values.index_select(0, self.place)
 
 
 def distinct(index: Tensor) -> Distinct:
-    """Of int (B,), in their order. A GPU takes them as they come: it would wait for the CPU, and the work saved costs it little."""
-    if index.device.type != "cpu":
-        return Distinct(index, None)
-    size = 1 + int(index.max()) if len(index) else 0
-    if size > 4 * len(index):
-        return Distinct(*index.unique(return_inverse=True))
-    found = index.long()  # few different ones: to mark them takes a fifth of the time that sorting does
-    met = found.new_zeros(size).index_fill_(0, found, 1)
-    return Distinct(met.nonzero()[:, 0].to(index.dtype), met.cumsum_(0).sub_(1).index_select(0, found))
+    """The distinct values of int (B,), in ascending order. On a GPU the index is returned as it is:
+    `unique` would wait for the CPU, and the work saved is small there.
+    """
+    return Distinct(*unique(index)) if index.device.type == "cpu" else Distinct(index, None)
+
+
+def unique(index: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct values of int (B,), in ascending order, and the position of each index in them,
+    int64 (B,).
+    """
+    on_cpu = index.device.type == "cpu"
+    size = 1 + int(index.max()) if on_cpu and len(index) else 0
+    if not on_cpu or size > 4 * len(index):
+        return index.unique(return_inverse=True)
+    # A small range of indices: marking them takes a fifth of the time of sorting
+    indices = index.long()
+    present = indices.new_zeros(size).index_fill_(0, indices, 1)
+    each = present.nonzero()[:, 0].to(index.dtype)
+    return each, present.cumsum_(0).sub_(1).index_select(0, indices)
 
 
 def products(users: Tensor, items: Tensor) -> Tensor:
-    """Dot products of (B, D) with the items (C, D) of all, or (B, C, D) of each. (B, C)"""
+    """(B, C): dot products of (B, D) with items (C, D), the same for all rows, or (B, C, D), per
+    row.
+    """
     return users @ items.T if items.dim() == 2 else torch.einsum("bd,bcd->bc", users, items)
 
 
 def few_products(users: Tensor, items: Tensor) -> Tensor:
-    """The same of (B, D) with (B, C, D) for a C of a few, in training. (B, C)"""
-    return _FewProducts.apply(users, items) if users.device.type == "cpu" else products(users, items)
+    """(B, C): dot products of (B, D) with (B, C, D) for a small C, in training."""
+    return (
+        _FewProducts.apply(users, items) if users.device.type == "cpu" else products(users, items)
+    )
 
 
 class _FewProducts(torch.autograd.Function):
-    """Backward through a batch of tiny matrix products takes torch up to five times as long as adding the items one after the other."""
+    """In the backward pass of many tiny matrix products torch takes up to five times as long as
+    adding the items one after the other.
+    """
 
-    # Without a `setup_context`: torch would bind the arguments of each call by their signature, which takes as long as the gather.
-    # `custom_fwd`: autocast would take the product in bfloat16, and backward, which it does not reach, refuses to mix the two.
+    # No `setup_context`: with it torch binds the arguments of each call by the signature, which
+    # takes as long as the gather.
+    # `custom_fwd`: autocast would compute the product in bfloat16, and backward, to which autocast
+    # does not apply, cannot mix the two dtypes.
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, users: Tensor, items: Tensor) -> Tensor:
@@ -97,46 +125,51 @@ class _FewProducts(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_products: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad_products: Tensor) -> tuple[Tensor, Tensor]:
         users, items = ctx.saved_tensors
-        of_items = of_products.unsqueeze(-1) * users[:, None]
-        if items.shape[1] * items.shape[2] > 400:  # large enough for torch to hand it to a library
-            return torch.bmm(of_products.unsqueeze(1), items).squeeze(1), of_items
-        of_users = of_products[:, :1] * items[:, 0]
+        grad_items = grad_products.unsqueeze(-1) * users[:, None]
+        if items.shape[1] * items.shape[2] > 400:  # large enough for torch to call a BLAS library
+            return torch.bmm(grad_products.unsqueeze(1), items).squeeze(1), grad_items
+        grad_users = grad_products[:, :1] * items[:, 0]
         for number in range(1, items.shape[1]):
-            of_users.addcmul_(of_products[:, number:number + 1], items[:, number])
-        return of_users, of_items
+            grad_users.addcmul_(grad_products[:, number : number + 1], items[:, number])
+        return grad_users, grad_items
 
 
 class _Lookup(torch.autograd.Function):
-    """`embedding` with `index_add_` for its gradient: on a CPU torch's own loops over the rows one by one, this one sorts the
-    indices and adds a row's gradients in the order in which they come, on any number of threads. (int32 would take the slow way.)"""
+    """`embedding` with `index_add_` for its gradient. On a CPU torch's own gradient loops over
+    single rows; this one sorts the indices and adds a row's gradients in their order, for any
+    number of threads. (int32 would take a slow path.)
+    """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, index: Tensor, sparse: bool, squares: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, weight: Tensor, index: Tensor, squares: bool) -> tuple[Tensor, Tensor]:
         rows = weight.index_select(0, index.reshape(-1)).view(*index.shape, weight.shape[1])
         ctx.save_for_backward(index, rows)
-        ctx.shape, ctx.sparse = weight.shape, sparse
-        ctx.set_materialize_grads(False)  # None where the rows or their squares play no part
+        ctx.shape = weight.shape
+        ctx.set_materialize_grads(False)  # None where the rows or their squares are unused
         return rows, torch.linalg.vecdot(rows, rows) if squares else rows.new_zeros(())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_rows: Tensor | None, of_squares: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+    def backward(
+        ctx: Any, grad_rows: Tensor | None, grad_squares: Tensor | None
+    ) -> tuple[Tensor | None, None, None]:
         index, rows = ctx.saved_tensors
-        if of_squares is not None:
-            of_squares = of_squares.unsqueeze(-1)
-            of_rows = 2.0 * of_squares * rows if of_rows is None else torch.addcmul(of_rows, rows, of_squares, value=2.0)
-        if of_rows is None:
-            return None, None, None, None
-        index, of_rows = index.reshape(-1), of_rows.reshape(-1, ctx.shape[1])
-        if ctx.sparse:
-            of_rows = of_rows.masked_fill((index == 0).unsqueeze(-1), 0.0)
-            return torch.sparse_coo_tensor(index.unsqueeze(0), of_rows, ctx.shape, check_invariants=False), None, None, None
-        made = of_rows.new_zeros(ctx.shape)
-        if ctx.shape[1] == 1:  # one number a row: a sixth of the time
-            made.view(-1).index_add_(0, index, of_rows.view(-1))
+        if grad_squares is not None:
+            grad_squares = grad_squares.unsqueeze(-1)
+            grad_rows = (
+                2.0 * grad_squares * rows
+                if grad_rows is None
+                else torch.addcmul(grad_rows, rows, grad_squares, value=2.0)
+            )
+        if grad_rows is None:
+            return None, None, None
+        index, grad_rows = index.reshape(-1), grad_rows.reshape(-1, ctx.shape[1])
+        gradient = grad_rows.new_zeros(ctx.shape)
+        if ctx.shape[1] == 1:  # one number per row: a sixth of the time
+            gradient.view(-1).index_add_(0, index, grad_rows.view(-1))
         else:
-            made.index_add_(0, index, of_rows)
-        made[0] = 0.0
-        return made, None, None, None
+            gradient.index_add_(0, index, grad_rows)
+        gradient[0] = 0.0
+        return gradient, None, None

@@ -1,4 +1,6 @@
-"""Charts as inline SVG, drawn from numbers alone. Colours are CSS classes (`m0`, `m1`, ... and `base`), so both colour schemes work."""
+"""Charts as inline SVG. Colours are CSS classes (`m0`, `m1`, ... and `base`), so both colour
+schemes work.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-# viewBox units are CSS pixels at the width a chart has on a desktop; on a phone it fills the line, which is about as wide.
+# viewBox units are CSS pixels at the width of a chart on a desktop; on a phone a chart fills the
+# line, which is about as wide.
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,18 @@ class Mark:
 class Series:
     label: str
     css: str
-    points: tuple[tuple[float, float | None, float | None, float | None], ...]  # x, value, low, high
+    # (x, value, low, high) of each point
+    points: tuple[tuple[float, float | None, float | None, float | None], ...]
 
 
-def bars(marks: Sequence[Mark], *, from_zero: bool = True, around_zero: bool = False, label: str = "") -> str:
-    """One row a mark: name, bar (or dot, where the axis does not start at 0) with whiskers, value. Fluid: positions are in per cent.
+def bars(
+    marks: Sequence[Mark], *, from_zero: bool = True, around_zero: bool = False, label: str = ""
+) -> str:
+    """One row per mark: name, bar (or dot, where the axis does not start at 0) with whiskers,
+    value. Positions are in per cent, so the chart scales with its container.
 
-    around_zero: of differences; a line stands at 0, and the axis reaches from the least end of an interval to the greatest.
+    around_zero: for differences; a line is drawn at 0, and the axis spans from the lowest to the
+    highest end of an interval.
     """
     from_zero = from_zero and not around_zero
     zero = [0.0] if marks and around_zero else []
@@ -58,23 +66,35 @@ def bars(marks: Sequence[Mark], *, from_zero: bool = True, around_zero: bool = F
             drawn += f'<rect class="bar" x="0" y="6" width="{at(mark.value)}" height="16" rx="2"/>'
         if mark.low is not None and mark.high is not None:
             low, high = at(mark.low), at(mark.high)
-            drawn += (f'<line class="whisker" x1="{low}" x2="{high}" y1="14" y2="14"/>'
-                      f'<line class="whisker" x1="{low}" x2="{low}" y1="10" y2="18"/>'
-                      f'<line class="whisker" x1="{high}" x2="{high}" y1="10" y2="18"/>')
+            drawn += (
+                f'<line class="whisker" x1="{low}" x2="{high}" y1="14" y2="14"/>'
+                f'<line class="whisker" x1="{low}" x2="{low}" y1="10" y2="18"/>'
+                f'<line class="whisker" x1="{high}" x2="{high}" y1="10" y2="18"/>'
+            )
         if not from_zero:
             drawn += f'<circle class="dot" cx="{at(mark.value)}" cy="14" r="5"/>'
         rows.append(
             f'<li class="{mark.css}"><span class="name">{escape(mark.label)}</span>'
-            f'<svg height="28" role="img" aria-label="{escape(mark.label)} {escape(mark.text)}">{drawn}</svg>'
-            f'<span class="value">{escape(mark.text)}<small>{escape(mark.note)}</small></span></li>')
-    ends = "" if from_zero else f'<p class="ends"><span>{_short(start)}</span><span>{_short(end)}</span></p>'
+            '<svg height="28" role="img" '
+            f'aria-label="{escape(mark.label)} '
+            f'{escape(mark.text)}">{drawn}</svg>'
+            f'<span class="value">{escape(mark.text)}<small>{escape(mark.note)}</small></span></li>'
+        )
+    ends = (
+        ""
+        if from_zero
+        else f'<p class="ends"><span>{_short(start)}</span><span>{_short(end)}</span></p>'
+    )
     kind = "bars around" if around_zero else "bars"
     return f'<ul class="{kind}" aria-label="{escape(label)}">{"".join(rows)}</ul>{ends}'
 
 
 def dodged(series: Sequence[Series], names: Sequence[str], *, label: str = "") -> str:
-    """Values of several series over categories: thin lines through dots with whiskers, set a little apart so that none hides another."""
-    width, height, left, right, top, bottom = 500, 270, 46, 8, 10, 34
+    """Several series over categories: thin lines through dots with whiskers. The series are shifted
+    sideways so that none hides another.
+    """
+    width, height = 500, 270
+    left, right, top, bottom = 46, 8, 10, 34
     every = [x for line in series for _, *numbers in line.points for x in numbers if x is not None]
     if not every or not names:
         return ""
@@ -84,7 +104,10 @@ def dodged(series: Sequence[Series], names: Sequence[str], *, label: str = "") -
     parts, y = chart.parts, chart.y
     for place, name in enumerate(names):
         middle = left + slot * (place + 0.5)
-        parts.append(f'<text class="tick" x="{middle:.1f}" y="{height - 10}" text-anchor="middle">{escape(name)}</text>')
+        parts.append(
+            f'<text class="tick" x="{middle:.1f}" y="{height - 10}" '
+            f'text-anchor="middle">{escape(name)}</text>'
+        )
     for number, line in enumerate(series):
         shift = (number - (len(series) - 1) / 2) * step
         dots, path = [], []
@@ -94,40 +117,66 @@ def dodged(series: Sequence[Series], names: Sequence[str], *, label: str = "") -
             x = left + slot * (where + 0.5) + shift
             path.append(f"{x:.1f},{y(value):.1f}")
             if low is not None and high is not None:
-                dots.append(f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}"/>')
-            told = f"<title>{escape(line.label)}: {value:.4f}</title>"
-            dots.append(f'<circle class="dot" cx="{x:.1f}" cy="{y(value):.1f}" r="4">{told}</circle>')
-        parts.append(f'<g class="{line.css}"><polyline class="thin" points="{" ".join(path)}"/>{"".join(dots)}</g>')
+                dots.append(
+                    f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{y(low):.1f}" '
+                    f'y2="{y(high):.1f}"/>'
+                )
+            tooltip = f"<title>{escape(line.label)}: {value:.4f}</title>"
+            dots.append(
+                f'<circle class="dot" cx="{x:.1f}" cy="{y(value):.1f}" r="4">{tooltip}</circle>'
+            )
+        parts.append(
+            f'<g class="{line.css}"><polyline class="thin" '
+            f'points="{" ".join(path)}"/>{"".join(dots)}</g>'
+        )
     return chart.svg("", label)
 
 
-def curve(values: Sequence[float | None], css: str, *, best: int | None = None, label: str = "") -> str:
-    """One value an epoch; the best epoch ringed."""
-    width, height, left, right, top, bottom = 340, 170, 46, 14, 12, 26
-    there = [(x, v) for x, v in enumerate(values) if v is not None and math.isfinite(v)]
-    if not there:
+def curve(
+    values: Sequence[float | None], css: str, *, best: int | None = None, label: str = ""
+) -> str:
+    """One value per epoch; a ring marks the best epoch."""
+    width, height = 340, 170
+    left, right, top, bottom = 46, 14, 12, 26
+    finite = [(x, v) for x, v in enumerate(values) if v is not None and math.isfinite(v)]
+    if not finite:
         return ""
-    found = [v for _, v in there]
-    ticks = _ticks(min(found), max(found), 4)
+    numbers = [v for _, v in finite]
+    ticks = _ticks(min(numbers), max(numbers), 4)
     y = _scale(ticks[0], ticks[-1], height - bottom, top)
     x = _scale(0, max(1, len(values) - 1), left + 8, width - right)
     parts = [_grid(ticks, y, left, width - right)]
     last = len(values) - 1
     for epoch in sorted({0, last} | ({last // 2} if last >= 4 else set())):
-        parts.append(f'<text class="tick" x="{x(epoch):.1f}" y="{height - 6}" text-anchor="middle">{epoch + 1}</text>')
-    points = " ".join(f"{x(e):.1f},{y(v):.1f}" for e, v in there)
-    dots = "".join(f'<circle class="dot" cx="{x(e):.1f}" cy="{y(v):.1f}" r="2.5"><title>epoch {e + 1}: {v:.5g}</title></circle>'
-                   for e, v in there)
+        parts.append(
+            f'<text class="tick" x="{x(epoch):.1f}" '
+            f'y="{height - 6}" '
+            f'text-anchor="middle">{epoch + 1}</text>'
+        )
+    points = " ".join(f"{x(e):.1f},{y(v):.1f}" for e, v in finite)
+    dots = "".join(
+        (
+            f'<circle class="dot" cx="{x(e):.1f}" '
+            f'cy="{y(v):.1f}" '
+            'r="2.5"><title>epoch '
+            f"{e + 1}: {v:.5g}</title></circle>"
+        )
+        for e, v in finite
+    )
     ring = ""
     if best is not None and best < len(values) and values[best] is not None:
-        ring = f'<circle class="ring" cx="{x(best):.1f}" cy="{y(values[best] or 0.0):.1f}" r="6.5"/>'
+        ring = (
+            f'<circle class="ring" cx="{x(best):.1f}" cy="{y(values[best] or 0.0):.1f}" r="6.5"/>'
+        )
     parts.append(f'<g class="{css}"><polyline class="line" points="{points}"/>{dots}{ring}</g>')
     return _svg(width, height, parts, label)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A grid with its ticks, to be drawn upon. y: a value's height in the chart; parts: what is drawn so far."""
+    """A grid with its ticks, to draw on. y: maps a value to its height in the chart; parts: the SVG
+    markup so far.
+    """
 
     width: int
     height: int
@@ -138,24 +187,50 @@ class Frame:
         return _svg(self.width, self.height, [*self.parts, drawn], label)
 
 
-def frame(width: int, height: int, margins: tuple[int, int, int, int], values: Sequence[float], *, percent: bool = False) -> Frame:
-    """For these values; from 0 unless all lie close together. margins: left, right, top, bottom."""
+def frame(
+    width: int,
+    height: int,
+    margins: tuple[int, int, int, int],
+    values: Sequence[float],
+    *,
+    percent: bool = False,
+) -> Frame:
+    """The frame for these values; its axis starts at 0 unless all values lie close together.
+    margins: left, right, top, bottom.
+    """
     left, right, top, bottom = margins
-    ticks = _ticks(min(0.0, min(values)) if min(values) < 0.4 * max(values) else min(values), max(values), 5)
+    ticks = _ticks(
+        min(0.0, min(values)) if min(values) < 0.4 * max(values) else min(values), max(values), 5
+    )
     y = _scale(ticks[0], ticks[-1], height - bottom, top)
     return Frame(width, height, y, [_grid(ticks, y, left, width - right, percent=percent)])
 
 
 def _svg(width: int, height: int, parts: Sequence[str], label: str) -> str:
-    return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    return (
+        f'<svg class="chart" viewBox="0 0 {width} '
+        f'{height}" '
+        'role="img" '
+        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    )
 
 
-def _grid(ticks: Sequence[float], y: _Scale, left: float, right: float, *, percent: bool = False) -> str:
+def _grid(
+    ticks: Sequence[float], y: _Scale, left: float, right: float, *, percent: bool = False
+) -> str:
     unit, scale = (" %", 100.0) if percent else ("", 1.0)
-    digits = max(0, -math.floor(math.log10(scale * (ticks[1] - ticks[0])) + 1e-9)) if len(ticks) > 1 else 2
+    digits = (
+        max(0, -math.floor(math.log10(scale * (ticks[1] - ticks[0])) + 1e-9))
+        if len(ticks) > 1
+        else 2
+    )
     return "".join(
         f'<line class="grid" x1="{left}" x2="{right}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
-        f'<text class="tick" x="{left - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{scale * t:,.{digits}f}{unit}</text>' for t in ticks)
+        f'<text class="tick" x="{left - 8}" '
+        f'y="{y(t) + 4:.1f}" '
+        f'text-anchor="end">{scale * t:,.{digits}f}{unit}</text>'
+        for t in ticks
+    )
 
 
 class _Scale:
@@ -171,7 +246,7 @@ def _scale(start: float, end: float, first: float, last: float) -> _Scale:
 
 
 def _ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers that enclose low..high."""
+    """Evenly spaced round numbers that enclose low..high, about `about` of them."""
     if high <= low:
         pad = abs(high) * 0.1 or 1.0
         low, high = low - pad, high + pad

@@ -1,73 +1,126 @@
-"""The report of a pipeline: a `Page` of plain data -> one self-contained HTML document. Everything from the data is escaped."""
+"""Renders the report of a pipeline: a `Page` of plain data -> one self-contained HTML document.
+Every text that comes from the data is escaped.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from recsys_spark.report import charts, results, sections, shell, table, users
+from recsys_spark.metrics import glossary
+from recsys_spark.metrics.tasks import TASKS
+from recsys_spark.report import charts, profile, results, said, sections, shell, table, users
 from recsys_spark.report.content import Evaluation, Example, Page, Training
-from recsys_spark.report.results import Table, Value
-from recsys_spark.report.sections import joined
+from recsys_spark.report.kinds import worded
+from recsys_spark.report.results import Table
 from recsys_spark.report.table import Cell, Column
 
 
 def render(page: Page) -> str:
     """The whole document."""
-    tables = [(evaluation, results.table(evaluation.values, task))
-              for evaluation in page.evaluations for task in results.tasks(evaluation.values)]
-    css = sections.colours((made for _, made in tables), {row.label for _, made in tables for row in made.rows if row.is_baseline})
+    tables = [
+        (evaluation, results.table(evaluation.values, task))
+        for evaluation in page.evaluations
+        for task in results.tasks(evaluation.values)
+    ]
+    css = sections.colours(
+        (result_table for _, result_table in tables),
+        {row.label for _, result_table in tables for row in result_table.rows if row.is_baseline},
+    )
     for training in page.trainings:
-        css.setdefault(training.model, f"m{sum(one != 'base' for one in css.values()) % sections.COLOURS}")
+        css.setdefault(
+            training.model,
+            f"m{sum(css_class != 'base' for css_class in css.values()) % sections.COLOURS}",
+        )
     return shell.document(
-        kind="recsys_spark report", title=page.title, lead=page.data,
-        findings="".join(_finding(evaluation, made) for evaluation, made in tables if made.rows),
+        kind="recsys_spark report",
+        title=page.title,
+        lead=page.data,
+        findings="".join(
+            _finding(evaluation, result_table)
+            for evaluation, result_table in tables
+            if result_table.rows
+        ),
         sections=[
-            ("results", "Results", "".join(_results(evaluation, made, css) for evaluation, made in tables)),
+            (
+                "results",
+                "Results",
+                "".join(
+                    _results(evaluation, result_table, css) for evaluation, result_table in tables
+                ),
+            ),
+            ("data", "The data", profile.section(page.profile) if page.profile else ""),
             ("activity", "By user activity", _activities(tables, css)),
             ("training", "Training", _trainings(page.trainings, css)),
-            ("examples", "Example users", _examples(page.examples, css)),
-            ("method", "How to read this", _method(page, [made for _, made in tables])),
+            ("examples", _of_examples(page.examples), _examples(page.examples, css)),
+            (
+                "method",
+                "How to read this",
+                _method(page, [result_table for _, result_table in tables]),
+            ),
         ],
-        footer=f"{len(page.steps)} steps, {sum(seconds for _, _, seconds in page.steps):,.0f} s of work." if page.steps else "",
+        footer=(
+            f"{len(page.steps)} steps, "
+            f"{sum(seconds for _, _, seconds in page.steps):,.0f} s of work."
+        )
+        if page.steps
+        else "",
     )
 
 
-def _finding(evaluation: Evaluation, made: Table) -> str:
-    """The headline of one table: who is best, by how much, and whether that is certain."""
-    best, column = made.rows[0], made.primary
+def _finding(evaluation: Evaluation, result_table: Table) -> str:
+    """The headline of one table: the best model, how many times the baseline it is, and what it
+    beats by the paired difference.
+    """
+    best, column = result_table.rows[0], result_table.primary
     value = best.values.get(column)
     if value is None or value.value is None:
         return ""
-    says = [f"<b>{escape(best.label)}</b> {results.SAYS[made.task]}"
-            if len(made.rows) > 1 else f"<b>{escape(best.label)}</b> alone"]
-    bar = made.baseline.values.get(column) if made.baseline else None
+    says = [
+        f"<b>{escape(best.label)}</b> {TASKS[result_table.task].best}"
+        if len(result_table.rows) > 1
+        else f"<b>{escape(best.label)}</b> alone"
+    ]
+    bar = result_table.baseline.values.get(column) if result_table.baseline else None
     if bar is not None and bar.value and bar.run_id != best.run_id:
-        says[0] += (f", {bar.value - value.value:.4f} below {escape(bar.model)}" if column[0] in results.LOWER_IS_BETTER
-                    else f", {value.value / bar.value:.1f} times {escape(bar.model)}")
-    rivals = [row.label for row in made.rows[1:] if _overlap(value, row.values.get(column))]
-    if rivals:
-        says.append(f"Its interval overlaps with that of {escape(joined(rivals))}.")
-    return (f'<div class="finding"><p class="of">{results.title(column, made.task)}, {escape(evaluation.rule)}</p>'
-            f'<p class="big">{results.number(column[0], value.value)}<span>95 % interval {results.interval(value)}</span></p>'
-            f'<p class="says">{says[0]}. {" ".join(says[1:])}</p></div>')
+        says[0] += (
+            f", {bar.value - value.value:.4f} below {escape(bar.model)}"
+            if column[0] in glossary.LOWER_IS_BETTER
+            else f", {value.value / bar.value:.1f} times {escape(bar.model)}"
+        )
+    says += [escape(sentence) for sentence in said.leads(evaluation, result_table)]
+    return (
+        '<div class="finding"><p '
+        f'class="of">{results.title(column, result_table.task)}, '
+        f"{escape(evaluation.rule)}</p>"
+        f'<p class="big">{results.number(column[0], value.value)}<span>95 '
+        f"% interval {results.interval(value)}</span></p>"
+        f'<p class="says">{". ".join(says)}.</p></div>'
+    )
 
 
-def _overlap(one: Value, other: Value | None) -> bool:
-    if other is None or None in (one.low, one.high, other.low, other.high):
-        return False
-    return one.low <= other.high and other.low <= one.high  # type: ignore[operator]
-
-
-def _results(evaluation: Evaluation, made: Table, css: Mapping[str, str]) -> str:
-    charts_of = [column for column in (made.primary, ("recall", made.primary[1]), ("mae", 0)) if column in made.columns(column[1])]
-    drawn = "".join(f"<div><h4>{results.title(column, made.task)}</h4>{sections.bars(made, column, css)}</div>" for column in charts_of)
-    told = shell.card(sections.result_tables(evaluation, made, css), sections.heading(evaluation, made.task))
-    return told + shell.card(f'<div class="pair">{drawn}</div>')
+def _results(evaluation: Evaluation, result_table: Table, css: Mapping[str, str]) -> str:
+    charts_of = [
+        column
+        for column in (result_table.primary, ("recall", result_table.primary[1]), ("mae", 0))
+        if column in result_table.columns(column[1])
+    ]
+    drawn = "".join(
+        f"<div><h4>{results.title(column, result_table.task)}</h4>"
+        f"{sections.bars(result_table, column, css)}</div>"
+        for column in charts_of
+    )
+    tables = shell.card(
+        sections.result_tables(evaluation, result_table, css),
+        sections.heading(evaluation, result_table.task),
+    )
+    return tables + shell.card(f'<div class="pair">{drawn}</div>')
 
 
 def _activities(tables: Sequence[tuple[Evaluation, Table]], css: Mapping[str, str]) -> str:
-    cards = "".join(sections.activity(evaluation, made, css) for evaluation, made in tables)
+    cards = "".join(
+        sections.activity(evaluation, result_table, css) for evaluation, result_table in tables
+    )
     about = "Users in quartiles by their number of training events; whiskers are 95 % intervals."
     return f'<p class="about">{about}</p><div class="halves">{cards}</div>' if cards else ""
 
@@ -79,34 +132,67 @@ def _trainings(trainings: Sequence[Training], css: Mapping[str, str]) -> str:
             continue
         own = css[training.model]
         measured = [epoch.get(training.monitor) for epoch in training.epochs]
-        there = [(value, place) for place, value in enumerate(measured) if value is not None]
-        measured_best = (min if training.lower_is_better else max)(there)[1] if there else None
-        best = measured_best if training.best is None else training.best  # of several phases only the last one's epochs compete
-        fact = f"best at epoch {best + 1} of {len(measured)}" if best is not None else f"{len(measured)} epochs"
+        points = [(value, place) for place, value in enumerate(measured) if value is not None]
+        measured_best = (min if training.lower_is_better else max)(points)[1] if points else None
+        # Where training has several phases, `best` is chosen among epochs of the last one
+        best = measured_best if training.best is None else training.best
+        fact = (
+            f"best at epoch {best + 1} of {len(measured)}"
+            if best is not None
+            else f"{len(measured)} epochs"
+        )
         facts = "; ".join([fact, *training.facts])
-        losses = dict.fromkeys(name for epoch in training.epochs for name in epoch if name.startswith("train_"))
+        losses = dict.fromkeys(
+            name for epoch in training.epochs for name in epoch if name.startswith("train_")
+        )
         metric, _, k = training.monitor.partition("@")
         title = f"validation {results.title((metric, int(k or 0)))}"
         drawn = f"<h4>{escape(title)}</h4>{charts.curve(measured, own, best=best, label=title)}"
         for name in losses:
             values = [epoch.get(name) for epoch in training.epochs]
-            drawn += f"<h4>training {escape(name.removeprefix('train_'))}</h4>{charts.curve(values, own, label=escape(name))}"
-        cards += (f'<div class="card"><h3 class="{own}"><span class="key"></span>{escape(training.name)}</h3>'
-                  f'<p class="fact">{escape(facts)}</p>{drawn}</div>')
-    about = '<p class="about">One point an epoch; the ring marks the epoch that was kept, chosen on the validation part.</p>'
+            curve = charts.curve(values, own, label=escape(name))
+            drawn += f"<h4>training {escape(name.removeprefix('train_'))}</h4>{curve}"
+        cards += (
+            f'<div class="card"><h3 class="{own}"><span '
+            f'class="key"></span>{escape(training.name)}</h3>'
+            f'<p class="fact">{escape(facts)}</p>{drawn}</div>'
+        )
+    about = (
+        '<p class="about">One point an epoch; the '
+        "ring marks the epoch that was kept, chosen on the validation part.</p>"
+    )
     return f'{about}<div class="curves">{cards}</div>' if cards else ""
+
+
+def _of_examples(shown: Sequence[Example]) -> str:
+    return worded("Example users", shown[0].query_kind) if shown else "Example users"
 
 
 def _examples(shown: Sequence[Example], css: Mapping[str, str]) -> str:
     if not shown:
         return ""
-    about = "Drawn at random, not chosen for their looks. Green: the event that was held out, and every list that found it."
+    about = (
+        "Drawn at random, not chosen for their looks. Green: the event that was held "
+        "out, and every list that found it."
+    )
     opened = next((example for example in shown if users.finders(example)), shown[0])
     return f'<p class="about">{about}</p>{users.examples(shown, css, opened=opened)}'
 
 
 def _method(page: Page, tables: Sequence[Table]) -> str:
-    steps = [[Cell(run, run), Cell(stage, stage), Cell(f"{seconds:,.1f}", seconds)] for run, stage, seconds in page.steps]
-    listed = table.table([Column("Run", text=True), Column("Stage", text=True), Column("Seconds")], steps) if steps else ""
-    return (shell.card(sections.meanings(tables), "Metrics") + shell.card(shell.facts(page.facts), "Where these numbers come from")
-            + (shell.card(listed, "Runs") if listed else ""))
+    steps = [
+        [Cell(run, run), Cell(stage, stage), Cell(f"{seconds:,.1f}", seconds)]
+        for run, stage, seconds in page.steps
+    ]
+    listed = (
+        table.table(
+            [Column("Run", text=True), Column("Stage", text=True), Column("Seconds")], steps
+        )
+        if steps
+        else ""
+    )
+    return (
+        shell.card(sections.meanings(tables), "Metrics")
+        + shell.card(shell.facts(page.facts), "Where these numbers come from")
+        + (shell.card(listed, "Runs") if listed else "")
+    )

@@ -1,4 +1,6 @@
-"""The comparison by slice: the main metric of every run, and its paired difference from the reference, in parts of the users or items."""
+"""The comparison by slice: the main metric of every run, and its paired difference from the
+reference, over subsets of the users or items.
+"""
 
 from __future__ import annotations
 
@@ -7,81 +9,136 @@ from html import escape
 
 from recsys_spark.report import charts, results, said, sections, shell, table
 from recsys_spark.report.content import Compared, Paired
+from recsys_spark.report.kinds import worded
 from recsys_spark.report.results import Table, Value
 from recsys_spark.report.table import Cell, Column
 
-MOST_DRAWN = 8  # slices; more are a table alone, to be opened
-MOST_BESIDE = 3  # runs; the table of more is too wide to stand beside its chart
+MOST_DRAWN = 8  # slices in a chart; with more, only a folded table is written
+MOST_BESIDE = 3  # runs in a table beside its chart; a table of more is too wide for that
 PARTS = ("low", "high", "difference", "difference-low", "difference-high")
 KINDS = {
-    "activity": "users by activity", "users": "new and known users", "item_popularity": "items by popularity",
+    "activity": "users by activity",
+    "users": "new and known users",
+    "item_popularity": "items by popularity",
     "items": "new and known items",
 }
 
 
-def section(made: Compared, found: Table, css: Mapping[str, str]) -> str:
-    """One card for each way to slice; empty where nothing was measured by slice."""
-    kinds = sections.slices(made.evaluation.values, found)
+def section(compared: Compared, result_table: Table, css: Mapping[str, str]) -> str:
+    """One card per kind of slice; empty where nothing was measured by slice."""
+    kinds = sections.slices(compared.evaluation.values, result_table)
     if not kinds:
         return ""
-    about = (f"{results.title(made.primary, made.task)}, {made.evaluation.rule}, in parts of the users and items; whiskers are 95 % "
-             "intervals. Bold: the paired difference from the reference, printed below, has an interval without zero. Among so many "
-             "slices some are expected to by chance, so no p-values stand here.")
-    first, *rest = (_card(made, found, kind, levels, css) for kind, levels in sorted(kinds.items(), key=lambda pair: _order(pair[0])))
+    about = (
+        f"{results.title(compared.primary, compared.task)}, {compared.evaluation.rule}, "
+        "in parts of the users and items; whiskers are 95 % intervals. Bold: the paired "
+        "difference from the reference, printed below, has an interval without zero. Among so many "
+        "slices some are expected to by chance, so no p-values stand here."
+    )
+    first, *rest = (
+        _card(compared, result_table, kind, levels, css)
+        for kind, levels in sorted(kinds.items(), key=lambda pair: _order(pair[0]))
+    )
     return f'<p class="about">{escape(about)}</p>{first}{"".join(rest)}'
 
 
-def _card(made: Compared, found: Table, kind: str, levels: Sequence[str], css: Mapping[str, str]) -> str:
-    title = f"{results.title(made.primary, made.task)}: {kind_title(kind)}"
-    listed = _table(made, found, levels)
+def _card(
+    compared: Compared,
+    result_table: Table,
+    kind: str,
+    levels: Sequence[str],
+    css: Mapping[str, str],
+) -> str:
+    of_kind = kind_title(kind, compared.evaluation.query_kind)
+    title = f"{results.title(compared.primary, compared.task)}: {of_kind}"
+    listed = _table(compared, result_table, levels)
     if len(levels) > MOST_DRAWN:
-        return shell.card(f'<details class="more"><summary>{len(levels)} slices</summary>{listed}</details>', escape(title))
-    names = [sections.slice_name(level, made.evaluation.activity_bounds) for level in levels]
-    dots = sections.by_slice(made.evaluation.values, found, made.primary, levels, css)
+        return shell.card(
+            f'<details class="more"><summary>{len(levels)} slices</summary>{listed}</details>',
+            escape(title),
+        )
+    names = [sections.slice_name(level, compared.evaluation.activity_bounds) for level in levels]
+    dots = sections.by_slice(
+        compared.evaluation.values, result_table, compared.primary, levels, css
+    )
     drawn = f"<div>{sections.legend(dots)}{charts.dodged(dots, names, label=title)}</div>"
-    css_class = "beside" if len(found.rows) <= MOST_BESIDE else "below"
+    css_class = "beside" if len(result_table.rows) <= MOST_BESIDE else "below"
     return shell.card(f'<div class="{css_class}">{drawn}{listed}</div>', escape(title))
 
 
-def _table(made: Compared, found: Table, levels: Sequence[str]) -> str:
-    """A column a run: its value, below it the paired difference from the reference. A copy as TSV has every interval too."""
-    values = {(value.run_id, value.slice): value for value in made.evaluation.values
-              if value.task == made.task and value.column == made.primary}
-    paired = {(one.run_id, one.slice): one for one in made.differences if one.column == made.primary}
-    runs = sorted(found.rows, key=lambda row: row.run_id != made.reference)
+def _table(compared: Compared, result_table: Table, levels: Sequence[str]) -> str:
+    """One column per run: its value, below it the paired difference from the reference. The copy
+    as TSV also has every interval.
+    """
+    values = {
+        (value.run_id, value.slice): value
+        for value in compared.evaluation.values
+        if value.task == compared.task and value.column == compared.primary
+    }
+    paired = {
+        (difference.run_id, difference.slice): difference
+        for difference in compared.differences
+        if difference.column == compared.primary
+    }
+    runs = sorted(result_table.rows, key=lambda row: row.run_id != compared.reference)
     columns = [Column("Slice", text=True), Column("n", "users or events that were measured")]
-    columns += [Column(row.label, "the reference", parts=("low", "high")) if row.run_id == made.reference else
-                Column(row.label, "below: paired difference from the reference", parts=PARTS) for row in runs]
+    columns += [
+        Column(row.label, "the reference", parts=("low", "high"))
+        if row.run_id == compared.reference
+        else Column(row.label, "below: paired difference from the reference", parts=PARTS)
+        for row in runs
+    ]
     rows = []
     for level in levels:
-        name, bar = sections.slice_name(level, made.evaluation.activity_bounds), values.get((made.reference, level))
+        name = sections.slice_name(level, compared.evaluation.activity_bounds)
+        bar = values.get((compared.reference, level))
         cells = [Cell(name, name), Cell(f"{bar.n:,}", bar.n) if bar else Cell("–", None)]
-        cells += [sections.measured(bar) if row.run_id == made.reference else
-                  _cell(values.get((row.run_id, level)), paired.get((row.run_id, level))) for row in runs]
+        cells += [
+            sections.measured(bar)
+            if row.run_id == compared.reference
+            else _cell(values.get((row.run_id, level)), paired.get((row.run_id, level)))
+            for row in runs
+        ]
         rows.append(cells)
     return table.table(columns, rows)
 
 
-def _cell(value: Value | None, one: Paired | None) -> Cell:
-    """Bold where the interval of the difference leaves zero out."""
+def _cell(value: Value | None, difference: Paired | None) -> Cell:
+    """A value with its paired difference; bold where the interval of the difference excludes 0."""
     if value is None or value.value is None:
         return Cell("–", None)
     shown = results.number(value.metric, value.value)
-    if one is None or one.value is None or one.low is None or one.high is None:
+    if (
+        difference is None
+        or difference.value is None
+        or difference.low is None
+        or difference.high is None
+    ):
         return Cell(shown, value.value, parts=(value.low, value.high))
-    apart = "best" if one.low > 0 or one.high < 0 else ""
-    notes = (said.plus(value.metric, one.value), f"{said.number(value.metric, one.low)} to {said.number(value.metric, one.high)}")
-    return Cell(shown, value.value, notes, (value.low, value.high, one.value, one.low, one.high), apart)
+    css = "best" if difference.low > 0 or difference.high < 0 else ""
+    notes = (
+        said.plus(value.metric, difference.value),
+        f"{said.number(value.metric, difference.low)} to "
+        f"{said.number(value.metric, difference.high)}",
+    )
+    return Cell(
+        shown,
+        value.value,
+        notes,
+        (value.low, value.high, difference.value, difference.low, difference.high),
+        css,
+    )
 
 
-def kind_title(kind: str) -> str:
-    """`users by gender` of `user.gender`."""
+def kind_title(kind: str, query_kind: str = "user") -> str:
+    """The title of a kind of slice: `users by gender` for `user.gender`."""
     entity, _, name = kind.partition(".")
-    return KINDS.get(kind) or (f"{entity}s by {name}" if name else kind)
+    title = KINDS.get(kind) or (f"{entity}s by {name}" if name else kind)
+    return worded(title, query_kind)
 
 
 def _order(kind: str) -> tuple[int, str]:
-    """Users before items, what is always there before the fields."""
-    known = ["activity", "users", "user", "item_popularity", "items", "item"]
+    """Sort key: users before items, built-in kinds before those of fields."""
+    order = ["activity", "users", "user", "item_popularity", "items", "item"]
     entity = kind.partition(".")[0]
-    return known.index(entity) if entity in known else len(known), kind
+    return order.index(entity) if entity in order else len(order), kind

@@ -8,24 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
 from recsys_spark.core.contracts import Run
+from recsys_spark.metrics.glossary import LOWER_IS_BETTER
+from recsys_spark.metrics.tasks import SAMPLED, TASKS
 from recsys_spark.report import results as shown
 from recsys_spark.report import said
 from recsys_spark.report.content import Comparison
+from recsys_spark.report.kinds import worded
 from recsys_spark.report.results import Metric, Row, Value
 
 PAGE = "report.html"
-BRIEF = {  # the page has the rest
-    "ranking": ("ndcg", "recall", "mrr", "coverage"), shown.NEW_ITEMS: ("ndcg", "recall", "mrr", "auc"),
-    shown.SAMPLED: ("ndcg", "hit_rate", "mrr", "auc"), "rating": ("rmse", "mae"), "click": ("rce", "log_loss", "auc", "calibration"),
-}
 
 
 def results(console: Console, runs: Sequence[Run]) -> None:
-    """What a pipeline's steps found: a table for each evaluation and where the report is; facts of each step when nothing was evaluated."""
+    """Prints a table for each evaluation of a pipeline's runs and the path of the report; facts of
+    each step when nothing was evaluated.
+    """
     evaluated = [run for run in runs if run.stage == "evaluate"]
     for run in evaluated:
         values = shown.from_summary(run.summary)
@@ -36,76 +38,154 @@ def results(console: Console, runs: Sequence[Run]) -> None:
         console.print(_facts(runs))
     for run in runs:
         if run.stage == "report":
-            console.print(Text.assemble("report: ", (str(Path(run.run_dir) / PAGE), "bold")), soft_wrap=True)
+            latest = latest_page(Path(run.run_dir).parent, run.step)
+            path = latest if latest.exists() else Path(run.run_dir) / PAGE
+            link = Style(bold=True, link=path.absolute().as_uri())
+            console.print(Text.assemble("report: ", (str(path), link)), soft_wrap=True)
+
+
+def latest_page(runs_dir: Path, step: str) -> Path:
+    """Where the newest page of a report step lies whatever its run: beside the folder of the run
+    folders, such as out/ml-1m/report.html.
+    """
+    return runs_dir.parent / f"{step}.html"
 
 
 def runs(console: Console, recorded: Sequence[Run]) -> None:
-    """One line a completed run, newest last."""
-    table = Table("run", "stage", "ended", "seconds", "seed", "code", "tables written", title=f"{len(recorded)} completed runs")
+    """Prints one line per run, newest last; a failed one with its reason."""
+    done = sum(run.state == "done" for run in recorded)
+    failed = f", {len(recorded) - done} failed" if done < len(recorded) else ""
+    table = Table(title=f"{done} completed runs{failed}")
+    widest = max((len(run.run_id) for run in recorded), default=3)
+    table.add_column("run", no_wrap=True, min_width=widest)  # an id is there to be copied
+    for name in ("stage", "ended", "seconds", "seed", "state"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("problem", overflow="fold")
     for run in sorted(recorded, key=lambda run: run.ended_at):
         ended = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.ended_at))
-        wrote = ", ".join(f"{name} v{version}" for name, version in sorted(run.output_versions.items()))
         seconds = f"{run.ended_at - run.started_at:.1f}"
-        table.add_row(*map(Text, (run.run_id, run.stage, ended, seconds, str(run.seed), run.code_version, wrote)))
+        facts = (run.run_id, run.stage, ended, seconds, str(run.seed), run.state, run.problem)
+        table.add_row(*map(Text, facts))
     console.print(table)
 
 
-def trials(console: Console, run: Run, made: Sequence[dict[str, Any]]) -> None:
-    """Every trial of a step's search, best first; the settings at an edge of their space are named."""
-    if not made:
+def model(console: Console, entry: Any, settings: Sequence[Any]) -> None:
+    """Prints a model's paper and its settings (of commands/catalogue.py)."""
+    console.print(Text(f"{entry.name}: {entry.kind}, {entry.task}", "bold"))
+    console.print(Text(entry.about))
+    console.print(Text(f"Paper: {entry.paper}", "dim"))
+    table = Table(title="settings, under `config:` of a step", title_justify="left")
+    for name in ("setting", "type", "default"):
+        table.add_column(name, overflow="fold")
+    table.add_column("meaning", overflow="fold")
+    for setting in settings:
+        default = setting.default or "must be given"
+        table.add_row(*map(Text, (setting.name, setting.kind, default, setting.meaning)))
+    console.print(table)
+
+
+def trials(console: Console, run: Run, records: Sequence[dict[str, Any]]) -> None:
+    """Prints every trial of a step's search, best first, and names the settings whose best value
+    lies at an edge of the search space.
+    """
+    if not records:
         return
-    metric = str(made[0]["metric"])
-    lower = metric.partition("@")[0] in shown.LOWER_IS_BETTER
-    names = list(made[0]["values"])
-    table = Table(title=Text(f"{run.step}: {len(made)} trials on validation; best at the edge of: {run.summary.get('edges', 'none')}"),
-                  title_justify="left")
+    metric = str(records[0]["metric"])
+    lower = metric.partition("@")[0] in LOWER_IS_BETTER
+    names = list(records[0]["values"])
+    table = Table(
+        title=Text(
+            f"{run.step}: {len(records)} trials on validation; best at the edge of: "
+            f"{run.summary.get('edges', 'none')}"
+        ),
+        title_justify="left",
+    )
     for name in (metric, *names, "trial", "seconds"):
         table.add_column(name, justify="right")
-    for trial in sorted(made, key=lambda trial: trial["value"] if lower else -trial["value"]):
-        values = (f"{trial['value']:.5f}", *(f"{trial['values'][name]}" for name in names), str(trial["trial"]), f"{trial['seconds']:.1f}")
+    for trial in sorted(records, key=lambda trial: trial["value"] if lower else -trial["value"]):
+        values = (
+            f"{trial['value']:.5f}",
+            *(f"{trial['values'][name]}" for name in names),
+            str(trial["trial"]),
+            f"{trial['seconds']:.1f}",
+        )
         table.add_row(*values)
     console.print(table)
 
 
 def comparison(console: Console, page: Comparison, path: Path) -> None:
-    """What can be said of each pair, and where the page is."""
-    for made in page.compared:
-        labels = shown.labels(made.evaluation.values)
-        facts = made.evaluation
-        console.print(Text(f"{shown.title(made.primary, made.task)}, {facts.rule}, {facts.part} part, {facts.users:,} users; "
-                           f"against {labels[made.reference]} ({made.why})", "dim"), soft_wrap=True)
-        for difference in said.main_differences(made):
-            who, what = said.verdict(made, difference, labels)
-            console.print(Text.assemble((who, "bold"), what), soft_wrap=True)
+    """Prints the verdict on each run against the reference, and the path of the page."""
+    for compared in page.compared:
+        labels = shown.labels(compared.evaluation.values)
+        facts = compared.evaluation
+        console.print(
+            Text(
+                f"{shown.title(compared.primary, compared.task)}, {facts.rule}, {facts.part} part, "
+                f"{worded(f'{facts.users:,} users', facts.query_kind)}; "
+                f"against {labels[compared.reference]} ({compared.why})",
+                "dim",
+            ),
+            soft_wrap=True,
+        )
+        for difference in said.main_differences(compared):
+            claim, detail = said.verdict(compared, difference, labels)
+            console.print(Text.assemble((claim, "bold"), detail), soft_wrap=True)
     console.print(Text.assemble("comparison: ", (str(path), "bold")), soft_wrap=True)
 
 
-def _results(console: Console, run: Run, found: shown.Table, full: dict[str, dict[Metric, Value]]) -> Table:
-    """As many of its columns as the console has room for, at least one. full: beside sampled figures, that of the same model over the
-    whole catalogue."""
-    columns = [column for column in found.columns(found.primary[1]) if column[0] in BRIEF[found.task]]
+def _results(
+    console: Console, run: Run, result_table: shown.Table, full: dict[str, dict[Metric, Value]]
+) -> Table:
+    """The table with as many columns as fit the console, at least one. full: {run that ranked
+    sampled candidates: metrics of the same model over the whole catalogue}.
+    """
+    columns = [
+        column
+        for column in result_table.columns(result_table.primary[1])
+        if column[0] in TASKS[result_table.task].columns
+    ]
     endless = console.options.update(width=1000)
     while True:
-        made = _table(run, found, full, columns)
-        if len(columns) <= 1 or console.measure(made, options=endless).maximum <= console.width:
-            return made
+        table = _table(run, result_table, full, columns)
+        if len(columns) <= 1 or console.measure(table, options=endless).maximum <= console.width:
+            return table
         columns.pop()
 
 
-def _table(run: Run, found: shown.Table, full: dict[str, dict[Metric, Value]], columns: Sequence[Metric]) -> Table:
+def _table(
+    run: Run,
+    result_table: shown.Table,
+    full: dict[str, dict[Metric, Value]],
+    columns: Sequence[Metric],
+) -> Table:
     facts = run.summary
-    table = Table(title=Text(f"{run.step}: split {facts.get('split')}, {facts.get('part')} part, {facts.get('users', 0):,} users"),
-                  caption="below: 95 % intervals", title_justify="left", caption_justify="left")
-    sampled = found.task == shown.SAMPLED
+    table = Table(
+        title=Text(
+            f"{run.step}: split {facts.get('split')}, {facts.get('part')} part, "
+            + worded(f"{facts.get('users', 0):,} users", facts.get("query_kind", "user"))
+        ),
+        caption="below: 95 % intervals",
+        title_justify="left",
+        caption_justify="left",
+    )
+    sampled = result_table.task == SAMPLED.name
     table.add_column("model", no_wrap=True)
     for column in columns:
-        table.add_column(shown.title(column, found.task).replace(", ", "\n"), justify="right", no_wrap=True)
+        table.add_column(
+            shown.title(column, result_table.task).replace(", ", "\n"),
+            justify="right",
+            no_wrap=True,
+        )
     if sampled:
-        table.add_column(f"{shown.title(found.primary)}\nfull ranking", justify="right", no_wrap=True)
-    for row in found.rows:
-        cells = [_cell(row.values.get(column), found.best.get(column)) for column in columns]
-        cells += [_cell(full.get(row.run_id, {}).get(found.primary), None)] if sampled else []
-        table.add_row(_name(row, shown.BASELINE.get(found.task, "")), *cells)
+        table.add_column(
+            f"{shown.title(result_table.primary)}\nfull ranking", justify="right", no_wrap=True
+        )
+    for row in result_table.rows:
+        cells = [_cell(row.values.get(column), result_table.best.get(column)) for column in columns]
+        cells += (
+            [_cell(full.get(row.run_id, {}).get(result_table.primary), None)] if sampled else []
+        )
+        table.add_row(_name(row, TASKS[result_table.task].baseline), *cells)
     return table
 
 
@@ -119,13 +199,20 @@ def _cell(value: Value | None, best: str | None) -> Text:
     if value is None:
         return Text("–")
     style = "bold" if value.run_id == best else ""
-    return Text.assemble((shown.number(value.metric, value.value), style), ("\n" + shown.interval(value), "dim"))
+    return Text.assemble(
+        (shown.number(value.metric, value.value), style), ("\n" + shown.interval(value), "dim")
+    )
 
 
 def _facts(runs: Sequence[Run]) -> Table:
     table = Table("step", "run", "seconds", "found", title_justify="left")
     for run in runs:
-        facts = ", ".join(f"{name} {value:.5g}" if isinstance(value, float) else f"{name} {value}" for name, value in run.summary.items()
-                          if isinstance(value, (int, float, str)))
-        table.add_row(*map(Text, (run.step, run.run_id, f"{run.ended_at - run.started_at:.1f}", facts)))
+        facts = ", ".join(
+            f"{name} {value:.5g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in run.summary.items()
+            if isinstance(value, (int, float, str))
+        )
+        table.add_row(
+            *map(Text, (run.step, run.run_id, f"{run.ended_at - run.started_at:.1f}", facts))
+        )
     return table

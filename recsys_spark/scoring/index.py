@@ -1,4 +1,4 @@
-"""Reads an index artefact (contracts.Index): what baselines write, and scoring needs of them."""
+"""Reads an index artefact (contracts.Index), which baselines write and scoring reads."""
 
 from __future__ import annotations
 
@@ -20,40 +20,63 @@ _AGAIN = "run the step that wrote it again"
 
 
 def facts(folder: Path) -> Index:
-    """`index.json`. Raises CheckpointError when it is missing or not what it should be."""
+    """The facts of `index.json`. Raises CheckpointError when it is missing or invalid."""
     return artifacts.read_model(folder / FILE, Index, error=CheckpointError, remedy=_AGAIN)
 
 
 def array(folder: Path, name: str, shape: tuple[int, ...]) -> Tensor:
-    """A float32 .npy file of this shape. Raises CheckpointError: missing, cut short, of another shape."""
+    """A float32 .npy file of this shape. Raises CheckpointError when it is missing, truncated or of
+    another shape.
+    """
     return torch.from_numpy(_loaded(folder / name, np.float32, shape))
 
 
 def gram(folder: Path, index: Index) -> Tensor:
-    """What `fold_in` needs beside the items, float64 (dim, dim)."""
+    """Gram matrix of the items, float64 (dim, dim), which `fold_in` needs."""
     return torch.from_numpy(_loaded(folder / index.gram, np.float64, (index.dim, index.dim)))
 
 
 def matrix(folder: Path, index: Index) -> Csr | NDArray[np.float32]:
-    """The matrix of kind `sparse`, mapped and not read. Raises CheckpointError when its files do not fit each other."""
+    """The matrix of kind `sparse`, memory-mapped. Raises CheckpointError when its files contradict
+    each other.
+    """
     rows = index.num_rows + 1
     if index.matrix:
         return _loaded(folder / index.matrix, np.float32, (rows, index.num_items + 1), mapped=True)
     indptr = _loaded(folder / index.indptr, np.int64, (rows + 1,))
     entries = int(indptr[-1])
     if indptr[0] != 0 or indptr[1] != 0 or (np.diff(indptr) < 0).any():
-        raise CheckpointError(str(folder / index.indptr), found="numbers that fall, or entries in row 0", expected="0, 0 and then rising",
-                              remedy=_AGAIN)
-    return Csr(indptr, _loaded(folder / index.indices, np.int32, (entries,), mapped=True),
-               _loaded(folder / index.data, np.float32, (entries,), mapped=True))
+        raise CheckpointError(
+            str(folder / index.indptr),
+            found="numbers that fall, or entries in row 0",
+            expected="0, 0 and then rising",
+            remedy=_AGAIN,
+        )
+    return Csr(
+        indptr,
+        _loaded(folder / index.indices, np.int32, (entries,), mapped=True),
+        _loaded(folder / index.data, np.float32, (entries,), mapped=True),
+    )
 
 
-def _loaded(path: Path, dtype: type[np.generic], shape: tuple[int, ...], mapped: bool = False) -> NDArray[Any]:
+def _loaded(
+    path: Path, dtype: type[np.generic], shape: tuple[int, ...], mapped: bool = False
+) -> NDArray[Any]:
     expected = f"{np.dtype(dtype)} of shape {shape}"
     try:
-        found = np.load(path, allow_pickle=False, mmap_mode="r" if mapped and 0 not in shape else None)  # nothing cannot be mapped
+        # An empty array cannot be memory-mapped
+        values = np.load(
+            path, allow_pickle=False, mmap_mode="r" if mapped and 0 not in shape else None
+        )
     except (OSError, ValueError, EOFError) as problem:
-        raise CheckpointError(str(path), found=" ".join(str(problem).split())[:120], expected=expected, remedy=_AGAIN) from None
-    if found.shape != shape or found.dtype != dtype:
-        raise CheckpointError(str(path), found=f"{found.dtype} of shape {found.shape}", expected=expected, remedy=_AGAIN)
-    return found
+        raise CheckpointError(
+            str(path), found=" ".join(str(problem).split())[:120], expected=expected, remedy=_AGAIN
+        ) from None
+    if values.shape != shape or values.dtype != dtype:
+        raise CheckpointError(
+            str(path),
+            found=f"{values.dtype} of shape {values.shape}",
+            expected=expected,
+            remedy=_AGAIN,
+        )
+    return values

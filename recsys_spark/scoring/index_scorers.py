@@ -1,4 +1,4 @@
-"""The scorers of index artefacts (contracts.Index), one a kind."""
+"""The scorers of index artefacts (contracts.Index), one per kind."""
 
 from __future__ import annotations
 
@@ -11,31 +11,53 @@ import torch
 from scipy.sparse import vstack
 from torch import Tensor
 
+from recsys_spark.batches.base import Ragged
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import CheckpointError
-from recsys_spark.models.batches import Ragged
 from recsys_spark.scoring import index as indices
 from recsys_spark.scoring.dot import DotIndex
 from recsys_spark.scoring.fold_in import FoldIn
 from recsys_spark.scoring.lists import ragged
-from recsys_spark.scoring.queries import CELLS, HISTORY, OFFSET, ROWS, VECTOR, WEIGHTS, Scorer, own_vector
+from recsys_spark.scoring.queries import (
+    CELLS,
+    HISTORY,
+    OFFSET,
+    ROWS,
+    VECTOR,
+    WEIGHTS,
+    Scorer,
+    own_vector,
+)
 from recsys_spark.scoring.sparse import SparseIndex
 from recsys_spark.scoring.topk import TopK, select
 
 
 class DotScorer(Scorer):
-    """Factors: the query's vector, or the index's constant one, times the items'."""
+    """Factors: dot product of the query's vector, or of the index's constant vector, and the
+    item's.
+    """
 
     def __init__(self, folder: Path, k: int, seed: int, fallback: Tensor | None) -> None:
         facts = indices.facts(folder)
         self.facts, self.model, self.num_items = facts, facts.model, facts.num_items
         columns = facts.num_items + 1
-        own = indices.array(folder, facts.fallback_scores, (columns,)) if facts.fallback_scores else fallback
-        super().__init__(k, seed, torch.zeros(columns) if own is None else own)
-        self.items = indices.array(folder, facts.items, (columns, facts.dim))
+        popularity = (
+            indices.array(folder, facts.fallback_scores, (columns,))
+            if facts.fallback_scores
+            else fallback
+        )
+        super().__init__(k, seed, torch.zeros(columns) if popularity is None else popularity)
         self.bias = indices.array(folder, facts.bias, (columns,)) if facts.bias else None
-        self.dot = DotIndex(self.items, self.bias, facts.model)
-        self.fold_in = FoldIn(facts.fold_in, self.items, indices.gram(folder, facts), facts.model) if facts.fold_in else None
+        self.dot = DotIndex(
+            indices.array(folder, facts.items, (columns, facts.dim)), self.bias, facts.model
+        )
+        # A view: the catalogue is held once, with its bias beside it
+        self.items = self.dot.items[:columns, : facts.dim]
+        self.fold_in = (
+            FoldIn(facts.fold_in, self.items, indices.gram(folder, facts), facts.model)
+            if facts.fold_in
+            else None
+        )
 
     def _rows(self, block: int) -> int:
         return 1 << 20  # DotIndex makes its own blocks
@@ -48,11 +70,16 @@ class DotScorer(Scorer):
             cold[cold.clone()] = ~self.fold_in.reaches(select(history, cold.nonzero()[:, 0]))
         return cold
 
-    def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
-        return self.dot.top_k(self._vectors(batch, rows), user, history, self.k, self.seed)
+    def _best(
+        self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, seen: Ragged
+    ) -> TopK:
+        return self.dot.top_k(self._vectors(batch, rows), user, seen, self.k, self.seed)
 
-    def _score(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor) -> Tensor:
-        # Added along the last dimension, in one order wherever an item stands: items that are equal get equal scores, and are seen to tie.
+    def _score(
+        self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor
+    ) -> Tensor:
+        # Summed along the last dimension, in the same order at every position of an item: equal
+        # items get exactly equal scores, so ties are detected.
         scores = (self.items[items] * self._vectors(batch, rows)[:, None]).sum(-1)
         return scores if self.bias is None else scores + self.bias[items]
 
@@ -63,18 +90,22 @@ class DotScorer(Scorer):
         flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
         warm = len(column) - column.null_count
         if len(flat) != warm * self.facts.dim:
-            raise CheckpointError(f"vectors of {self.model}", found=f"{len(flat)} numbers for {warm} queries",
-                                  expected=f"{self.facts.dim} each", remedy="run the step that wrote the index again")
-        made = torch.from_numpy(flat).view(warm, self.facts.dim)
+            raise CheckpointError(
+                f"vectors of {self.model}",
+                found=f"{len(flat)} numbers for {warm} queries",
+                expected=f"{self.facts.dim} each",
+                remedy="run the step that wrote the index again",
+            )
+        stored = torch.from_numpy(flat).view(warm, self.facts.dim)
         if warm == len(rows) == len(column):
-            return made
-        own = own_vector(batch)
-        found = torch.zeros(len(column), self.facts.dim)
-        found[own] = made
+            return stored
+        has_vector = own_vector(batch)
+        vectors = torch.zeros(len(column), self.facts.dim)
+        vectors[has_vector] = stored
         if self.fold_in is not None:
-            missing = rows[~own[rows]]
-            found[missing] = self.fold_in.vectors(select(ragged(batch.column(HISTORY)), missing))
-        return found[rows]
+            missing = rows[~has_vector[rows]]
+            vectors[missing] = self.fold_in.vectors(select(ragged(batch.column(HISTORY)), missing))
+        return vectors[rows]
 
     def predict(self, batch: pa.RecordBatch) -> pa.Array:
         item = torch.from_numpy(batch.column(c.ITEM_IDX).to_numpy().astype(np.int64))
@@ -82,22 +113,39 @@ class DotScorer(Scorer):
         cold = self._cold(batch, item, Ragged(item, item))
         warm = (~cold).nonzero()[:, 0]
         values = self.fallback[item].double()
-        found = (self._vectors(batch, warm).double() * self.items[item[warm]].double()).sum(1)
-        values[warm] = found if self.bias is None else found + self.bias[item[warm]].double()
-        return pa.array(values.clamp(self.facts.low, self.facts.high).numpy() if self.facts.low is not None else values.numpy())
+        products = (self._vectors(batch, warm).double() * self.items[item[warm]].double()).sum(1)
+        values[warm] = products if self.bias is None else products + self.bias[item[warm]].double()
+        return pa.array(
+            values.clamp(self.facts.low, self.facts.high).numpy()
+            if self.facts.low is not None
+            else values.numpy()
+        )
 
 
 class SparseScorer(Scorer):
-    """Weighted rows of one matrix: the query's own, or those of its history."""
+    """Weighted rows of one matrix: those that the query names, or those of its history."""
 
     def __init__(self, folder: Path, k: int, seed: int, fallback: Tensor | None) -> None:
         facts = indices.facts(folder)
-        self.model, self.num_items, self.own_rows, self.history = facts.model, facts.num_items, bool(facts.queries), facts.history
-        own = indices.array(folder, facts.fallback_scores, (facts.num_items + 1,)) if facts.fallback_scores else fallback
-        super().__init__(k, seed, torch.zeros(facts.num_items + 1) if own is None else own)
+        self.model = facts.model
+        self.num_items = facts.num_items
+        self.own_rows = bool(facts.queries)
+        self.history = facts.history
+        popularity = (
+            indices.array(folder, facts.fallback_scores, (facts.num_items + 1,))
+            if facts.fallback_scores
+            else fallback
+        )
+        super().__init__(
+            k, seed, torch.zeros(facts.num_items + 1) if popularity is None else popularity
+        )
         self.index = SparseIndex(indices.matrix(folder, facts), facts.num_items, facts.model)
         self.facts = facts
-        self.bias = indices.array(folder, facts.bias, (facts.num_items + 1,)).numpy() if facts.bias else None
+        self.bias = (
+            indices.array(folder, facts.bias, (facts.num_items + 1,)).numpy()
+            if facts.bias
+            else None
+        )
 
     def _rows(self, block: int) -> int:
         return 1 << 20  # SparseIndex makes its own blocks
@@ -108,24 +156,39 @@ class SparseScorer(Scorer):
             cold[cold.clone()] = ~self.index.reaches(select(history, cold.nonzero()[:, 0]))
         return cold
 
-    def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
-        return self.index.top_k(self._pairs(batch, rows, history), user, history, self.k, self.seed)
+    def _best(
+        self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, seen: Ragged
+    ) -> TopK:
+        return self.index.top_k(self._pairs(batch, rows, history), user, seen, self.k, self.seed)
 
-    def _score(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor) -> Tensor:
+    def _score(
+        self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor
+    ) -> Tensor:
         pairs = self._pairs(batch, rows, history)
         blocks = torch.arange(len(rows)).split(max(1, CELLS // (self.num_items + 1)))
-        return torch.cat([self.index.scores(pairs[block.numpy()]).gather(1, items[block]) for block in blocks])
+        return torch.cat(
+            [self.index.scores(pairs[block.numpy()]).gather(1, items[block]) for block in blocks]
+        )
 
     def predict(self, batch: pa.RecordBatch) -> pa.Array:
-        """A user's rows of the batch are met with the matrix together. A user without `offset` gets the item's own value."""
+        """All rows of a user in the batch are multiplied with the matrix together. A user without
+        `offset` gets the item's bias.
+        """
         if self.facts.dampen is None or self.bias is None:
             return super().predict(batch)
         item = batch.column(c.ITEM_IDX).to_numpy(zero_copy_only=False).astype(np.int64)
         item = item * (item <= self.num_items)
         offset = batch.column(OFFSET).to_numpy(zero_copy_only=False).astype(np.float64)  # NaN: none
-        _, first, user = np.unique(batch.column(c.USER_IDX).to_numpy(zero_copy_only=False), return_index=True, return_inverse=True)
-        mine = batch.take(pa.array(first))
-        pairs = self.index.pairs(ragged(mine.column(ROWS)), mine.column(WEIGHTS).flatten().to_numpy(zero_copy_only=False))
+        _, first, user = np.unique(
+            batch.column(c.QUERY_IDX).to_numpy(zero_copy_only=False),
+            return_index=True,
+            return_inverse=True,
+        )
+        queries = batch.take(pa.array(first))
+        pairs = self.index.pairs(
+            ragged(queries.column(ROWS)),
+            queries.column(WEIGHTS).flatten().to_numpy(zero_copy_only=False),
+        )
         order = np.argsort(user, kind="stable")
         departure = np.zeros(len(item))
         departure[order] = self.index.means(pairs, user[order], item[order], self.facts.dampen)
@@ -137,10 +200,12 @@ class SparseScorer(Scorer):
         if not self.own_rows:
             return self.index.pairs(history)
         weights = batch.column(WEIGHTS).flatten().to_numpy(zero_copy_only=False)
-        brought = ragged(batch.column(ROWS))
-        own = self.index.pairs(brought, weights)[rows.numpy()]
-        if not self.history or not len(missing := (~self.index.reaches(brought)[rows]).nonzero()[:, 0]):
-            return own
+        lists = ragged(batch.column(ROWS))
+        pairs = self.index.pairs(lists, weights)[rows.numpy()]
+        if not self.history or not len(
+            missing := (~self.index.reaches(lists)[rows]).nonzero()[:, 0]
+        ):
+            return pairs
         order = np.arange(len(rows))
         order[missing.numpy()] = len(rows) + np.arange(len(missing))
-        return vstack([own, self.index.pairs(select(history, missing))], format="csr")[order]
+        return vstack([pairs, self.index.pairs(select(history, missing))], format="csr")[order]

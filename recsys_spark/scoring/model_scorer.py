@@ -7,75 +7,130 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from recsys_spark.batches import registry
+from recsys_spark.batches.base import Ragged
+from recsys_spark.batches.query import Query
 from recsys_spark.core import columns as c
 from recsys_spark.models.base import Model
-from recsys_spark.models.batches import Profile, Query, Ragged, Rows
 from recsys_spark.nn.fields import Fields
 from recsys_spark.scoring.dot import DotIndex
-from recsys_spark.scoring.events import encoded
+from recsys_spark.scoring.events import columns_of
 from recsys_spark.scoring.lists import ragged
-from recsys_spark.scoring.queries import CELLS, HISTORY, VALUES, Scorer
+from recsys_spark.scoring.queries import (
+    AT,
+    BESIDE_HISTORY,
+    CANDIDATES,
+    CELLS,
+    OF_CANDIDATES,
+    Scorer,
+)
 from recsys_spark.scoring.topk import TopK, select, top_k
 
 
 class ModelScorer(Scorer):
-    """A trained model: scores the whole catalogue for a block of users at a time, or through its index where it has one."""
+    """A trained model: scores the whole catalogue for a block of users at a time, or uses its index
+    if it has one.
+    """
 
-    def __init__(self, model: Model, name: str, k: int, seed: int, fallback: Tensor, device: str) -> None:
+    def __init__(
+        self, model: Model, name: str, k: int, seed: int, fallback: Tensor, device: str
+    ) -> None:
         super().__init__(k, seed, fallback)
         self.network, self.model, self.device = model.to(device).eval(), name, torch.device(device)
         self.num_items = model.sizes.num_items
-        # By its fields a user is known who has no history.
-        self.reads_users = any(isinstance(part, Fields) and part.features["user"] for part in model.modules())
-        self.factors = model.index()
-        self.dot = DotIndex(self.factors.items.detach().cpu(), self.factors.bias.detach().cpu(), name) if self.factors else None
+        # A model that reads fields of users can score a user without history.
+        self.reads_users = any(
+            isinstance(part, Fields) and part.features["user"] for part in model.modules()
+        )
+        self.batches = registry.find(model.layout)
+        index = model.index()
+        self.dot = (
+            DotIndex(index.items.detach().cpu(), index.bias.detach().cpu(), name) if index else None
+        )
 
     def _rows(self, block: int) -> int:
         return 1 << 20 if self.dot else block  # DotIndex makes its own blocks
 
     def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
+        if self._fields_of_candidates(batch):
+            return torch.zeros(len(user), dtype=torch.bool)  # items and fields tell enough
         unknown = (user == 0) | (user > self.network.sizes.num_users)
-        return unknown if self.reads_users else unknown | (history.offsets.diff() == 0)
+        no_history = history.offsets.diff() == 0
+        if self.reads_users:
+            return unknown
+        # A profile model needs the history alone, also for users who came after its training.
+        return no_history if self.network.layout == "profile" else unknown | no_history
 
-    def _best(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> TopK:
-        if self.dot and self.factors:
-            return self.dot.top_k(self.factors.users[user.to(self.device)].cpu().float(), user, history, self.k, self.seed)
-        query = self._query(batch, rows, user, history)
-        best = top_k(self.network.score(query), user.to(self.device), query.history, self.k, self.seed, self.model)
+    def _best(
+        self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, seen: Ragged
+    ) -> TopK:
+        query = self._query(batch, rows, user, history, seen)
+        if self.dot:
+            vectors = self.network.encode(query).cpu().float()
+            return self.dot.top_k(vectors, user, seen, self.k, self.seed)
+        scores = self.network.score(query)
+        best = top_k(scores, query.named, query.left_out, self.k, self.seed, self.model)
         return TopK(best.items.cpu(), best.scores.cpu())
 
-    def _score(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor) -> Tensor:
-        return self.network.score(self._query(batch, rows, user, history), items.to(self.device)).float().cpu()
+    def _score(
+        self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor
+    ) -> Tensor:
+        if fields := self._fields_of_candidates(batch):
+            return self._score_events(batch.take(pa.array(rows.numpy())), fields, items.shape[1])
+        query = self._query(batch, rows, user, history, history)
+        return self.network.score(query, items.to(self.device)).float().cpu()
 
-    def _query(self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged) -> Query:
-        values = None
-        if VALUES in batch.schema.names:
-            values = select(ragged(batch.column(VALUES), np.float32), rows).values.to(self.device)
-        return Query(user.int().to(self.device), Ragged(history.offsets.to(self.device), history.values.to(self.device)), values)
+    def _fields_of_candidates(self, batch: pa.RecordBatch) -> list[str]:
+        """Fields of events that this model reads, where the batch has them of its candidates."""
+        names = [one.column for one in self.network.sizes.fields if one.side == "event"]
+        return [name for name in names if OF_CANDIDATES + name in batch.schema.names]
+
+    def _score_events(self, batch: pa.RecordBatch, fields: list[str], width: int) -> Tensor:
+        """Each candidate as the event that it would be: float32 (B, width)."""
+        lengths = torch.from_numpy(batch.column(CANDIDATES).value_lengths().to_numpy())
+        user = batch.column(c.QUERY_IDX).to_numpy(zero_copy_only=False)
+        events = {
+            c.QUERY_IDX: pa.array(np.repeat(user, lengths.numpy())),
+            c.ITEM_IDX: batch.column(CANDIDATES).flatten(),
+        } | {name: batch.column(OF_CANDIDATES + name).flatten() for name in fields}
+        predicted = self.predict(pa.RecordBatch.from_pydict(events)).to_numpy()
+        scores = torch.zeros(len(lengths), width)
+        scores[torch.arange(width) < lengths[:, None]] = torch.from_numpy(predicted).float()
+        return scores
+
+    def _query(
+        self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, seen: Ragged
+    ) -> Query:
+        sizes, names = self.network.sizes, batch.schema.names
+        known = history.values * (history.values <= sizes.num_items)
+        fields = {
+            field: select(ragged(batch.column(column), dtype), rows).values
+            for field, (column, dtype) in BESIDE_HISTORY.items()
+            if column in names
+        }
+        times = None
+        if AT in names:
+            times = torch.from_numpy(batch.column(AT).to_numpy(zero_copy_only=False).copy())[rows]
+        return Query(
+            (user * (user <= sizes.num_users)).int(),
+            Ragged(history.offsets, known),
+            at=times,
+            exclude=None if seen is history else seen,
+            key=user.long(),
+            **fields,
+        ).to(self.device)
 
     def predict(self, batch: pa.RecordBatch) -> pa.Array:
-        """Of profiles, rows of (user_idx or item_idx, history, history_values, held_idx): of each held entry, (held entries,)."""
-        if self.network.layout == "profile":
-            return self._predict_held(batch)
-        user, item = (torch.from_numpy(batch.column(name).to_numpy().astype(np.int32)) for name in (c.USER_IDX, c.ITEM_IDX))
-        sizes = self.network.sizes
-        user, item = user * (user <= sizes.num_users), item * (item <= sizes.num_items)  # beyond the tables: unknown, row 0
-        nothing = torch.zeros(len(user))
-        rows = Rows(user, item, nothing, nothing, torch.zeros(len(user), dtype=torch.int64), *encoded(batch, sizes.fields))
-        dtype = next(self.network.parameters()).dtype
-        return pa.array(self.network.predict(rows.to(self.device, dtype))[self.network.task].double().cpu().numpy())
-
-    def _predict_held(self, batch: pa.RecordBatch) -> pa.Array:
-        """Some rows at a time: profiles are dense in the model. Entries beyond its tables are unknown, 0."""
-        by_user = c.USER_IDX in batch.schema.names
+        """Expected value of each row, or of each held entry of profiles, double."""
         sizes, dtype = self.network.sizes, next(self.network.parameters()).dtype
-        entries = sizes.num_items if by_user else sizes.num_users
-        own = torch.from_numpy(batch.column(c.USER_IDX if by_user else c.ITEM_IDX).to_numpy().astype(np.int32))
-        history, held, values = *(ragged(batch.column(name)) for name in (HISTORY, c.HELD_IDX)), ragged(batch.column(VALUES), np.float32)
-        history, held = (Ragged(lists.offsets, lists.values * (lists.values <= entries)) for lists in (history, held))
-        found = []
-        for rows in torch.arange(len(own)).split(max(1, CELLS // (entries + 1))):
-            known, asked = select(history, rows), select(held, rows)
-            profile = Profile(own[rows], known, select(values, rows).values, rows, asked, torch.zeros(len(asked.values)))
-            found.append(self.network.predict(profile.to(self.device, dtype))[self.network.task].double().cpu().numpy())
-        return pa.array(np.concatenate(found) if found else np.zeros(0))
+        rows = self.batches.of(columns_of(batch, sizes.fields))
+        rows = rows.within(sizes.num_users, sizes.num_items)
+        limit = self.batches.rows_at_once(CELLS, len(rows) or 1, sizes.num_users, sizes.num_items)
+        predicted = [
+            self.network.predict(part.to(self.device, dtype))[self.network.task]
+            .double()
+            .cpu()
+            .numpy()
+            for part in ([rows] if limit >= len(rows) else rows.split(limit))
+        ]
+        return pa.array(np.concatenate(predicted) if predicted else np.zeros(0))

@@ -1,4 +1,6 @@
-"""A folder that a training step left -> what ranks and predicts by it: the one scorer of models and baselines (queries.py)."""
+"""Loads the scorer (queries.py) of a folder that a training step wrote, for models and baselines
+alike.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,13 @@ from recsys_spark.scoring.model_scorer import ModelScorer
 from recsys_spark.scoring.queries import Scorer
 
 
-def load(path: str | Path, *, k: int, seed: int, device: str = "cpu", fallback: str | Path | None = None) -> Scorer:
+def load(
+    path: str | Path, *, k: int, seed: int, device: str = "cpu", fallback: str | Path | None = None
+) -> Scorer:
     """The scorer of an index folder (index.json) or of a checkpoint folder (model.json).
 
-    fallback: a .npy of scores (I + 1,) for cold queries where the folder has none of its own. Raises CheckpointError.
+    fallback: a .npy of scores (I + 1,) for cold queries where the folder has none.
+    Raises CheckpointError.
     """
     folder = Path(path)
     if (folder / indices.FILE).exists():
@@ -27,10 +32,24 @@ def load(path: str | Path, *, k: int, seed: int, device: str = "cpu", fallback: 
         return kind(folder, k, seed, _fallback(fallback, facts.num_items))
     if (folder / store.FACTS).exists():
         model = store.load(folder)
-        name, given = store.read_facts(folder).model, _fallback(fallback, model.sizes.num_items)
-        return ModelScorer(model, name, k, seed, torch.zeros(model.sizes.num_items + 1) if given is None else given, device)
-    raise CheckpointError(str(folder), found="neither index.json nor model.json", expected="an index or a checkpoint",
-                          remedy="run the training step again")
+        name, popularity = (
+            store.read_facts(folder).model,
+            _fallback(fallback, model.sizes.num_items),
+        )
+        return ModelScorer(
+            model,
+            name,
+            k,
+            seed,
+            torch.zeros(model.sizes.num_items + 1) if popularity is None else popularity,
+            device,
+        )
+    raise CheckpointError(
+        str(folder),
+        found="neither index.json nor model.json",
+        expected="an index or a checkpoint",
+        remedy="run the training step again",
+    )
 
 
 def _fallback(path: str | Path | None, num_items: int) -> Tensor | None:

@@ -1,24 +1,28 @@
-"""Candidates for every user of a scored part -> the table `candidates`: drawn, as a file has them, or all new items (etl/candidates.py).
+"""Candidates for every query of a scored part -> the table `candidates`: drawn at random, read from
+a published file, all new items, or the lists that were shown (etl/candidates.py).
 
-Made once and stored, so that every model ranks the same sets. What is measured on drawn ones is a sampled metric, and says little about a
-full ranking: docs/protocols.md.
+The sets are stored once, so that every model ranks the same ones. A metric on drawn candidates is a
+sampled metric, which says little about a full ranking: docs/protocols.md.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
 from recsys_spark.core import log
 from recsys_spark.core.artifacts import file_digest
 from recsys_spark.core.errors import ConfigError, DataError
+from recsys_spark.datasets.files import remembered
 from recsys_spark.etl import candidates
-from recsys_spark.stages import context
-from recsys_spark.stages.context import Context, Outcome, Ref
+from recsys_spark.lake.schemas import SCHEMAS
+from recsys_spark.pipeline import context, lineage
+from recsys_spark.pipeline.context import Context, Outcome, StepOf
 
 logger = log.get(__name__)
 DRAWS = 99
@@ -26,84 +30,156 @@ DRAWS = 99
 
 class Job(context.Job):
     stage: Literal["candidates"] = "candidates"
-    source: Ref  # a prepare step
+    source: Annotated[str, StepOf("prepare")]
     part: Literal["valid", "test"] = "test"
     draws: int = Field(DRAWS, ge=1, le=10_000)  # negatives of each query
-    among: Literal["sampled", "new_items"] = "sampled"  # new_items: all items of the part that no earlier part knows
-    published: str | None = None  # a file that has them, of NCF's format; with .gz added it is found too
+    # new_items: all items of the part that are in no earlier part. shown: the last list that was
+    # shown to the query, of table `impressions`, in its order
+    among: Literal["sampled", "new_items", "shown"] = "sampled"
+    published: str | None = (
+        None  # a file of candidates in NCF's format; the name with .gz added is tried too
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Job:
         if self.published is not None and self.draws != DRAWS:
-            raise ValueError("draws or published, not both: a published file says how many there are")
-        if self.among == c.NEW_ITEMS and (self.published is not None or self.draws != DRAWS):
-            raise ValueError("among: new_items takes all of them: neither draws nor published")
+            raise ValueError(
+                "draws or published, not both: a published file says how many there are"
+            )
+        if self.among != c.SAMPLED and (self.published is not None or self.draws != DRAWS):
+            raise ValueError(f"among: {self.among} takes all of them: neither draws nor published")
         return self
 
 
-def source_fingerprint(job: Job) -> str:
-    """Of the published file's bytes."""
-    return file_digest(_file(job.published)) if job.published is not None else ""
+def source_fingerprint(job: Job, runs: Path) -> str:
+    """Fingerprint of the published file's bytes, cached in the folder `runs` while the file is
+    unchanged.
+    """
+    if job.published is None:
+        return ""
+    return remembered.facts([_file(job.published)], "sha256", file_digest, runs)[0]
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
     prepared = ctx.inputs[job.source].summary
     queries = min(int(prepared["users"]), int(prepared[job.part]))
-    return {"part": job.part, "queries": queries, "rows": queries * job.draws + int(prepared[job.part])}
+    return {
+        "part": job.part,
+        "queries": queries,
+        "rows": queries * job.draws + int(prepared[job.part]),
+    }
 
 
 def run(ctx: Context, job: Job) -> Outcome:
     """Raises DataError for an empty part, or a file that does not fit the part."""
     split = str(ctx.inputs[job.source].summary["split"])
-    events = ctx.read(c.SPLITS, job.source).where(F.col(c.SPLIT) == split)
-    wanted = candidates.targets(events, job.part).persist()
+    events = lineage.split_rows(ctx, job.source)
+    target_events = candidates.targets(events, job.part).persist()
     try:
-        num_targets, queries = wanted.agg(F.count(F.lit(1)), F.countDistinct(c.QUERY_ID)).collect()[0]
+        num_targets, queries = target_events.agg(
+            F.count(F.lit(1)), F.countDistinct(c.QUERY_ID)
+        ).collect()[0]
         if not queries:
-            raise DataError(f"split {split!r}, part {job.part}", found="no events", expected="at least one",
-                            remedy=f"choose another part, or change {job.source}")
+            raise DataError(
+                f"split {split!r}, part {job.part}",
+                found="no events",
+                expected="at least one",
+                remedy=f"choose another part, or change {job.source}",
+            )
         odd: dict[str, int] = {}
-        if job.among == c.NEW_ITEMS:
-            negatives = candidates.new_items(events, job.part)
+        if job.among == c.SHOWN:
+            offered, odd = candidates.shown(_impressions(ctx, job), events, job.part)
+        elif job.among == c.NEW_ITEMS:
+            offered = target_events.unionByName(candidates.new_items(events, job.part))
         elif job.published is None:
             negatives = candidates.sampled(events, job.part, job.draws, ctx.seed)
+            offered = target_events.unionByName(negatives)
         else:
             path = str(_file(job.published))
             lines = candidates.lines_of(events, path)
-            candidates.require_matching(lines, wanted, path, job.part)
+            candidates.require_matching(lines, target_events, path, job.part)
             negatives, odd = candidates.published(lines, events, job.part)
-        rows = wanted.unionByName(negatives).withColumns(
-            {c.SPLIT: F.lit(split), c.RUN_ID: F.lit(ctx.run_id), c.PART: F.lit(job.part)})
-        version = ctx.lake.replace(c.CANDIDATES, rows, {c.RUN_ID: ctx.run_id})
+            offered = target_events.unionByName(negatives)
+        version = ctx.lake.replace(c.CANDIDATES, _rows(ctx, job, offered), {c.RUN_ID: ctx.run_id})
     finally:
-        wanted.unpersist()
+        target_events.unpersist()
     written = ctx.lake.read(c.CANDIDATES, version).where(F.col(c.RUN_ID) == ctx.run_id)
-    sizes = written.groupBy(c.QUERY_ID).count().agg(F.sum("count"), F.min("count"), F.max("count")).collect()[0]
-    summary = {"split": split, "part": job.part, "seed": ctx.seed, "source": job.among if job.published is None else c.PUBLISHED,
-               "queries": int(queries), "targets": int(num_targets), "rows": int(sizes[0]), "fewest": int(sizes[1]), "most": int(sizes[2])}
+    if written.isEmpty():
+        raise DataError(
+            f"candidates of split {split!r}, part {job.part}",
+            found=", ".join(f"{name} {count}" for name, count in odd.items()),
+            expected="a list for at least one query",
+            remedy="compare the ids and times of impressions with those of events",
+        )
+    sizes = (
+        written.groupBy(c.QUERY_ID)
+        .count()
+        .agg(F.sum("count"), F.min("count"), F.max("count"))
+        .collect()[0]
+    )
+    summary = {
+        "split": split,
+        "part": job.part,
+        "seed": ctx.seed,
+        "source": job.among if job.published is None else c.PUBLISHED,
+        "queries": int(queries) - odd.get("queries_without_list", 0),
+        "targets": int(num_targets),
+        "rows": int(sizes[0]),
+        "fewest": int(sizes[1]),
+        "most": int(sizes[2]),
+    }
     summary |= odd
     logger.info(log.fields(stage="candidates", **summary))
-    return Outcome(dict(ctx.inputs[job.source].output_versions) | {c.CANDIDATES: version}, summary=summary)
+    if any(odd.values()):
+        counts = {name: count for name, count in odd.items() if count}
+        logger.warning(log.fields(event="candidates", **counts))
+    return Outcome(
+        dict(ctx.inputs[job.source].output_versions) | {c.CANDIDATES: version}, summary=summary
+    )
 
 
-def require(ctx: Context, step: str, *, source: str, part: str, remedy: str = "set the same part in both steps") -> None:
-    """Raises ConfigError unless `step`, named by the step under way, made candidates for this part of the split of `source`."""
-    thing, offered = f"step {ctx.step}, candidates", ctx.inputs[step]
-    if offered.stage != "candidates":
-        raise ConfigError(thing, found=f"{step}, a step of stage {offered.stage}", expected="one of stage candidates")
-    if ctx.inputs[source].run_id not in offered.upstream.values():
-        raise ConfigError(thing, found=f"{step}, which was made for {', '.join(offered.upstream)}", expected=f"candidates for {source}",
-                          remedy=f"add a candidates step with source: {source}")
-    if offered.config["part"] != part:
-        raise ConfigError(thing, found=f"{step}, which is for part {offered.config['part']}", expected=f"candidates for part {part}",
-                          remedy=remedy)
+def _rows(ctx: Context, job: Job, offered: DataFrame) -> DataFrame:
+    """Rows of the table; only lists that were shown have times and fields."""
+    rows = offered.withColumns(
+        {
+            c.SPLIT: F.lit(str(ctx.inputs[job.source].summary["split"])),
+            c.RUN_ID: F.lit(ctx.run_id),
+            c.PART: F.lit(job.part),
+            c.QUERY_KIND: F.lit(lineage.query_kind(ctx, job.source)),
+        }
+    )
+    for field in SCHEMAS[c.CANDIDATES]:
+        if field.name not in rows.columns:
+            rows = rows.withColumn(field.name, F.lit(None).cast(field.dataType))
+    return rows
+
+
+def _impressions(ctx: Context, job: Job) -> DataFrame:
+    """Those of the split's kind of query. Raises ConfigError where the data have none."""
+    kind, found = lineage.query_kind(ctx, job.source), "no table impressions"
+    if c.IMPRESSIONS in ctx.inputs[job.source].output_versions:
+        impressions = ctx.read(c.IMPRESSIONS, job.source).where(F.col(c.QUERY_KIND) == kind)
+        if not impressions.isEmpty():
+            return impressions
+        found = f"no impression of a {kind}"
+    raise ConfigError(
+        f"step {ctx.step}, among",
+        found=f"shown, and {found}",
+        expected=f"impressions of each {kind}",
+        remedy="name them under `impressions` of `source` in the ingest step: user_id for a user, "
+        "user_id and session_id for a session, session_id for a playlist",
+    )
 
 
 def _file(published: str) -> Path:
-    """Raises DataError when neither it nor its .gz is there."""
+    """Path of the published file or of its .gz. Raises DataError when neither exists."""
     path = Path(published).expanduser().absolute()
-    for found in (path, path.with_name(path.name + ".gz")):
-        if found.is_file():
-            return found
-    raise DataError(f"candidates file {published}", found="no such file", expected="the file that was published with the split, or its .gz",
-                    remedy="correct `published`, or leave it out to draw candidates")
+    for file in (path, path.with_name(path.name + ".gz")):
+        if file.is_file():
+            return file
+    raise DataError(
+        f"candidates file {published}",
+        found="no such file",
+        expected="the file that was published with the split, or its .gz",
+        remedy="correct `published`, or leave it out to draw candidates",
+    )

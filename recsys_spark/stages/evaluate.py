@@ -1,108 +1,133 @@
-"""How good each scored run is: every metric with its 95 % interval, over all users and by slice, into `metrics`.
+"""Evaluates scored runs: every metric with its 95 % interval, over all users and by slice, into
+`metrics`.
 
-Rules: users with an event in the evaluated part are the units. A ranking without a list for such a user earns 0; a list keeps its
-places, so an item that is repeated, unknown or scored NaN takes a place and cannot hit; a row without a finite prediction is
-charged as if the mean of the training part had been predicted. All of these are counted, and the counts are in the summary.
-The replicas of every value are kept in `replicates.parquet` in the run's folder (metrics.paired): runs can be compared later.
+Rules: users with an event in the evaluated part are the units. A ranking without a list for such a
+user earns 0; a list keeps its places, so an item that is repeated, unknown or scored NaN takes a
+place and cannot hit; a row without a finite prediction is charged as if the mean of the training
+part had been predicted. All of these are counted, and the counts are in the summary. The replicas
+of every value are kept in `replicates.parquet` in the run's folder (metrics.paired): runs can be
+compared later.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
 from recsys_spark.core import log, seeds
 from recsys_spark.core.errors import DataError
-from recsys_spark.etl.evaluation import Engine
-from recsys_spark.etl.evaluation_columnar import Columnar
-from recsys_spark.etl.evaluation_spark import Distributed
+from recsys_spark.etl.evaluation.columnar import Columnar
+from recsys_spark.etl.evaluation.engine import Engine
+from recsys_spark.etl.evaluation.spark import Distributed
 from recsys_spark.lake.schemas import SCHEMAS
 from recsys_spark.metrics import names, paired, slices
 from recsys_spark.metrics.blocks import Settings
-from recsys_spark.metrics.names import CLICK, NEW_ITEMS, RATING, SAMPLED
 from recsys_spark.metrics.paired import Key
 from recsys_spark.metrics.partials import Partial
+from recsys_spark.metrics.tasks import TASKS
+from recsys_spark.pipeline import lineage
+from recsys_spark.pipeline.context import Context, Outcome
 from recsys_spark.report.results import FIELDS
-from recsys_spark.stages import context, evaluated
-from recsys_spark.stages.context import Context, Outcome, Ref, Refs
-from recsys_spark.stages.evaluated import Scored
+from recsys_spark.stages.results import evaluated
+from recsys_spark.stages.results.evaluated import Scored
+from recsys_spark.stages.results.evaluated import check_steps as check_steps
+from recsys_spark.stages.results.evaluation import Evaluation
 
 logger = log.get(__name__)
-AT_ONCE = 2  # runs measured side by side: while one waits for Spark the other computes
+AT_ONCE = 2  # runs measured concurrently: while one waits for Spark the other computes
 OF = "of_run_id"
 
 
-class Job(context.Job):
+class Job(Evaluation):
     stage: Literal["evaluate"] = "evaluate"
-    source: Ref  # the prepare step whose split is evaluated on
-    of: Refs = Field(min_length=1)  # score steps
-    ks: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field((10, 20), min_length=1)
-    part: Literal["valid", "test"] = "test"
-    metrics: tuple[str, ...] = ()  # names of metrics.names; empty: all that apply
-    user_fields: tuple[str, ...] = ()  # users are measured apart by their values
-    item_fields: tuple[str, ...] = ()  # items to be found, too; and the fields in which diversity is measured
-    replicas: int = Field(1000, ge=100, le=10_000)  # of the bootstrap
+    replicas: int = Field(1000, ge=100, le=10_000)  # bootstrap replicas
     engine: Literal["auto", "columnar", "spark"] = "auto"  # auto: columnar up to columnar_rows
-    columnar_rows: int = Field(10_000_000, ge=0)  # events and scored rows of one run: about 1 GB here and in Spark's driver
-
-    @field_validator("ks")
-    @classmethod
-    def _different(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(ks)) != len(ks):
-            raise ValueError("cut-offs must differ")
-        return ks
-
-    @field_validator("metrics")
-    @classmethod
-    def _known(cls, chosen: tuple[str, ...]) -> tuple[str, ...]:
-        if wrong := names.unknown(chosen):
-            raise ValueError(wrong)
-        return chosen
+    # Limit on events plus scored rows of one run: about 1 GB here and in Spark's driver
+    columnar_rows: int = Field(10_000_000, ge=0)
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
-    """Checks what can be checked without work; rows of the evaluated part, and the engine that would measure them."""
+    """Checks the configuration without measuring; returns the rows of the evaluated part and the
+    engine that would measure them.
+    """
     tasks = evaluated.tasks(ctx, job)
     rows = evaluated.events(ctx, job).where(F.col(c.PART) == job.part).count()
     return {"rows": rows, "models": len(tasks), "engine": _engine(ctx, job)}
 
 
 def run(ctx: Context, job: Job) -> Outcome:
-    """Raises ConfigError and DataError for runs that do not belong together, and DataError for an empty part."""
+    """Raises ConfigError and DataError for runs that do not belong together, and DataError for an
+    empty part.
+    """
     scored = evaluated.scored(ctx, job)
     source, engine_name = evaluated.source(ctx, job), _engine(ctx, job)
     engine: Engine = (Columnar if engine_name == "columnar" else Distributed)(source)
     try:
         facts = engine.facts
         if not facts.num_users:
-            raise DataError(f"split {evaluated.split(ctx, job)!r}, part {job.part}", found="no events", expected="at least one",
-                            remedy=f"choose another part, or check the fractions and filters of {job.source}")
+            raise DataError(
+                f"split {evaluated.split(ctx, job)!r}, part {job.part}",
+                found="no events",
+                expected="at least one",
+                remedy=f"choose another part, or check the fractions and filters of {job.source}",
+            )
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            measured = list(pool.map(lambda one: _measure(ctx, job, engine, one), scored))
+            measured = list(
+                pool.map(lambda scored_run: _measure(ctx, job, engine, scored_run), scored)
+            )
     finally:
         engine.close()
-    both = list(zip(scored, measured, strict=True))
-    paired.write(ctx.run_dir / paired.FILE,
-                 {Key(one.run.run_id, one.task, label): made for one, partial in both for label, made in partial.slices.items()})
-    rows = [row for one, partial in both for row in _rows(ctx, job, one, partial)]
-    table = pa.table({name: [row[name] for row in rows] for name in SCHEMAS[c.METRICS].fieldNames()})
-    version = ctx.lake.replace(c.METRICS, ctx.spark.createDataFrame(table, SCHEMAS[c.METRICS]).coalesce(1), {c.RUN_ID: ctx.run_id})
-    found = {one.step: partial.odd for one, partial in both}
-    for step, counts in found.items():
+    pairs = list(zip(scored, measured, strict=True))
+    paired.write(
+        ctx.run_dir / paired.FILE,
+        {
+            Key(scored_run.run.run_id, scored_run.task, label): replicates
+            for scored_run, partial in pairs
+            for label, replicates in partial.slices.items()
+        },
+    )
+    rows = [row for scored_run, partial in pairs for row in _rows(ctx, job, scored_run, partial)]
+    table = pa.table(
+        {name: [row[name] for row in rows] for name in SCHEMAS[c.METRICS].fieldNames()}
+    )
+    version = ctx.lake.replace(
+        c.METRICS,
+        ctx.spark.createDataFrame(table, SCHEMAS[c.METRICS]).coalesce(1),
+        {c.RUN_ID: ctx.run_id},
+    )
+    odd_counts = {scored_run.step: partial.odd for scored_run, partial in pairs}
+    for step, counts in odd_counts.items():
         if any(counts.values()):
-            logger.warning(log.fields(step=step, **{name: count for name, count in counts.items() if count}))
+            logger.warning(
+                log.fields(step=step, **{name: count for name, count in counts.items() if count})
+            )
     summary = {
-        "split": evaluated.split(ctx, job), "part": job.part, "users": facts.num_users, "rows": facts.num_rows,
-        "rows_with_unseen_item": facts.unseen_rows, "activity_bounds": list(facts.users.bounds), "data": evaluated.about(ctx, job),
-        "replicas": job.replicas, "ks": list(job.ks), "engine": engine_name,
-        "results": [{name: row[name] for name in (OF, *FIELDS)} for row in rows if row[c.SLICE] == slices.ALL], "found": found,
+        "split": evaluated.split(ctx, job),
+        "part": job.part,
+        "query_kind": lineage.query_kind(ctx, job.source),
+        **evaluated.repeats(ctx, job, scored),
+        "users": facts.num_users,
+        "rows": facts.num_rows,
+        "rows_with_unseen_item": facts.unseen_rows,
+        "activity_bounds": list(facts.users.bounds),
+        "data": evaluated.about(ctx, job),
+        "replicas": job.replicas,
+        "ks": list(job.ks),
+        "engine": engine_name,
+        "results": [
+            {name: row[name] for name in (OF, *FIELDS)}
+            for row in rows
+            if row[c.SLICE] == slices.ALL
+        ],
+        "found": odd_counts,
     }
     return Outcome({c.METRICS: version} | evaluated.versions(ctx, job), summary=summary)
 
@@ -113,29 +138,61 @@ def _engine(ctx: Context, job: Job) -> str:
     return "columnar" if evaluated.num_rows(ctx, job) <= job.columnar_rows else "spark"
 
 
-def _measure(ctx: Context, job: Job, engine: Engine, one: Scored) -> Partial:
+def _measure(ctx: Context, job: Job, engine: Engine, scored_run: Scored) -> Partial:
     facts = engine.facts
-    wanted = tuple(name for name in names.of_task(one.task, job.metrics) if job.item_fields or name not in names.ITEM_FIELDS)
-    settings = Settings(job.ks, seeds.derive(ctx.seed, "intervals"), job.replicas, wanted, facts.users, facts.num_users, facts.catalogue,
-                        facts.low, facts.high)
-    if one.task == RATING:
-        return engine.rating(one.rows, settings)
-    if one.task == CLICK:
-        if not facts.binary:
-            raise DataError(f"split {evaluated.split(ctx, job)!r}, part {job.part}", found="values other than 0 and 1",
-                            expected="clicks, for " + one.step, remedy="evaluate a split of impressions, or score ratings")
-        return engine.click(one.rows, settings)
-    entries = one.rows.where(F.col(c.QUERY_KIND) == "user")
-    if one.task in (SAMPLED, NEW_ITEMS):
-        return engine.candidates(entries, settings)
-    return engine.ranking(entries.where(F.col(c.RANK) <= max(job.ks)), settings)
+    metrics = tuple(
+        name
+        for name in names.of_task(scored_run.task, job.metrics)
+        if job.item_fields or name not in names.ITEM_FIELDS
+    )
+    settings = Settings(
+        job.ks,
+        seeds.derive(ctx.seed, "intervals"),
+        job.replicas,
+        metrics,
+        facts.users,
+        facts.num_users,
+        facts.catalogue,
+        facts.low,
+        facts.high,
+    )
+    task, rows = TASKS[scored_run.task], scored_run.rows
+    if task.binary and not facts.binary:
+        raise DataError(
+            f"split {evaluated.split(ctx, job)!r}, part {job.part}",
+            found="values other than 0 and 1",
+            expected=f"{task.title.lower()}, for {scored_run.step}",
+            remedy="evaluate a split of impressions, or score ratings",
+        )
+    if task.scored == "lists":
+        rows = rows.where(F.col(c.QUERY_KIND) == lineage.query_kind(ctx, job.source))
+        # Candidate sets are ranked completely, without a cut
+        rows = rows if task.among else rows.where(F.col(c.RANK) <= max(job.ks))
+    measure: Callable[[DataFrame, Settings], Partial] = getattr(engine, task.measured)
+    return measure(rows, settings)
 
 
-def _rows(ctx: Context, job: Job, one: Scored, partial: Partial) -> Iterator[dict[str, Any]]:
-    """Of `metrics`."""
-    for label, made in partial.slices.items():
-        for metric, at in made.intervals().items():
+def _rows(ctx: Context, job: Job, scored_run: Scored, partial: Partial) -> Iterator[dict[str, Any]]:
+    """Rows of the table `metrics`."""
+    for label, replicates in partial.slices.items():
+        for metric, estimate in replicates.intervals().items():
             name, _, k = metric.partition("@")
-            value, low, high = (None if math.isnan(x) else x for x in (at.value, at.low, at.high))
-            yield {c.RUN_ID: ctx.run_id, OF: one.run.run_id, c.MODEL: one.model, c.SPLIT: evaluated.split(ctx, job), c.SEED: one.run.seed,
-                   c.TASK: one.task, c.METRIC: name, c.K: int(k or 0), c.SLICE: label, c.VALUE: value, c.LOW: low, c.HIGH: high, c.N: at.n}
+            value, low, high = (
+                None if math.isnan(x) else x for x in (estimate.value, estimate.low, estimate.high)
+            )
+            yield {
+                c.RUN_ID: ctx.run_id,
+                OF: scored_run.run.run_id,
+                c.MODEL: scored_run.model,
+                c.SPLIT: evaluated.split(ctx, job),
+                c.QUERY_KIND: lineage.query_kind(ctx, job.source),
+                c.SEED: scored_run.run.seed,
+                c.TASK: scored_run.task,
+                c.METRIC: name,
+                c.K: int(k or 0),
+                c.SLICE: label,
+                c.VALUE: value,
+                c.LOW: low,
+                c.HIGH: high,
+                c.N: estimate.n,
+            }

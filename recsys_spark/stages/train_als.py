@@ -1,21 +1,17 @@
-"""Spark ALS: the stage `train_baseline` with its model given, so that `spark-submit jobs/train_als.py` needs no argument."""
+"""Spark ALS: the stage `train_baseline` with a fixed model, so that `spark-submit
+jobs/train_als.py` needs no argument.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from recsys_spark.stages import train_baseline
-from recsys_spark.stages.context import Context, Outcome
+from recsys_spark.stages.tuning import baseline
+from recsys_spark.stages.tuning.baseline import check_steps as check_steps
+from recsys_spark.stages.tuning.baseline import plan as plan
+from recsys_spark.stages.tuning.baseline import run as run
 
 
-class Job(train_baseline.Job):
-    stage: Literal["train_als"] = "train_als"  # type: ignore[assignment]
+class Job(baseline.Job):
+    stage: Literal["train_als"] = "train_als"
     model: Literal["als"] = "als"
-
-
-def run(ctx: Context, job: Job) -> Outcome:
-    return train_baseline.run(ctx, job)
-
-
-def plan(ctx: Context, job: Job) -> dict[str, Any]:
-    return train_baseline.plan(ctx, job)

@@ -1,6 +1,6 @@
 """A shard set -> a trained model: checkpoints, metrics.jsonl and result.json in the run's folder.
 
-A killed run goes on from its last checkpoint; a finished one is not trained again.
+A killed run resumes from its last checkpoint; a finished one is not trained again.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -19,36 +19,54 @@ from recsys_spark.core.contracts import ShardSet, TrainJob, TrainResult
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.models import registry
 from recsys_spark.models.base import Sizes
-from recsys_spark.stages import context, search
-from recsys_spark.stages.context import Context, OptionalRef, Outcome, Ref
-from recsys_spark.stages.search import Search
-from recsys_spark.stages.shard_set import FOLDER
-from recsys_spark.train import launch, phases, placement, places, validate, workers
-from recsys_spark.train.record import RESULT
+from recsys_spark.pipeline import context
+from recsys_spark.pipeline.context import Context, Outcome, StepOf
+from recsys_spark.pipeline.steps import Step
+from recsys_spark.stages.bridge import artefact, configured, ranks_memory
+from recsys_spark.stages.bridge.shard_set import FOLDER
+from recsys_spark.stages.tuning import search
+from recsys_spark.stages.tuning.search import Search
+from recsys_spark.train import phases
+from recsys_spark.train.data import places
+from recsys_spark.train.launcher import launch
+from recsys_spark.train.ranks import placement, workers
+from recsys_spark.train.saves.record import RESULT
+from recsys_spark.train.updates import choice
+from recsys_spark.train.validation.base import monitor
 
 logger = log.get(__name__)
-REFIT = "refit"  # folder in the run folder: the training on all events, after the one that chose the epochs
-_PROCESS_BYTES = 600 << 20  # of a rank before it has any data: the interpreter and its libraries
+# folder in the run folder for the refit: the training on all events with the chosen epochs
+REFIT = "refit"
 
 
 class Job(context.Job):
     stage: Literal["train_deep"] = "train_deep"
-    shards: Ref  # an export_shards or link_shards step
-    refit: OptionalRef = None  # one with `fit: train+valid`: the model is trained once more, on that, for as many epochs as were best
+    shards: Annotated[str, StepOf("export_shards", "link_shards")]
+    # a step with `fit: train+valid`: the model is trained again on its shards, for the best number
+    # of epochs
+    refit: Annotated[str | None, StepOf("export_shards")] = None
+    # A step with the same model: what it chose is trained anew on these shards, for its best number
+    # of epochs. No validation event is needed, and none is used.
+    again: Annotated[str | None, StepOf("train_deep")] = None
     model: str
-    config: dict[str, Any] = Field(default_factory=dict, validate_default=True)  # of the model's Config; defaults are written out
+    # Settings of the model's Config; defaults are filled in
+    config: dict[str, Any] = Field(default_factory=dict, validate_default=True)
     train: contracts.Train = contracts.Train()
     workers: contracts.Workers = contracts.Workers()
-    search: Search | None = None  # over settings of `config`, and dotted ones of `train` (train.optim.lr)
+    search: Search | None = (
+        None  # search over settings of `config`, and dotted ones of `train` (train.optim.lr)
+    )
 
     @field_validator("config", mode="after")
     @classmethod
     def _of_the_model(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         """Raises ConfigError for an unknown model, key or value."""
         if "model" not in info.data:
-            return value  # the missing or wrong `model` is reported by itself
+            return value  # a missing or wrong `model` is reported separately
         model = info.data["model"]
-        return configuration.validate(registry.find(model).Config, value, source=f"model {model}", key="config").model_dump(mode="json")
+        return configuration.validate(
+            registry.find(model).Config, value, source=f"model {model}", key="config"
+        ).model_dump(mode="json")
 
     @model_validator(mode="after")
     def _space_fits(self) -> Job:
@@ -57,43 +75,116 @@ class Job(context.Job):
         return self
 
 
+def check_steps(step: Step, steps: dict[str, Step], where: str) -> None:
+    """The shards have the model's layout; those of `refit` are the same with validation events."""
+    job: Any = step.job
+    configured.require_again(step, steps, where)
+    shards: Any = steps[job.shards].job
+    kind = registry.find(job.model)
+    if shards.layout != kind.layout:
+        raise ConfigError(
+            f"{where}.shards",
+            found=f"{job.shards}, of layout {shards.layout}",
+            expected=f"layout {kind.layout}, which {job.model} reads",
+        )
+    if kind.layout == "profile" and shards.by != kind.by_of(job.config):
+        raise ConfigError(
+            f"{where}.shards",
+            found=f"{job.shards}, profiles of {shards.by}s",
+            expected=f"profiles of {kind.by_of(job.config)}s, which {job.model} reads",
+        )
+    if job.again is not None and job.refit is not None:
+        raise ConfigError(
+            f"{where}.refit",
+            found=f"{job.refit}, beside again: {job.again}",
+            expected="one of them",
+        )
+    if job.refit is None:
+        return
+    refit: Any = steps[job.refit].job
+    if refit.fit != "train+valid":
+        raise ConfigError(
+            f"{where}.refit",
+            found=f"{job.refit}, without the validation events",
+            expected="an export_shards step with `fit: train+valid`",
+        )
+    for name in sorted(type(refit).model_fields.keys() - {"fit"}):
+        value, wanted = getattr(refit, name), getattr(shards, name, None)
+        if value != wanted:
+            raise ConfigError(
+                f"{where}.refit",
+                found=f"{job.refit}, with {name}: {value}",
+                expected=f"{wanted}, as in {job.shards}",
+            )
+
+
 def run(ctx: Context, job: Job) -> Outcome:
-    """Raises what launching raises: ConfigError, ShardError, CheckpointError, WorkerError."""
-    made, _ = _checked(ctx, job)
-    found: dict[str, Any] = {}
+    """Trains the model. Raises ConfigError, ShardError, CheckpointError and WorkerError, as the
+    launcher does.
+    """
+    search_facts: dict[str, Any] = {}
+    if job.again is not None:
+        job = with_settings(job, artefact.settings(ctx.inputs[job.again]))
+    rank_job, _ = _checked(ctx, job)
     if job.search is not None:
-        job, found = _chosen(ctx, job, job.search)
-        made = train_job(ctx, job)
-    result = _launch(ctx, made)
+        job, search_facts = _chosen(ctx, job, job.search)
+        rank_job = train_job(ctx, job)
+    if job.again is not None:
+        epochs = tuple(ctx.inputs[job.again].summary["phase_epochs"])
+        rank_job = rank_job.model_copy(update={"phase_epochs": epochs})
+    result = _launch(ctx, rank_job)
     if job.refit is not None:
         result = _refitted(ctx, job, job.refit, result)
-    summary = {"model": job.model, **job.config, **found, **result.model_dump(mode="json", exclude={"run_id"}),
-               "num_workers": job.workers.num_workers, "engine": workers.resolve(job.workers.engine, job.workers.num_workers),
-               "shard_fingerprint": made.shard_fingerprint}
+    summary = {
+        "model": job.model,
+        **job.config,
+        **search_facts,
+        **result.model_dump(mode="json", exclude={"run_id"}),
+        "num_workers": job.workers.num_workers,
+        "engine": workers.resolve(job.workers.engine, job.workers.num_workers),
+        "shard_fingerprint": rank_job.shard_fingerprint,
+    }
     logger.info(log.fields(stage="train_deep", **log.plain(summary), **result.best))
-    return Outcome(tables=dict(ctx.inputs[job.shards].output_versions), shard_fingerprint=made.shard_fingerprint, summary=summary)
+    return Outcome(
+        tables=dict(ctx.inputs[job.shards].output_versions),
+        shard_fingerprint=rank_job.shard_fingerprint,
+        summary=summary,
+    )
 
 
 def prepare(ctx: Context, job: Job) -> Path:
-    """The file of the job, for ranks that torchrun or horovodrun starts; `run` then takes their result, and refits here. Raises what `run`
-    raises before it starts a rank, and ConfigError for a search, which needs a training for each trial."""
+    """Path of the job file, for ranks started by torchrun or horovodrun; `run` then reads their
+    result, and refits in this process. Raises the errors that `run` raises before it starts a rank,
+    and ConfigError for a search, which needs a training for each trial.
+    """
     if job.search is not None:
-        raise ConfigError(f"step {ctx.step}, search", found="a search", expected="settings that are chosen",
-                          remedy="run `recsys-spark tune`, write the best settings into the step, and remove its search")
-    made, _ = _checked(ctx, job)
-    return launch.prepare(made)
+        raise ConfigError(
+            f"step {ctx.step}, search",
+            found="a search",
+            expected="settings that are chosen",
+            remedy="run `recsys-spark tune`, write the "
+            "best settings into the step, and remove its search",
+        )
+    rank_job, _ = _checked(ctx, job)
+    return launch.prepare(rank_job)
 
 
 def _refitted(ctx: Context, job: Job, refit: str, choice: TrainResult) -> TrainResult:
-    """The model of the choice, trained anew with the validation events among the others, for as many epochs of each phase as were best.
-    Metrics and curves stay those of the choice, for now nothing is left to validate on."""
-    made = train_job(ctx, job, refit)
-    made = made.model_copy(update={"run_dir": str(ctx.run_dir / REFIT), "phase_epochs": choice.phase_epochs})
-    return choice.model_copy(update={"checkpoint": f"{REFIT}/{_launch(ctx, made).checkpoint}"})
+    """Trains the chosen model again, from the start, on training and validation events, for the
+    best number of epochs of each phase. Metrics and curves stay those of `choice`, because no
+    validation events are left.
+    """
+    rank_job = train_job(ctx, job, refit)
+    rank_job = rank_job.model_copy(
+        update={"run_dir": str(ctx.run_dir / REFIT), "phase_epochs": choice.phase_epochs}
+    )
+    return choice.model_copy(update={"checkpoint": f"{REFIT}/{_launch(ctx, rank_job).checkpoint}"})
 
 
 def with_settings(job: Job, values: dict[str, Any]) -> Job:
-    """The job with settings changed: names of the model's Config, or dotted ones below `train`. Raises ConfigError."""
+    """The job with changed settings: names of the model's Config, or dotted names below `train`.
+    Raises ConfigError.
+    """
     config, train = dict(job.config), job.train.model_dump()
     for name, value in values.items():
         *path, last = name.split(".")
@@ -104,33 +195,46 @@ def with_settings(job: Job, values: dict[str, Any]) -> Job:
         for part in path[1:]:
             place = place[part] if isinstance(place.get(part), dict) else {}
         place[last] = value
-    kind, where = registry.find(job.model).Config, {"source": f"model {job.model}", "key": "search.space"}
+    kind = registry.find(job.model).Config
+    where = {"source": f"model {job.model}", "key": "search.space"}
     config = configuration.validate(kind, config, **where).model_dump(mode="json")
-    checked = configuration.validate(contracts.Train, train, source=f"model {job.model}", key="search.space.train")
+    checked = configuration.validate(
+        contracts.Train, train, source=f"model {job.model}", key="search.space.train"
+    )
     return job.model_copy(update={"config": config, "train": checked})
 
 
-def _chosen(ctx: Context, job: Job, wanted: Search) -> tuple[Job, dict[str, Any]]:
-    """The best settings by the best epoch's validation metric. A trial that was killed goes on; the best one's training is the step's."""
-    metric, _ = validate.monitor(train_job(ctx, job), registry.find(job.model))
-    if wanted.metric not in ("", metric):
-        raise ConfigError(f"step {ctx.step}, search.metric", found=wanted.metric, expected=f"{metric}, by which the epochs are chosen",
-                          remedy="set train.monitor")
+def _chosen(ctx: Context, job: Job, options: Search) -> tuple[Job, dict[str, Any]]:
+    """(job with the best settings, facts of the search). A trial is judged by the validation metric
+    of its best epoch. A killed trial resumes; the training of the best trial becomes the step's.
+    """
+    metric, _ = monitor(train_job(ctx, job), registry.find(job.model))
+    if options.metric not in ("", metric):
+        raise ConfigError(
+            f"step {ctx.step}, search.metric",
+            found=options.metric,
+            expected=f"{metric}, by which the epochs are chosen",
+            remedy="set train.monitor",
+        )
     folder = ctx.run_dir / "trial"
 
     def named(values: dict[str, Any]) -> Path:
         return folder / artifacts.fingerprint(values)[:10]
 
     def trial(values: dict[str, Any]) -> float:
-        made = train_job(ctx, with_settings(job, values)).model_copy(update={"run_dir": str(named(values))})
-        value = _launch(ctx, made).best[metric]
-        best = search.leader([*search.read(ctx.run_dir / search.TRIALS), {"values": values, "value": value}], metric)
+        rank_job = train_job(ctx, with_settings(job, values)).model_copy(
+            update={"run_dir": str(named(values))}
+        )
+        value = _launch(ctx, rank_job).best[metric]
+        best = search.leader(
+            [*search.read(ctx.run_dir / search.TRIALS), {"values": values, "value": value}], metric
+        )
         for other in folder.iterdir():
             if best is None or other != named(best["values"]):
                 shutil.rmtree(other)
         return value
 
-    best, facts = search.choose(ctx, job, wanted, metric, trial)
+    best, facts = search.choose(ctx, job, options, metric, trial)
     if named(best).exists():
         _adopt(named(best), ctx.run_dir)
     shutil.rmtree(folder, ignore_errors=True)
@@ -138,91 +242,97 @@ def _chosen(ctx: Context, job: Job, wanted: Search) -> tuple[Job, dict[str, Any]
 
 
 def _adopt(trained: Path, run_dir: Path) -> None:
-    """A finished training becomes the run's own. Its result comes last: cut short before that, the run would train again."""
+    """Moves a finished training into the run's folder. The result file is moved last: without it,
+    after an interruption, the run trains again.
+    """
     for path in sorted(trained.iterdir(), key=lambda path: path.name == RESULT):
         path.replace(run_dir / path.name)
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
-    """Rows, steps and memory to expect; refuses what training would refuse before its first step."""
-    made, shards = _checked(ctx, job)
-    placement.check(made)
+    """Expected rows, steps and memory. Raises the errors that training would raise before its first
+    step.
+    """
+    rank_job, shards = _checked(ctx, job)
+    placement.check(rank_job)
     rows, train = shards.parts["train"].rows, job.train
     kind = registry.find(job.model)
-    validate.monitor(made, kind)
+    monitor(rank_job, kind)
     with torch.device("meta"):
-        model = kind(kind.Config(**job.config), Sizes(shards.num_users, shards.num_items, shards.statistics, shards.features))
+        model = kind(
+            kind.Config(**job.config),
+            Sizes(shards.num_users, shards.num_items, shards.statistics, shards.features),
+        )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    fixed, window = memory(made, shards, parameters)
+    fixed, window = ranks_memory.fixed_and_window(rank_job, shards, parameters)
     steps = math.ceil(rows / train.batch_size)
-    fits = (job.search.trials if job.search else 1) + (job.refit is not None)  # a search keeps the training of its best trial
-    return {"model": job.model, "fits": fits, "rows": rows, "examples_per_epoch": rows * model.examples_per_row,
-            "steps_per_epoch": steps, "steps": steps * phases.planned(phases.of(model), train), "parameters": parameters,
-            "num_workers": job.workers.num_workers,
-            "worker_bytes": fixed + window // job.workers.num_workers}
-
-
-def width(train: contracts.Train) -> int:
-    """Bytes of a weight."""
-    return 8 if train.dtype == "float64" else 4
-
-
-def memory(job: TrainJob, shards: ShardSet, parameters: int) -> tuple[int, int]:
-    """(bytes of each rank whatever it reads, bytes of the windows that all ranks together hold of the shard set)."""
-    copies = 4 + (job.workers.num_workers > 1)  # weights, gradients, two moments; a buffer to add gradients over the workers
-    copies += 3 * job.train.checkpoint_async
-    part = shards.parts["train"]
-    shards_rows = ([file.row_groups[number] for file, number in dealt] for dealt in part.dealt(shards.virtual_shards) if dealt)
-    window = sum(min(sum(rows), max(rows) * job.train.reader.window_row_groups) for rows in shards_rows)
-    return _PROCESS_BYTES + parameters * width(job.train) * copies, int(sum(file.bytes for file in part.files) * window / max(part.rows, 1))
+    model_phases = phases.of(model)
+    chosen = [
+        update
+        for phase in model_phases
+        for update in choice.updates(model, phase.groups, phase.optim or train.optim, train)
+    ]
+    # A search keeps the training of its best trial
+    fits = (job.search.trials if job.search else 1) + (job.refit is not None)
+    return {
+        "model": job.model,
+        "fits": fits,
+        "rows": rows,
+        "examples_per_epoch": rows * model.examples_per_row,
+        "steps_per_epoch": steps,
+        "steps": steps * phases.planned(model_phases, train),
+        "parameters": parameters,
+        "exchanged_bytes": choice.exchanged_bytes(parameters, chosen, ranks_memory.width(train)),
+        **(choice.described(chosen) if chosen else {}),
+        "num_workers": job.workers.num_workers,
+        "worker_bytes": fixed + window // job.workers.num_workers,
+    }
 
 
 def train_job(ctx: Context, job: Job, step: str = "") -> TrainJob:
-    """step: the export_shards step, where not the job's `shards`."""
+    """The job that the ranks read. step: an export_shards step to use instead of `job.shards`."""
     step = step or job.shards
-    return TrainJob(run_id=ctx.run_id, run_dir=str(ctx.run_dir), shards=str(ctx.input_dir(step) / FOLDER),
-                    shard_fingerprint=ctx.inputs[step].shard_fingerprint, model=job.model, config=job.config, train=job.train,
-                    workers=job.workers, seed=ctx.seed)
+    return TrainJob(
+        run_id=ctx.run_id,
+        run_dir=str(ctx.run_dir),
+        shards=str(ctx.input_dir(step) / FOLDER),
+        shard_fingerprint=ctx.inputs[step].shard_fingerprint,
+        model=job.model,
+        config=job.config,
+        train=job.train,
+        workers=job.workers,
+        seed=ctx.seed,
+    )
 
 
 def _checked(ctx: Context, job: Job) -> tuple[TrainJob, ShardSet]:
-    """The job of the ranks and what it reads, both as the model wants them. Raises ConfigError, ShardError."""
-    made = train_job(ctx, job)
-    shards = places.load(made.shards, expect=made.shard_fingerprint)
+    """(job of the ranks, its shard set), checked against the model. Raises ConfigError and
+    ShardError.
+    """
+    rank_job = train_job(ctx, job)
+    shards = places.load(rank_job.shards, expect=rank_job.shard_fingerprint)
     _fits(job, shards)
-    if job.refit is not None:
-        _fits_again(ctx, job, job.refit)
-    return made, shards
+    return rank_job, shards
 
 
-def _launch(ctx: Context, made: TrainJob) -> TrainResult:
-    if made.workers.launch == "local":
-        return launch.launch(made)
-    from recsys_spark.stages import launch_spark
+def _launch(ctx: Context, rank_job: TrainJob) -> TrainResult:
+    if rank_job.workers.launch == "local":
+        return launch.launch(rank_job)
+    from recsys_spark.stages.bridge import launch_spark
 
-    return launch_spark.train(ctx.spark, made)
+    return launch_spark.train(ctx.spark, rank_job)
 
 
 def _fits(job: Job, shards: ShardSet) -> None:
     kind = registry.find(job.model)
-    layout, by, rating = kind.layout, kind.by_of(job.config), kind.task_of(job.config) == "rating"
-    if shards.layout != layout:
-        raise ConfigError(f"shards {job.shards!r} of model {job.model}", found=f"layout {shards.layout}", expected=f"layout {layout}",
-                          remedy=f"name an export_shards step with `layout: {layout}`")
-    if layout == "profile" and shards.by != by:
-        raise ConfigError(f"shards {job.shards!r} of model {job.model}", found=f"profiles of {shards.by}s", expected=f"profiles of {by}s",
-                          remedy=f"name an export_shards step with `by: {by}`")
-    if layout == "profile" and rating and columns.HELD_IDX not in {column.name for column in shards.columns}:
-        raise ConfigError(f"shards {job.shards!r} of model {job.model}", found="profiles without their values",
-                          expected="values to learn from and held-out ones to validate on",
-                          remedy="name an export_shards step with `label: value`")
-
-
-def _fits_again(ctx: Context, job: Job, refit: str) -> None:
-    thing, run = f"step {ctx.step}, refit", ctx.inputs[refit]
-    if run.config.get("fit") != "train+valid":
-        raise ConfigError(thing, found=f"{refit}, without the validation events", expected="an export_shards step with `fit: train+valid`")
-    ours, theirs = (ctx.inputs[step].config for step in (job.shards, refit))
-    for name in sorted((ours.keys() | theirs.keys()) - {"fit"}):
-        if ours.get(name) != theirs.get(name):
-            raise ConfigError(f"{thing}, {name} of {refit}", found=theirs.get(name), expected=f"{ours.get(name)}, as in {job.shards}")
+    if (
+        kind.layout == "profile"
+        and kind.task_of(job.config) == "rating"
+        and columns.HELD_IDX not in {column.name for column in shards.columns}
+    ):
+        raise ConfigError(
+            f"shards {job.shards!r} of model {job.model}",
+            found="profiles without their values",
+            expected="values to learn from and held-out ones to validate on",
+            remedy="name an export_shards step with `label: value`",
+        )

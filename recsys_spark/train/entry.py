@@ -1,8 +1,10 @@
-"""What every rank runs: `python -m recsys_spark.train.entry RUN_DIR/train_job.json`. It never imports pyspark, and starts no JVM.
+"""The program of every rank: `python -m recsys_spark.train.entry RUN_DIR/train_job.json`. It
+imports no pyspark and starts no JVM.
 
-Started by the launcher, or from outside: `torchrun -m recsys_spark.train.entry ...`, `horovodrun python -m recsys_spark.train.entry ...`.
-A rank tells how it goes by files in the run folder: `rank-N.beat` (signs of life), `rank-N.error.json` (why it gave up), metrics.jsonl and
-result.json (rank 0). It is told to save and to end by SIGTERM, or, wherever it runs, by a file `stop` there.
+The launcher starts it, or an external program: `torchrun -m recsys_spark.train.entry ...`,
+`horovodrun python -m recsys_spark.train.entry ...`. A rank reports through files in the run folder:
+`rank-N.beat` (heartbeat), `rank-N.error.json` (why it gave up), metrics.jsonl and result.json (rank
+0). SIGTERM, or (on any host) a file `stop` in the run folder, tells it to save and to end.
 """
 
 from __future__ import annotations
@@ -26,30 +28,38 @@ import torch
 from recsys_spark.core import artifacts, log
 from recsys_spark.core.contracts import TrainJob, TrainResult
 from recsys_spark.core.errors import ConfigError, RecsysError
-from recsys_spark.train import owner, placement, watch, workers
-from recsys_spark.train.beat import Beat
 from recsys_spark.train.loop import Loop
-from recsys_spark.train.placement import Rank
-from recsys_spark.train.workers import PeerLost
+from recsys_spark.train.ranks import owner, placement, watch, workers
+from recsys_spark.train.ranks.beat import Beat
+from recsys_spark.train.ranks.placement import Rank
+from recsys_spark.train.ranks.workers import PeerLost
 
-JOB = "train_job.json"  # job.json is the step's own
-PARENT = "RECSYS_SPARK_PARENT"  # process id of the launcher; without it the rank was started from outside
+JOB = "train_job.json"  # job.json belongs to the step of the pipeline
+# process id of the launcher; not set when another program started the rank
+PARENT = "RECSYS_SPARK_PARENT"
 DONE, USER_ERROR, LOST_PEER, STOPPED = 0, 2, 70, 75  # exit codes; any other is a crash
 _log = log.get("train.entry")
 
 
 def run_rank(job_path: str) -> int:
-    """Train as one rank of the job; the exit code. Who it is among the others, its environment says (train/placement.py)."""
+    """Train as one rank of the job. Returns the exit code. The environment says which rank it is
+    (train/ranks/placement.py).
+    """
     _die_with_launcher()
     log.configure()
     faulthandler.enable()
     job: TrainJob | None = None
-    asked = _Asked()
-    signal.signal(signal.SIGTERM, asked.hear)
+    stop = _Asked()
+    signal.signal(signal.SIGTERM, stop.hear)
     try:
-        job = artifacts.read_model(Path(job_path), TrainJob, error=ConfigError, remedy="start ranks through the launcher, or make the "
-                                   "file by `recsys-spark prepare-ranks`")
-        result = _train(job, placement.here(), asked)
+        job = artifacts.read_model(
+            Path(job_path),
+            TrainJob,
+            error=ConfigError,
+            remedy="start ranks through the launcher, or make the "
+            "file by `recsys-spark prepare-ranks`",
+        )
+        result = _train(job, placement.here(), stop)
     except RecsysError as problem:
         _log.error(log.fields(error=str(problem)))
         if job is not None:
@@ -64,33 +74,47 @@ def run_rank(job_path: str) -> int:
     return DONE
 
 
-def _train(job: TrainJob, here: Rank, asked: _Asked) -> TrainResult | None:
-    """As the rank that the environment names. None: asked to stop, a checkpoint is written."""
-    error_file(job, here.rank).unlink(missing_ok=True)
-    beat = Beat(beat_file(job, here.rank))
-    job = placement.placed(job, here)
+def _train(job: TrainJob, rank: Rank, stop: _Asked) -> TrainResult | None:
+    """Train as the given rank. Returns None when it was asked to stop; a checkpoint is then
+    written.
+    """
+    error_file(job, rank.rank).unlink(missing_ok=True)
+    beat = Beat(beat_file(job, rank.rank))
+    job = placement.placed(job, rank)
     settings = job.workers
     _use_threads(job)
-    with ExitStack() as held:
-        if here.rank == 0:
-            asked.file = stop_file(job)
-            held.enter_context(owner.alone(Path(job.run_dir), owner.RANK, wait_s=min(settings.timeout_s, 30.0)))
-        if here.by != placement.LAUNCHER and here.size > 1:
-            _watch(job, here)
-        number = placement.gpu(settings.device, here.local_rank)
+    with ExitStack() as stack:
+        if rank.rank == 0:
+            stop.file = stop_file(job)
+            stack.enter_context(
+                owner.alone(Path(job.run_dir), owner.RANK, wait_s=min(settings.timeout_s, 30.0))
+            )
+        if rank.by != placement.LAUNCHER and rank.size > 1:
+            _watch(job, rank)
+        gpu = placement.gpu(settings.device, rank.local_rank)
         if settings.device == "cuda":
-            torch.cuda.set_device(number)
-        group = workers.connect(settings.engine, local_rank=number, device=settings.device, timeout_s=settings.timeout_s, beat=beat)
-        assert group.rank == here.rank and group.size == here.size, f"rank {group.rank} of {group.size}, not {here.rank} of {here.size}"
-        result = Loop(job, group, stop=asked).run()
+            torch.cuda.set_device(gpu)
+        group = workers.connect(
+            settings.engine,
+            local_rank=gpu,
+            device=settings.device,
+            timeout_s=settings.timeout_s,
+            beat=beat,
+        )
+        assert group.rank == rank.rank and group.size == rank.size, (
+            f"rank {group.rank} of {group.size}, not {rank.rank} of {rank.size}"
+        )
+        result = Loop(job, group, stop=stop).run()
         group.close()
-        if here.rank == 0:
-            stop_file(job).unlink(missing_ok=True)  # obeyed: the next start goes on
+        if rank.rank == 0:
+            stop_file(job).unlink(missing_ok=True)  # done: the next start must resume
     return result
 
 
 class _Asked:
-    """Whether to save and to end: SIGTERM came, or rank 0 saw the file, at which it looks once a second."""
+    """Whether the rank was asked to save and to end: SIGTERM came, or rank 0 saw the stop file,
+    which it checks once a second.
+    """
 
     def __init__(self) -> None:
         self.asked, self.file, self.looked = False, Path(), 0.0
@@ -104,34 +128,49 @@ class _Asked:
         return self.asked
 
 
-def _watch(job: TrainJob, here: Rank) -> None:
-    """Where no launcher sees all ranks' signs of life, each rank does, in the background: a silent wait ends in the name of whom it
-    waits for."""
-    silence = watch.Silence([beat_file(job, rank) for rank in range(here.size)])
+def _watch(job: TrainJob, this_rank: Rank) -> None:
+    """Where no launcher watches the heartbeats, each rank does, in a background thread: when a rank
+    hangs, the waiting ranks end with an error that names it.
+    """
+    silence = watch.Silence([beat_file(job, rank) for rank in range(this_rank.size)])
 
     def look() -> None:
         while True:
             time.sleep(min(1.0, job.workers.timeout_s / 4))
             silence.look()
-            found = silence.silent(job.workers.timeout_s)
-            if found is not None and found[0] != here.rank:
-                hung = watch.lost(found[0], here.size, found[1], job.workers.timeout_s, f"look at rank {found[0]}, then start again to "
-                                  "go on from the last checkpoint")
+            silent = silence.silent(job.workers.timeout_s)
+            if silent is not None and silent[0] != this_rank.rank:
+                hung = watch.lost(
+                    silent[0],
+                    this_rank.size,
+                    silent[1],
+                    job.workers.timeout_s,
+                    f"look at rank {silent[0]}, then start again to go on from the last checkpoint",
+                )
                 _log.error(log.fields(error=str(hung)))
-                _tell(job, here.rank, hung)
+                _tell(job, this_rank.rank, hung)
                 os._exit(LOST_PEER)
 
     threading.Thread(target=look, name="watch", daemon=True).start()
 
 
 def _tell(job: TrainJob, rank: int, problem: RecsysError) -> None:
-    artifacts.write_text(error_file(job, rank), json.dumps(
-        {"kind": type(problem).__name__, "thing": problem.thing, "found": _plain(problem.found), "expected": _plain(problem.expected),
-         "remedy": problem.remedy}))
+    artifacts.write_text(
+        error_file(job, rank),
+        json.dumps(
+            {
+                "kind": type(problem).__name__,
+                "thing": problem.thing,
+                "found": _plain(problem.found),
+                "expected": _plain(problem.expected),
+                "remedy": problem.remedy,
+            }
+        ),
+    )
 
 
 def _rank() -> int:
-    """Even where the environment is refused."""
+    """The number of this rank; 0 where the environment is invalid."""
     try:
         return placement.here().rank
     except ConfigError:
@@ -151,7 +190,9 @@ def stop_file(job: TrainJob) -> Path:
 
 
 def clear(job: TrainJob) -> None:
-    """Before ranks start: what those of an earlier attempt told, or were told."""
+    """Remove the files of an earlier attempt before ranks start: heartbeats, errors, the stop
+    file.
+    """
     for rank in range(job.workers.num_workers):
         beat_file(job, rank).unlink(missing_ok=True)
         error_file(job, rank).unlink(missing_ok=True)
@@ -163,28 +204,35 @@ def log_file(job: TrainJob, rank: int) -> Path:
 
 
 def threads(job: TrainJob) -> int:
-    """CPU threads of a rank's arithmetic, unless the job says: its share of the cores less one, which its reader's threads need.
+    """CPU threads of a rank's arithmetic, unless the job sets them: the rank's share of the cores
+    minus one, which the reader's threads need.
 
-    With none left they take turns with OpenMP's threads, which wait for each other spinning: a step of mf_bias took 36 ms, not 5.
+    Without a free core they alternate with OpenMP's threads, which spin while they wait: a step of
+    mf_bias took 36 ms instead of 5.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return job.workers.threads or max(1, cores // job.workers.num_workers - 1)
 
 
 def _use_threads(job: TrainJob) -> None:
     torch.set_num_threads(threads(job))
     pyarrow.set_cpu_count(threads(job))
-    # Adam's moments of rare items decay through the denormal numbers, which some processors handle a hundred times slower.
+    # Adam's moments of rare items decay to denormal numbers, which some processors handle a hundred
+    # times slower.
     torch.set_flush_denormal(True)
 
 
 def _die_with_launcher() -> None:
-    """A launcher that is killed takes its ranks along: no orphan goes on training. Linux only; elsewhere ranks may outlive it."""
+    """End this rank when its launcher is killed, so that no orphan goes on training. Linux only; on
+    other systems ranks may outlive the launcher.
+    """
     parent = os.environ.get(PARENT)
     if parent and sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != int(parent):  # it died before the line above
+        if os.getppid() != int(parent):  # the launcher died before prctl
             os.kill(os.getpid(), signal.SIGKILL)
 
 

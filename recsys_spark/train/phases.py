@@ -1,4 +1,4 @@
-"""Which of a model's phases a training is in: what moves in this epoch, and when the phase is over."""
+"""The phases of a model's training: the groups trained in an epoch, and when a phase ends."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from typing import Any
 from recsys_spark.core import contracts
 from recsys_spark.core.contracts import TrainJob
 from recsys_spark.models.base import Gradient, Model
-from recsys_spark.train.checkpoint import State
+from recsys_spark.train.saves.checkpoint import State
 
 
 def of(model: Model) -> list[Gradient]:
-    """The model's phases, checked."""
+    """The model's phases, after checking them."""
     phases = model.phases()
     names = [phase.name for phase in phases]
     assert phases and len(set(names)) == len(names), f"phases of {type(model).__name__}: {names}"
     for phase in phases:
-        assert not phase.in_turn or all(group.get("name") for group in phase.groups), f"a group of phase {phase.name} has no name"
-        assert phase.model is None or phase.model.task == model.task, f"phase {phase.name} is validated by another metric"
+        assert not phase.in_turn or all(group.get("name") for group in phase.groups), (
+            f"a group of phase {phase.name} has no name"
+        )
+        assert phase.model is None or phase.model.task == model.task, (
+            f"phase {phase.name} is validated by another metric"
+        )
     return phases
 
 
@@ -26,12 +30,12 @@ def epochs(phase: Gradient, train: contracts.Train) -> int:
 
 
 def planned(phases: list[Gradient], train: contracts.Train) -> int:
-    """Epochs of the whole training, at most."""
+    """Maximum number of epochs of the whole training."""
     return sum(epochs(phase, train) for phase in phases)
 
 
 def moving(phase: Gradient, state: State) -> tuple[str, list[dict[str, Any]]]:
-    """(what ctx.phase says, the groups that are trained) in the state's epoch."""
+    """(name for ctx.phase, groups trained) in the state's epoch."""
     if not phase.in_turn:
         return phase.name, phase.groups
     turn = phase.groups[(state.epoch - state.phase_epoch) % len(phase.groups)]
@@ -39,15 +43,15 @@ def moving(phase: Gradient, state: State) -> tuple[str, list[dict[str, Any]]]:
 
 
 def end(phase: Gradient, state: State, job: TrainJob) -> str:
-    """Why the phase is over after the epochs that the state counts; empty when it goes on."""
+    """Why the phase ends after the epochs counted in the state; empty when it goes on."""
     if state.stale >= (phase.patience or job.train.patience):
         return "patience"
-    most = job.phase_epochs[state.phase] if job.phase_epochs else epochs(phase, job.train)
-    return "epochs" if state.epoch - state.phase_epoch >= most else ""
+    limit = job.phase_epochs[state.phase] if job.phase_epochs else epochs(phase, job.train)
+    return "epochs" if state.epoch - state.phase_epoch >= limit else ""
 
 
 def freeze(model: Model, groups: list[dict[str, Any]]) -> None:
-    """Only the parameters of the groups get gradients; those of before are dropped."""
+    """Enable gradients for the parameters of the groups only; existing gradients are dropped."""
     trained = {id(parameter) for group in groups for parameter in group["params"]}
     for parameter in model.parameters():
         parameter.grad = None

@@ -1,6 +1,8 @@
-"""`make bench`: every benchmark in turn, each in a process of its own; figures are printed and kept as JSON under out/bench.
+"""`make bench`: every benchmark in turn, each in a process of its own; figures are printed and kept
+as JSON under out/bench.
 
-Run it on a quiet machine: figures are medians or single whole runs, and a busy neighbour shows in all of them.
+Run it on a quiet machine: figures are medians or single whole runs, and a busy neighbour shows in
+all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ def main() -> int:
     failed = 0
     for file in sorted(HERE.glob("bench_*.py")):
         print(f"\n== {file.stem}", flush=True)
-        command = [sys.executable, "-m", f"tests.benchmarks.{file.stem}", "--json", str(OUT / f"{file.stem}.json"), *sys.argv[1:]]
+        command = [
+            sys.executable,
+            "-m",
+            f"tests.benchmarks.{file.stem}",
+            "--json",
+            str(OUT / f"{file.stem}.json"),
+            *sys.argv[1:],
+        ]
         failed += subprocess.run(command, check=False).returncode != 0
     print(f"\nfigures: {OUT.absolute()}")
     return failed

@@ -1,9 +1,11 @@
-"""Seconds per iteration of implicit ALS at 64 and 128 factors: `ials` and Spark MLlib's ALS, in one session, one after the other.
+"""Seconds per iteration of implicit ALS at 64 and 128 factors: `ials` and Spark MLlib's ALS, in one
+session, one after the other.
 
-Both solve every row exactly, once an iteration, by Cholesky. Seconds per iteration = (a fit of 1 + N iterations - a fit of one) / N, so
-that reading, partitioning and first touches drop out; `fit_s` is the longer fit, whole. MLlib is given 2 blocks a core and runs once.
-Data: the pairs of MovieLens-1M where RECSYS_DATA has it, else as many drawn with popular items among them.
-`python -m tests.benchmarks.bench_als --help`
+Both solve every row exactly, once an iteration, by Cholesky. Seconds per iteration = (a fit of 1 +
+N iterations - a fit of one) / N, so that reading, partitioning and first touches drop out; `fit_s`
+is the longer fit, whole. MLlib is given 2 blocks a core and runs once. Data: the pairs of
+MovieLens-1M where RECSYS_DATA has it, else as many drawn with popular items among them. `python -m
+tests.benchmarks.bench_als --help`
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
 from recsys_spark.baselines import als, ials
-from recsys_spark.baselines.training import Training
+from recsys_spark.baselines.fitting.training import Training
 from recsys_spark.lake.session import session
-from recsys_spark.stages.context import SparkSettings
+from recsys_spark.pipeline.context import SparkSettings
 
 USERS, ITEMS, EVENTS = 6_040, 3_952, 1_000_209
 
@@ -39,7 +41,10 @@ def pairs() -> tuple[str, NDArray[np.int32]]:
         return "ml-1m", found.to_numpy()
     draw = np.random.default_rng(1)
     share = 1 / (np.arange(ITEMS) + 50.0)
-    cells = np.unique(draw.integers(USERS, size=3 * EVENTS) * ITEMS + draw.choice(ITEMS, size=3 * EVENTS, p=share / share.sum()))
+    cells = np.unique(
+        draw.integers(USERS, size=3 * EVENTS) * ITEMS
+        + draw.choice(ITEMS, size=3 * EVENTS, p=share / share.sum())
+    )
     cells = draw.permutation(cells)[:EVENTS]
     return "drawn", np.stack([cells // ITEMS + 1, cells % ITEMS + 1], axis=1).astype(np.int32)
 
@@ -50,13 +55,21 @@ def clock(run: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def per_iteration(name: str, fit: Callable[[int], Any], iterations: int, repeats: int) -> dict[str, Any]:
+def per_iteration(
+    name: str, fit: Callable[[int], Any], iterations: int, repeats: int
+) -> dict[str, Any]:
     fit(1)
     one = statistics.median(clock(lambda: fit(1)) for _ in range(repeats))
     many = [clock(lambda: fit(1 + iterations)) for _ in range(repeats)]
     each = [(seconds - one) / iterations for seconds in many]
-    return {"what": name, "s_per_iteration": round(statistics.median(each), 3), "least": round(min(each), 3), "most": round(max(each), 3),
-            "fit_s": round(statistics.median(many), 2), "iterations": 1 + iterations}
+    return {
+        "what": name,
+        "s_per_iteration": round(statistics.median(each), 3),
+        "least": round(min(each), 3),
+        "most": round(max(each), 3),
+        "fit_s": round(statistics.median(many), 2),
+        "iterations": 1 + iterations,
+    }
 
 
 def ours(spark: SparkSession, events: DataFrame, dim: int, folder: Path) -> Callable[[int], Any]:
@@ -70,7 +83,9 @@ def ours(spark: SparkSession, events: DataFrame, dim: int, folder: Path) -> Call
 
 
 def sparks(events: DataFrame, dim: int, blocks: int) -> Callable[[int], Any]:
-    return lambda iterations: als.fit(events, als.Config(rank=dim, iterations=iterations, blocks=blocks), num_items=ITEMS, seed=1)
+    return lambda iterations: als.fit(
+        events, als.Config(rank=dim, iterations=iterations, blocks=blocks), num_items=ITEMS, seed=1
+    )
 
 
 def main() -> None:
@@ -83,16 +98,26 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     spark = session(SparkSettings(driver_memory="4g"), "bench_als")
     source, table = pairs()
-    frame = pd.DataFrame({"user_idx": table[:, 0], "item_idx": table[:, 1], "ts": np.int64(0), "value": 1.0})
+    frame = pd.DataFrame(
+        {"query_idx": table[:, 0], "item_idx": table[:, 1], "ts": np.int64(0), "value": 1.0}
+    )
     cores = spark.sparkContext.defaultParallelism
     events = spark.createDataFrame(frame).repartition(2 * cores).persist()
     assert events.count() == len(table)
     with tempfile.TemporaryDirectory(prefix="recsys-bench-als") as folder:
         for dim in given.factors:
-            for name, fit in (("ials", ours(spark, events, dim, Path(folder))), ("Spark MLlib", sparks(events, dim, 2 * cores))):
+            for name, fit in (
+                ("ials", ours(spark, events, dim, Path(folder))),
+                ("Spark MLlib", sparks(events, dim, 2 * cores)),
+            ):
                 repeats = given.repeats if name == "ials" else 1
-                made = {"data": source, "events": len(table), "factors": dim, "cores": cores,
-                        **per_iteration(name, fit, given.iterations, repeats)}
+                made = {
+                    "data": source,
+                    "events": len(table),
+                    "factors": dim,
+                    "cores": cores,
+                    **per_iteration(name, fit, given.iterations, repeats),
+                }
                 results.append(made)
                 print(json.dumps(made), flush=True)
     spark.stop()

@@ -1,4 +1,6 @@
-"""A training that lost a worker goes on by itself: how often, on how many ranks, and what is never tried again."""
+"""A training that lost a worker goes on by itself: how often, on how many ranks, and what is never
+tried again.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ import pytest
 from recsys_spark.core import config
 from recsys_spark.core.contracts import TrainJob, Workers
 from recsys_spark.core.errors import CheckpointError, ConfigError, RecsysError, WorkerError
-from recsys_spark.stages import launch_spark
-from recsys_spark.train import entry, launch, watch
-from recsys_spark.train.supervise import supervise
+from recsys_spark.stages.bridge import launch_spark
+from recsys_spark.train import entry
+from recsys_spark.train.launcher import launch
+from recsys_spark.train.launcher.supervise import supervise
+from recsys_spark.train.ranks import watch
 from tests import shardsets, training
 from tests.distributed import ranks
 
@@ -30,19 +34,27 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+def told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], list[str]]:
     """The launcher's log lines that hold some words."""
     monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
     caplog.set_level("INFO", "recsys_spark")
-    return lambda words: [record.getMessage() for record in caplog.records if words in record.getMessage()]
+    return lambda words: [
+        record.getMessage() for record in caplog.records if words in record.getMessage()
+    ]
 
 
 def _with(job: TrainJob, **settings: Any) -> TrainJob:
-    return job.model_copy(update={"workers": job.workers.model_copy(update={"backoff_s": 0.01, **settings})})
+    return job.model_copy(
+        update={"workers": job.workers.model_copy(update={"backoff_s": 0.01, **settings})}
+    )
 
 
 def _killer(job: TrainJob, *, rank: int, steps: list[int]) -> threading.Thread:
-    """SIGKILL to the rank's process group once so many steps are done, once for each number; each waits for the ranks to live again."""
+    """SIGKILL to the rank's process group once so many steps are done, once for each number; each
+    waits for the ranks to live again.
+    """
 
     def kill() -> None:
         for step in steps:
@@ -54,33 +66,63 @@ def _killer(job: TrainJob, *, rank: int, steps: list[int]) -> threading.Thread:
     return thread
 
 
-def test_killed_workers_are_replaced_and_the_numbers_stay(rows: tuple[Path, Any], tmp_path: Path,
-                                                          told: Callable[[str], list[str]]) -> None:
-    whole = training.job(tmp_path / "whole", *rows, num_workers=2, epochs=12, patience=12, checkpoint_steps=5)
+def test_killed_workers_are_replaced_and_the_numbers_stay(
+    rows: tuple[Path, Any], tmp_path: Path, told: Callable[[str], list[str]]
+) -> None:
+    whole = training.job(
+        tmp_path / "whole", *rows, num_workers=2, epochs=12, patience=12, checkpoint_steps=5
+    )
     assert training.train_on_ranks(whole) == [entry.DONE] * 2
-    job = _with(whole.model_copy(update={"run_dir": str(tmp_path / "run"), "run_id": "run"}), restarts=2)
+    job = _with(
+        whole.model_copy(update={"run_dir": str(tmp_path / "run"), "run_id": "run"}), restarts=2
+    )
     thread = _killer(job, rank=1, steps=[17, 60])
     assert launch.launch(job).steps == 12 * 14
     thread.join(10)
     assert len(told("event=restart")) == 2 and "killed by SIGKILL" in told("event=restart")[0]
-    assert training.difference(training.weights(tmp_path / "run"), training.weights(tmp_path / "whole")) == 0.0
+    assert (
+        training.difference(
+            training.weights(tmp_path / "run"), training.weights(tmp_path / "whole")
+        )
+        == 0.0
+    )
 
 
-def test_goes_on_with_the_workers_left_and_grows_back(rows: tuple[Path, Any], tmp_path: Path, told: Callable[[str], list[str]]) -> None:
+def test_goes_on_with_the_workers_left_and_grows_back(
+    rows: tuple[Path, Any], tmp_path: Path, told: Callable[[str], list[str]]
+) -> None:
     whole = training.job(tmp_path / "whole", *rows, epochs=150, patience=150, checkpoint_steps=5)
     training.train_here(whole)
-    job = _with(training.job(tmp_path / "run", *rows, engine="torch", num_workers=2, epochs=150, patience=150, checkpoint_steps=5),
-                restarts=1, min_workers=1)
+    job = _with(
+        training.job(
+            tmp_path / "run",
+            *rows,
+            engine="torch",
+            num_workers=2,
+            epochs=150,
+            patience=150,
+            checkpoint_steps=5,
+        ),
+        restarts=1,
+        min_workers=1,
+    )
     thread = _killer(job, rank=0, steps=[17])
     assert launch.launch(job).steps == 150 * 14
     thread.join(10)
     assert ["num_workers=1" in line for line in told("event=restart")] == [True]
     assert told("event=grow") == ["event=grow num_workers=2"]
-    assert training.difference(training.weights(tmp_path / "run"), training.weights(tmp_path / "whole")) < 1e-10
+    assert (
+        training.difference(
+            training.weights(tmp_path / "run"), training.weights(tmp_path / "whole")
+        )
+        < 1e-10
+    )
 
 
 class Attempts:
-    """What happens at each attempt, in turn: an error that it raises, or whether it ends trained."""
+    """What happens at each attempt, in turn: an error that it raises, or whether it ends
+    trained.
+    """
 
     def __init__(self, *outcomes: RecsysError | bool) -> None:
         self.outcomes, self.numbers = iter(outcomes), list[int]()
@@ -94,7 +136,12 @@ class Attempts:
 
 
 def _lost(step: int) -> watch.Lost:
-    problem = watch.Lost("worker 1 of 4", found="killed by SIGKILL", expected="to train to the end", remedy="look into it")
+    problem = watch.Lost(
+        "worker 1 of 4",
+        found="killed by SIGKILL",
+        expected="to train to the end",
+        remedy="look into it",
+    )
     problem.step = step
     return problem
 
@@ -106,7 +153,9 @@ def job(rows: tuple[Path, Any], tmp_path: Path) -> TrainJob:
 
 def test_a_loss_at_the_same_step_three_times_in_a_row_is_given_up(job: TrainJob) -> None:
     job = _with(job, restarts=9)
-    with pytest.raises(WorkerError, match=r"killed by SIGKILL, after step 9, 3 times in a row: given up"):
+    with pytest.raises(
+        WorkerError, match=r"killed by SIGKILL, after step 9, 3 times in a row: given up"
+    ):
         supervise(job, Attempts(_lost(7), _lost(9), _lost(9), _lost(9), True))
     with pytest.raises(WorkerError, match="before the first step, 3 times in a row"):
         supervise(job, Attempts(_lost(0), _lost(0), _lost(0), True))
@@ -148,7 +197,10 @@ def test_fewer_ranks_are_divisors_and_all_come_back(job: TrainJob) -> None:
     assert attempts.numbers == [4, 2, 2]
 
 
-@pytest.mark.parametrize("error", [ConfigError("a"), CheckpointError("b"), RecsysError("loss"), WorkerError("no library")])
+@pytest.mark.parametrize(
+    "error",
+    [ConfigError("a"), CheckpointError("b"), RecsysError("loss"), WorkerError("no library")],
+)
 def test_an_error_of_the_users_is_never_tried_again(job: TrainJob, error: RecsysError) -> None:
     attempts = Attempts(error, True)
     with pytest.raises(type(error)):
@@ -158,14 +210,16 @@ def test_an_error_of_the_users_is_never_tried_again(job: TrainJob, error: Recsys
 
 def test_pauses_double_up_to_a_minute(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("recsys_spark.train.supervise.time.sleep", pauses.append)
+    monkeypatch.setattr("recsys_spark.train.launcher.supervise.time.sleep", pauses.append)
     supervise(_with(job, restarts=9, backoff_s=4.0), Attempts(*map(_lost, range(7)), True))
     assert pauses == [4, 8, 16, 32, 60, 60, 60]
 
 
 def test_more_at_least_than_at_all_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"min_workers is at most num_workers=2, not 4"):
-        config.validate(Workers, {"num_workers": 2, "min_workers": 4}, source="a.yaml", key="workers")
+        config.validate(
+            Workers, {"num_workers": 2, "min_workers": 4}, source="a.yaml", key="workers"
+        )
 
 
 def test_who_is_silent_by_hand(tmp_path: Path) -> None:

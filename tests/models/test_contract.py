@@ -1,10 +1,13 @@
-"""What every model promises. Models are found by their files; a new one is tested here without a line being added."""
+"""What every model promises. Models are found by their files; a new one is tested here without a
+line being added.
+"""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import importlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +21,17 @@ from recsys_spark.models import registry, store
 from recsys_spark.models.base import Context
 from recsys_spark.nn.tables import tables
 from recsys_spark.train import phases
-from recsys_spark.train.checkpoint import State
+from recsys_spark.train.saves.checkpoint import State
+from recsys_spark.train.updates.lookups import Lookups
 from tests.models import field_worlds, worlds
 
 ROOT = Path(__file__).parents[2]
 NAMES = registry.names()
-CONFIGURATIONS = [path for path in sorted((ROOT / "conf/models").glob("*.yaml")) if configuration.load(path).get("model") in NAMES]
+CONFIGURATIONS = [
+    path
+    for path in sorted((ROOT / "conf/models").glob("*.yaml"))
+    if configuration.load(path).get("model") in NAMES
+]
 TRAINING = Context(seed=3, step=7, epoch=1, total_steps=100, training=True)
 
 
@@ -49,19 +57,32 @@ def test_models_are_found():
 def test_files(name):
     kind = registry.find(name)
     text = importlib.import_module(kind.__module__).__doc__ or ""
-    assert "\nPaper: " in text, f"{kind.__module__} does not say which paper it is: add `Paper:` to its docstring"
-    assert "\nDiffers: " in text, f"{kind.__module__} does not say how it differs from its paper: add `Differs:` (or 'nothing known')"
-    assert (ROOT / f"tests/models/test_{name}.py").is_file(), f"model {name} has no tests/models/test_{name}.py"
-    assert (ROOT / f"conf/models/{name}.yaml").is_file(), f"model {name} has no conf/models/{name}.yaml"
+    assert "\nPaper: " in text, (
+        f"{kind.__module__} does not say which paper it is: add `Paper:` to its docstring"
+    )
+    assert "\nDiffers: " in text, (
+        f"{kind.__module__} does not say how it differs from its paper: add `Differs:` (or "
+        "'nothing known')"
+    )
+    assert (ROOT / f"tests/models/test_{name}.py").is_file(), (
+        f"model {name} has no tests/models/test_{name}.py"
+    )
+    assert (ROOT / f"conf/models/{name}.yaml").is_file(), (
+        f"model {name} has no conf/models/{name}.yaml"
+    )
     assert kind.task in ("rating", "click", "ranking")
-    assert not kind.couples_rows or "Couples rows:" in text, f"{name} couples rows: say why after `Couples rows:` in its docstring"
+    assert not kind.couples_rows or "Couples rows:" in text, (
+        f"{name} couples rows: say why after `Couples rows:` in its docstring"
+    )
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_configuration_file(path):
     values = configuration.load(path)
     name = values["model"]
-    assert set(values) <= {"model", "config", "train", "workers"} and (path.stem == name or path.stem.startswith(f"{name}_"))
+    assert set(values) <= {"model", "config", "train", "workers"} and (
+        path.stem == name or path.stem.startswith(f"{name}_")
+    )
     registry.build(name, values["config"], worlds.SIZES, seed=1, source=str(path))
     configuration.validate(Train, values["train"], source=str(path), key="train")
     configuration.validate(Workers, values.get("workers", {}), source=str(path), key="workers")
@@ -70,7 +91,10 @@ def test_configuration_file(path):
 def test_order_of_rows_changes_no_loss(model):
     rows = worlds.batch(model.layout)
     turned = worlds.take(rows, list(reversed(range(len(rows)))))
-    close(worlds.total(worlds.terms(model, rows, TRAINING)), worlds.total(worlds.terms(model, turned, TRAINING)))
+    close(
+        worlds.total(worlds.terms(model, rows, TRAINING)),
+        worlds.total(worlds.terms(model, turned, TRAINING)),
+    )
 
 
 def test_loss_is_the_weighted_mean_of_its_halves(model):
@@ -78,10 +102,16 @@ def test_loss_is_the_weighted_mean_of_its_halves(model):
         pytest.skip("its loss couples rows, for the reason in its docstring")
     rows = worlds.batch(model.layout)
     whole = worlds.terms(model, rows, TRAINING)
-    halves = [worlds.terms(model, worlds.take(rows, index), TRAINING) for index in (list(range(5)), list(range(5, len(rows))))]
+    halves = [
+        worlds.terms(model, worlds.take(rows, index), TRAINING)
+        for index in (list(range(5)), list(range(5, len(rows))))
+    ]
     for key, term in whole.items():
         close(term.sum, halves[0][key].sum + halves[1][key].sum)
-        close(torch.as_tensor(term.count), torch.as_tensor(halves[0][key].count) + torch.as_tensor(halves[1][key].count))
+        close(
+            torch.as_tensor(term.count),
+            torch.as_tensor(halves[0][key].count) + torch.as_tensor(halves[1][key].count),
+        )
         assert term.coefficient == halves[0][key].coefficient == halves[1][key].coefficient, key
 
 
@@ -92,7 +122,11 @@ def test_a_row_of_weight_two_counts_as_two_rows(model):
     doubled = dataclasses.replace(rows, weight=2 * torch.ones_like(rows.weight))
     single = dataclasses.replace(rows, weight=torch.ones_like(rows.weight))
     twice = worlds.take(single, 2 * list(range(len(rows))))
-    for a, b in zip(worlds.terms(model, doubled, TRAINING).values(), worlds.terms(model, twice, TRAINING).values(), strict=True):
+    for a, b in zip(
+        worlds.terms(model, doubled, TRAINING).values(),
+        worlds.terms(model, twice, TRAINING).values(),
+        strict=True,
+    ):
         close(a.sum, b.sum)
         close(torch.as_tensor(a.count), torch.as_tensor(b.count))
 
@@ -124,7 +158,7 @@ def test_its_index_ranks_as_it_scores(model):
     factors, query = model.index(), worlds.query()
     if factors is None:
         pytest.skip("its scores are no dot products")
-    close(factors.users[query.user] @ factors.items.T + factors.bias, model.score(query))
+    close(model.encode(query) @ factors.items.T + factors.bias, model.score(query))
 
 
 def test_prediction_rises_with_the_score(model):
@@ -132,41 +166,70 @@ def test_prediction_rises_with_the_score(model):
         pytest.skip("its rows hold no single item")
     rows = worlds.at_no_moment(worlds.batch("pointwise"))
     predicted = model.predict(rows)[model.task]
-    scored = model.score(worlds.Query(rows.user, worlds.ragged([[]] * len(rows))), rows.item.long()[:, None])[:, 0]
+    scored = model.score(
+        worlds.Query(rows.user, worlds.ragged([[]] * len(rows))), rows.item.long()[:, None]
+    )[:, 0]
     assert predicted.shape == scored.shape == (len(rows),)
     assert (predicted[scored.argsort()].diff() >= 0).all() and len(predicted.unique()) > 1
 
 
 def test_a_profile_predicts_each_held_entry_and_learns_from_none(model):
-    """In the order of the entries, within the labels' range, from the row's own profile alone; entries of an empty profile too."""
+    """In the order of the entries, within the labels' range, from the row's own profile alone;
+    entries of an empty profile too.
+    """
     if model.layout != "profile" or model.task != "rating":
         pytest.skip("it predicts no held entries")
     rows = worlds.batch("profile")
     predicted, statistics = model.predict(rows)["rating"], worlds.SIZES.statistics
-    assert predicted.shape == rows.held_values.shape and predicted.isfinite().all() and len(predicted.unique()) > 5
+    assert (
+        predicted.shape == rows.held_values.shape
+        and predicted.isfinite().all()
+        and len(predicted.unique()) > 5
+    )
     assert predicted.min() >= statistics["label_min"] and predicted.max() <= statistics["label_max"]
-    close(torch.cat([model.predict(worlds.take(rows, [i]))["rating"] for i in range(len(rows))]), predicted)
+    close(
+        torch.cat([model.predict(worlds.take(rows, [i]))["rating"] for i in range(len(rows))]),
+        predicted,
+    )
     empty = dataclasses.replace(rows, items=worlds.ragged([[]] * len(rows)), values=rows.values[:0])
     assert model.predict(empty)["rating"].isfinite().all()
-    other = dataclasses.replace(rows, held=worlds.ragged([[]] * len(rows)), held_values=rows.held_values[:0])
-    close(worlds.total(worlds.terms(model, rows, TRAINING)), worlds.total(worlds.terms(model, other, TRAINING)))
-    close(model.predict(dataclasses.replace(rows, held_values=1 - rows.held_values))["rating"], predicted)
+    other = dataclasses.replace(
+        rows, held=worlds.ragged([[]] * len(rows)), held_values=rows.held_values[:0]
+    )
+    close(
+        worlds.total(worlds.terms(model, rows, TRAINING)),
+        worlds.total(worlds.terms(model, other, TRAINING)),
+    )
+    close(
+        model.predict(dataclasses.replace(rows, held_values=1 - rows.held_values))["rating"],
+        predicted,
+    )
 
 
 def test_a_model_of_items_profiles_says_that_it_cannot_rank(model):
     if worlds.ranks(model):
         pytest.skip("it ranks")
-    with pytest.raises(ConfigError, match="ranking by .*found a model of items' profiles.*leave out `task: ranking`"):
+    with pytest.raises(
+        ConfigError,
+        match="ranking by .*found a model of items' profiles.*leave out `task: ranking`",
+    ):
         model.score(worlds.query())
 
 
 def test_two_steps_of_sgd(model):
-    """Against the same two steps on plain tensors: nothing is left over from the first batch in the second step. What the model does
-    after a step is done to both."""
+    """Against the same two steps on plain tensors: nothing is left over from the first batch in the
+    second step. What the model does after a step is done to both.
+    """
     beside = copy.deepcopy(model)
     names = {weight: key for key, weight in model.named_parameters()}
-    rates, decays = ({names[weight]: group.get(setting, default) for group in model.parameter_groups() for weight in group["params"]}
-                     for setting, default in (("lr", 0.1), ("weight_decay", 0.0)))
+    rates, decays = (
+        {
+            names[weight]: group.get(setting, default)
+            for group in model.parameter_groups()
+            for weight in group["params"]
+        }
+        for setting, default in (("lr", 0.1), ("weight_decay", 0.0))
+    )
     batches = [worlds.batch(model.layout, seed=seed) for seed in (1, 2)]
     state = {key: value.detach().clone() for key, value in model.named_parameters()}
     other = {key: value.detach().clone() for key, value in model.named_buffers()}
@@ -176,13 +239,19 @@ def test_two_steps_of_sgd(model):
         def objective(weights, rows=rows, ctx=ctx):
             def call(*arguments):
                 return torch.func.functional_call(model, {**weights, **other}, arguments)
+
             output = call(rows, ctx)
             return worlds.total(model.loss(rows, output, ctx))
 
         leaves = {key: value.clone().requires_grad_() for key, value in state.items()}
-        found = torch.autograd.grad(objective(leaves), list(leaves.values()), materialize_grads=True)
+        found = torch.autograd.grad(
+            objective(leaves), list(leaves.values()), materialize_grads=True
+        )
         gradients = dict(zip(leaves, found, strict=True))
-        state = {key: value - rates[key] * (gradients[key] + decays[key] * value) for key, value in state.items()}
+        state = {
+            key: value - rates[key] * (gradients[key] + decays[key] * value)
+            for key, value in state.items()
+        }
         for key, value in beside.named_parameters():
             value.data, value.grad = state[key], gradients[key]
         beside.after_step()
@@ -190,7 +259,9 @@ def test_two_steps_of_sgd(model):
     optimiser = torch.optim.SGD(model.parameter_groups(), lr=0.1)
     for step, rows in enumerate(batches):
         optimiser.zero_grad()
-        worlds.total(worlds.terms(model, rows, Context(seed=3, step=step, training=True))).backward()
+        worlds.total(
+            worlds.terms(model, rows, Context(seed=3, step=step, training=True))
+        ).backward()
         optimiser.step()
         model.after_step()
     for key, value in model.named_parameters():
@@ -204,10 +275,14 @@ def test_every_weight_is_trained(model):
         for state.epoch in range(len(phase.groups) if phase.in_turn else 1):
             name, groups = phases.moving(phase, state)
             phases.freeze(model, groups)
-            worlds.total(worlds.terms(phase.model or model, rows, dataclasses.replace(TRAINING, phase=name))).backward()
+            worlds.total(
+                worlds.terms(phase.model or model, rows, dataclasses.replace(TRAINING, phase=name))
+            ).backward()
             for key, weight in model.named_parameters():
                 if weight.requires_grad:
-                    assert weight.grad is not None and weight.grad.abs().max() > 0, f"{key} gets no gradient in phase {name!r}"
+                    assert weight.grad is not None and weight.grad.abs().max() > 0, (
+                        f"{key} gets no gradient in phase {name!r}"
+                    )
                     reached.add(key)
     assert reached == {key for key, _ in model.named_parameters()}
 
@@ -215,10 +290,12 @@ def test_every_weight_is_trained(model):
 def test_a_step_reaches_tables_by_look_up_alone_or_says_so(model):
     """What it does not look up has no gradient by rows."""
     for each in tables(model):
-        each.sparse = True
+        each.fetch = Lookups(each, partial(each.weight.detach().index_select, 0))
     worlds.total(worlds.terms(model, worlds.batch(model.layout), TRAINING)).backward()
-    reached = [each for each in tables(model) if each.weight.grad is not None and not each.weight.grad.is_sparse]
-    assert model.whole_tables or not reached, "set `whole_tables`: its tables cannot lie on the ranks in parts"
+    reached = [each for each in tables(model) if each.weight.grad is not None]
+    assert model.whole_tables or not reached, (
+        "set `whole_tables`: its tables cannot lie on the ranks in parts"
+    )
 
 
 def test_draws_come_from_the_context_alone(model):
@@ -243,7 +320,9 @@ def test_no_rows(model):
     parts = worlds.terms(model, nothing, TRAINING)
     assert all(term.sum.item() == 0.0 and float(term.count) == 0.0 for term in parts.values())
     torch.stack([term.coefficient * term.sum for term in parts.values()]).sum().backward()
-    assert all(weight.grad is None or not weight.grad.abs().max() > 0 for weight in model.parameters())
+    assert all(
+        weight.grad is None or not weight.grad.abs().max() > 0 for weight in model.parameters()
+    )
     if worlds.ranks(model):
         assert model.score(worlds.part(worlds.query(), [])).shape == (0, worlds.SIZES.num_items + 1)
 
@@ -253,7 +332,9 @@ def test_saved_and_loaded_it_is_the_same(model, dtype, tmp_path):
     model = model.to(dtype)
     store.save(tmp_path, model, name_of(model))
     again = store.load(tmp_path)
-    assert type(again) is type(model) and again.config == model.config and again.sizes == model.sizes
+    assert (
+        type(again) is type(model) and again.config == model.config and again.sizes == model.sizes
+    )
     assert {value.dtype for value in again.parameters()} == {dtype}
     assert torch.equal(worlds.answers(again), worlds.answers(model))
 
@@ -270,15 +351,25 @@ def test_the_seed_decides_the_start(model):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_a_planted_world(name):
-    """200 steps on users with tastes, negatives drawn anew at each step (models memorise fixed ones), beat popularity or the mean.
-    Models of clicks: on fields that matter one by one."""
+    """200 steps on users with tastes, negatives drawn anew at each step (models memorise fixed
+    ones), beat popularity or the mean. Models of clicks: on fields that matter one by one.
+    """
     if registry.find(name).task == "click":
         world = field_worlds.plain()
-        clicks = field_worlds.fit(name, dict.fromkeys(worlds.tiny(registry.find(name)), 8), world, steps=200)
-        assert world.share(field_worlds.predictions(clicks, world), world.sizes.statistics["label_mean"]) > 0.6
+        clicks = field_worlds.fit(
+            name, dict.fromkeys(worlds.tiny(registry.find(name)), 8), world, steps=200
+        )
+        assert (
+            world.share(
+                field_worlds.predictions(clicks, world), world.sizes.statistics["label_mean"]
+            )
+            > 0.6
+        )
         return
     train, held, sizes = worlds.planted()
-    model = worlds.fit(name, dict.fromkeys(worlds.tiny(registry.find(name)), 8), train, sizes, steps=200)
+    model = worlds.fit(
+        name, dict.fromkeys(worlds.tiny(registry.find(name)), 8), train, sizes, steps=200
+    )
     if model.layout == "profile" and model.task == "rating":
         by = model.by_of({})
         rows = worlds.profiles_of(np.arange(1, 1 + {"user": 300, "item": 60}[by]), train, held, by)
@@ -286,7 +377,12 @@ def test_it_learns_a_planted_world(name):
         assert len(rows.held_values) == 300 and error < 0.6 * held.value.var()
     elif model.task == "rating":
         rows = worlds.rows_of(held)
-        error, spread = ((value - rows.label).square().mean() for value in (model.predict(rows)["rating"], float(train.value.mean())))
+        error, spread = (
+            (value - rows.label).square().mean()
+            for value in (model.predict(rows)["rating"], float(train.value.mean()))
+        )
         assert error < 0.6 * spread
     else:
-        assert worlds.hits(model, train, held, sizes) > 2 * worlds.popularity_hits(train, held, sizes)
+        assert worlds.hits(model, train, held, sizes) > 2 * worlds.popularity_hits(
+            train, held, sizes
+        )

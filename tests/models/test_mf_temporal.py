@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from recsys_spark.batches.layouts.pointwise import Rows
+from recsys_spark.batches.query import Query
 from recsys_spark.core.contracts import Feature
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.models import registry
 from recsys_spark.models.base import Context, Sizes
-from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise.mf_temporal import total_variation
 from tests.models import field_worlds, worlds
 
@@ -23,8 +24,12 @@ TIME = (Feature(name="ts", side="event", kind="time", low=100.0, high=200.0),)
 @pytest.fixture
 def model():
     """One user and one item, width 2, four bins of 25 seconds from 100 to 200, mean 3."""
-    made = registry.build("mf_temporal", {"dim": 2, "bins": 4, "l2_factor": 0.1, "l2_bias": 0.01, "l2_drift": 0.2, "smooth": 0.3},
-                          Sizes(1, 1, {"label_mean": 3.0}, TIME), seed=1).double()
+    made = registry.build(
+        "mf_temporal",
+        {"dim": 2, "bins": 4, "l2_factor": 0.1, "l2_bias": 0.01, "l2_drift": 0.2, "smooth": 0.3},
+        Sizes(1, 1, {"label_mean": 3.0}, TIME),
+        seed=1,
+    ).double()
     with torch.no_grad():
         made.user.weight[1] = torch.tensor([1.0, 2.0])
         made.item.weight[1] = torch.tensor([0.5, 0.25])
@@ -41,13 +46,21 @@ def rows(*ts):
 
 
 def test_the_rating_at_each_time(model):
-    """At 150 (tau 0, bin 2): 3 + .5 - .25 + 1 + 1. At 100 (tau -1, bin 0): p = (-1, 2). At 200 (tau 1, the last bin): p = (3, 2),
-    q = (1, .25); and so at any later time."""
+    """At 150 (tau 0, bin 2): 3 + .5 - .25 + 1 + 1. At 100 (tau -1, bin 0): p = (-1, 2). At 200 (tau
+    1, the last bin): p = (3, 2), q = (1, .25); and so at any later time.
+    """
     assert model(rows(150, 100, 200, 9999, 0), TRAINING)["rating"].tolist() == [
-        5.25, 3 + 0.5 - 0.125 - 0.25 - 0.5 + 0.5, end := 3 + 0.5 + 0.125 - 0.25 + 1 + 3 + 0.5, end, 3.125]
+        5.25,
+        3 + 0.5 - 0.125 - 0.25 - 0.5 + 0.5,
+        end := 3 + 0.5 + 0.125 - 0.25 + 1 + 3 + 0.5,
+        end,
+        3.125,
+    ]
     assert model.score(Query(torch.tensor([1]), worlds.ragged([[]])))[0, 1].item() == end
     bins, tau = model.when(torch.tensor([0, 100, 124, 125, 199, 200, 1000]))
-    assert bins.tolist() == [0, 0, 0, 1, 3, 3, 3] and tau.tolist() == pytest.approx([-1, -1, -0.52, -0.5, 0.98, 1, 1])
+    assert bins.tolist() == [0, 0, 0, 1, 3, 3, 3] and tau.tolist() == pytest.approx(
+        [-1, -1, -0.52, -0.5, 0.98, 1, 1]
+    )
 
 
 def test_the_loss(model):
@@ -60,34 +73,68 @@ def test_the_loss(model):
 
 
 def test_the_penalty_is_along_time():
-    constant, step, ramp = torch.full((2, 5), 7.0), torch.tensor([[0.0, 0, 0, 3, 3]]), torch.tensor([[0.0, 1, 2, 3, 3]])
+    constant, step, ramp = (
+        torch.full((2, 5), 7.0),
+        torch.tensor([[0.0, 0, 0, 3, 3]]),
+        torch.tensor([[0.0, 1, 2, 3, 3]]),
+    )
     assert total_variation(constant).tolist() == [0, 0]
     assert total_variation(step).tolist() == total_variation(ramp).tolist() == [3]
-    assert total_variation(torch.tensor([[0.0, 3, 0, 3, 0]])).item() == 12, "what goes back and forth costs most"
+    assert total_variation(torch.tensor([[0.0, 3, 0, 3, 0]])).item() == 12, (
+        "what goes back and forth costs most"
+    )
 
 
 def test_shards_without_time_are_refused():
-    with pytest.raises(ConfigError, match=r"found fields none; expected ts among them. To mend: export with features"):
+    with pytest.raises(
+        ConfigError,
+        match=r"found fields none; expected ts among them. To mend: export with features",
+    ):
         registry.build("mf_temporal", {}, Sizes(3, 3), seed=1)
 
 
 def test_items_that_change():
-    """In the middle of training half of the items win what the others lose; what is held comes last."""
+    """In the middle of training half of the items win what the others lose; what is held comes
+    last.
+    """
     sign = np.random.default_rng(4).choice([-1.0, 1.0], 61)
-    world = field_worlds.make(lambda row: 3 + sign[row["item"]] * np.where(row["time"] > 0.5, 1.0, -1.0), {}, clicks=False, timed=True)
+    world = field_worlds.make(
+        lambda row: 3 + sign[row["item"]] * np.where(row["time"] > 0.5, 1.0, -1.0),
+        {},
+        clicks=False,
+        timed=True,
+    )
     mean = world.sizes.statistics["label_mean"]
     config = {"dim": 2, "bins": 8, "l2_drift": 0.001, "l2_bias": 0.001}
     model = field_worlds.fit("mf_temporal", config, world)
     assert world.share(field_worlds.predictions(model, world), mean) > 0.7
-    still = replace(world, train=replace(world.train, ts=torch.full_like(world.train.ts, 10**6)))  # no row knows its time
-    assert world.share(field_worlds.predictions(field_worlds.fit("mf_temporal", config, still), still), mean) < 0.5
-    assert world.share(field_worlds.predictions(field_worlds.fit("mf_bias", {"dim": 2}, world), world), mean) < 0.5
+    # No row knows its time
+    still = replace(world, train=replace(world.train, ts=torch.full_like(world.train.ts, 10**6)))
+    assert (
+        world.share(
+            field_worlds.predictions(field_worlds.fit("mf_temporal", config, still), still), mean
+        )
+        < 0.5
+    )
+    assert (
+        world.share(
+            field_worlds.predictions(field_worlds.fit("mf_bias", {"dim": 2}, world), world), mean
+        )
+        < 0.5
+    )
 
 
 def test_users_who_drift():
-    """Half of the users get milder, half stricter, all along; past the end of training they stay as they are."""
+    """Half of the users get milder, half stricter, all along; past the end of training they stay as
+    they are.
+    """
     slope = np.random.default_rng(4).choice([-2.0, 2.0], 241)
-    world = field_worlds.make(lambda row: 3 + slope[row["user"]] * (np.minimum(row["time"], 0.8) - 0.4), {}, clicks=False, timed=True)
+    world = field_worlds.make(
+        lambda row: 3 + slope[row["user"]] * (np.minimum(row["time"], 0.8) - 0.4),
+        {},
+        clicks=False,
+        timed=True,
+    )
     mean = world.sizes.statistics["label_mean"]
     config = {"dim": 2, "bins": 8, "l2_drift": 0.001, "l2_bias": 0.001}
     model = field_worlds.fit("mf_temporal", config, world)

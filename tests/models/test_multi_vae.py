@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from recsys_spark.batches.query import Query
 from recsys_spark.models import registry
 from recsys_spark.models.base import Context
-from recsys_spark.models.batches import Query
 from recsys_spark.nn import noise
 from tests.models import worlds
 
@@ -26,7 +26,10 @@ def encode(model, x):
 
 def decode(model, z):
     weights = {key: value.detach().numpy() for key, value in model.named_parameters()}
-    return weights["last"] @ np.tanh(weights["from_latent.weight"] @ z + weights["from_latent.bias"]) + weights["last_bias"]
+    return (
+        weights["last"] @ np.tanh(weights["from_latent.weight"] @ z + weights["from_latent.bias"])
+        + weights["last_bias"]
+    )
 
 
 def ones(items):
@@ -56,24 +59,36 @@ def test_loss(model):
     nll, kl = 0.0, 0.0
     for items, epsilon in zip(LISTS, draws, strict=True):
         mean, log_variance = encode(model, ones(items) / max(1, np.sqrt(len(items))))
-        logits = decode(model, mean + epsilon * np.exp(log_variance / 2))[1:]  # column 0 is padding, not an item
+        # Column 0 is padding, not an item
+        logits = decode(model, mean + epsilon * np.exp(log_variance / 2))[1:]
         log_softmax = logits - np.log(np.exp(logits).sum())
         nll -= sum(log_softmax[i - 1] for i in items)
         deviation = np.exp(log_variance / 2)
         kl += sum(-np.log(deviation) + (deviation**2 + mean**2) / 2 - 0.5)
     parts = worlds.terms(model, batch, ctx)
-    assert parts["nll"].sum.item() == pytest.approx(nll, rel=1e-12) and parts["kl"].sum.item() == pytest.approx(kl, rel=1e-12)
+    assert parts["nll"].sum.item() == pytest.approx(nll, rel=1e-12) and parts[
+        "kl"
+    ].sum.item() == pytest.approx(kl, rel=1e-12)
     assert (parts["nll"].count, parts["kl"].count, parts["nll"].coefficient) == (4, 4, 1.0)
 
 
 def test_beta_grows_to_its_cap():
-    model = registry.build("multi_vae", {**NO_DROPOUT, "beta": 0.2, "anneal_steps": 1000}, worlds.SIZES, seed=1)
-    assert [model.beta_at(Context(step=step, training=True)) for step in (0, 50, 200, 900)] == [0.0, 0.05, 0.2, 0.2]
+    model = registry.build(
+        "multi_vae", {**NO_DROPOUT, "beta": 0.2, "anneal_steps": 1000}, worlds.SIZES, seed=1
+    )
+    assert [model.beta_at(Context(step=step, training=True)) for step in (0, 50, 200, 900)] == [
+        0.0,
+        0.05,
+        0.2,
+        0.2,
+    ]
     assert model.beta_at(Context(step=0)) == 0.2
 
 
 def test_dropout_by_global_row():
-    """Hides `dropout` of the items, scales the rest, the same for a row in any batch, and never in evaluation."""
+    """Hides `dropout` of the items, scales the rest, the same for a row in any batch, and never in
+    evaluation.
+    """
     model = worlds.stirred("multi_vae", {**NO_DROPOUT, "dropout": 0.75})
     batch = worlds.profiles(LISTS, torch.tensor([10, 11, 12, 2**33])).to("cpu", torch.float64)
     ctx = Context(seed=4, step=3, training=True)
@@ -81,7 +96,9 @@ def test_dropout_by_global_row():
     means = model(batch, ctx)["mean"].detach().numpy()
     for items, draw, found in zip(LISTS, drawn, means, strict=True):
         kept = [i for i in items if draw[i] >= 0.75]
-        np.testing.assert_allclose(found, encode(model, ones(kept) * 4 / max(1, np.sqrt(len(items))))[0], rtol=1e-6)
+        np.testing.assert_allclose(
+            found, encode(model, ones(kept) * 4 / max(1, np.sqrt(len(items))))[0], rtol=1e-6
+        )
     alone = model(worlds.take(batch, [3]), ctx)["mean"]
     torch.testing.assert_close(alone[0].detach().numpy(), means[3])
     torch.testing.assert_close(model(batch, Context())["mean"], model._encode(batch.items)[0])
@@ -89,7 +106,9 @@ def test_dropout_by_global_row():
 
 def test_padding_in_a_history_counts_for_nothing(model):
     clean, padded = worlds.ragged([[3, 9], []]), worlds.ragged([[0, 3, 0, 9], [0]])
-    torch.testing.assert_close(model.score(Query(torch.zeros(2), padded)), model.score(Query(torch.zeros(2), clean)))
+    torch.testing.assert_close(
+        model.score(Query(torch.zeros(2), padded)), model.score(Query(torch.zeros(2), clean))
+    )
 
 
 def test_the_user_does_not_count(model):

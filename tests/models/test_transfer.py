@@ -1,4 +1,6 @@
-"""Batches on their way to the device. No GPU is needed: a device that is no CPU stands for one, and locking pages is only counted."""
+"""Batches on their way to the device. No GPU is needed: a device that is no CPU stands for one, and
+locking pages is only counted.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from recsys_spark.train import transfer
+from recsys_spark.train.feed import transfer
 from tests.models import worlds
 
 CPU, OTHER = torch.device("cpu"), torch.device("meta")
@@ -40,7 +42,9 @@ def batches(number: int, said: list[Any]) -> Iterator[tuple[int, Any]]:
 
 def test_on_a_cpu_a_batch_stays_where_it_is(locked: list[Any]) -> None:
     made, said = [(number, worlds.batch("pairs")) for number in range(3)], []
-    for (number, batch), (before, given) in zip(transfer.onto(CPU, torch.float32, (one for one in made)), made, strict=True):
+    for (number, batch), (before, given) in zip(
+        transfer.onto(CPU, torch.float32, (one for one in made)), made, strict=True
+    ):
         assert number == before and batch.user.data_ptr() == given.user.data_ptr()
     for number, _ in transfer.onto(CPU, torch.float32, batches(3, said)):
         assert said[-1] == number, "nothing is made ahead"
@@ -50,13 +54,18 @@ def test_on_a_cpu_a_batch_stays_where_it_is(locked: list[Any]) -> None:
 def test_for_another_device_a_thread_makes_and_locks_the_next_batch(locked: list[Any]) -> None:
     said: list[Any] = []
     for number, batch in transfer.onto(OTHER, torch.float64, batches(4, said)):
-        assert batch.user.device == batch.items.values.device == OTHER and batch.values.dtype == torch.float64
+        assert (
+            batch.user.device == batch.items.values.device == OTHER
+            and batch.values.dtype == torch.float64
+        )
         until = time.monotonic() + 10
         while number < 3 and number + 1 not in said and time.monotonic() < until:
             time.sleep(0.001)
         assert number == 3 or number + 1 in said
     assert said == [0, 1, 2, 3, "closed"]
-    assert locked and all(dtype not in (torch.float16, torch.float32) for dtype, _ in locked), "converted before"
+    assert locked and all(dtype not in (torch.float16, torch.float32) for dtype, _ in locked), (
+        "converted before"
+    )
     assert threading.get_ident() not in {thread for _, thread in locked}
 
 

@@ -1,4 +1,6 @@
-"""What the tests of models share: batches of every layout, their pieces, and the total of a loss."""
+"""What the tests of models share: batches of every layout, their pieces, and the total of a
+loss.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys_spark.batches.base import Batch, Ragged
+from recsys_spark.batches.layouts.pairs import Pairs
+from recsys_spark.batches.layouts.pointwise import Rows
+from recsys_spark.batches.layouts.profile import Profile
+from recsys_spark.batches.query import Query
 from recsys_spark.core.contracts import Feature
 from recsys_spark.models import registry
 from recsys_spark.models.base import Context, Model, Sizes, Term
-from recsys_spark.models.batches import Batch, Pairs, Profile, Query, Ragged, Rows
 from recsys_spark.nn.fields import Fields
 from tests import shardsets
 from tests.shardsets import Events
@@ -20,74 +26,142 @@ from tests.shardsets import Events
 FIELDS = (
     Feature(name="age", side="user", kind="category", vocabulary=("18", "25", "35")),
     Feature(name="income", side="user", kind="number"),
-    Feature(name="genres", side="item", kind="tags", vocabulary=("Comedy", "Drama", "War", "Noir"), slots=3),
+    Feature(
+        name="genres",
+        side="item",
+        kind="tags",
+        vocabulary=("Comedy", "Drama", "War", "Noir"),
+        slots=3,
+    ),
     Feature(name="hour", side="event", kind="category", vocabulary=("0", "1", "2")),
     Feature(name="position", side="event", kind="number"),
     Feature(name="ts", side="event", kind="time", low=1000.0, high=2000.0),
 )
-SIZES = Sizes(30, 25, {"label_count": 360.0, "label_mean": 3.5, "label_min": 1.0, "label_max": 5.0}, FIELDS)
+SIZES = Sizes(
+    30, 25, {"label_count": 360.0, "label_mean": 3.5, "label_min": 1.0, "label_max": 5.0}, FIELDS
+)
 
 
-PACE = {"rbm_cf": 0.05}  # learning rates of `fit` other than 0.01: a gradient of samples needs larger steps, where there are few
+# Learning rates of `fit` other than 0.01: a gradient of samples needs larger steps, where there are
+# few
+PACE = {"rbm_cf": 0.05}
 
 
 def ragged(lists: list[list[int]]) -> Ragged:
     """[[3, 1], [], [2]] as CSR."""
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in lists])]).astype(np.int64)
-    return Ragged(torch.from_numpy(offsets), torch.tensor([item for row in lists for item in row], dtype=torch.int32))
+    return Ragged(
+        torch.from_numpy(offsets),
+        torch.tensor([item for row in lists for item in row], dtype=torch.int32),
+    )
 
 
 def unragged(rows: Ragged) -> list[list[int]]:
-    return [part.tolist() for part in rows.values.tensor_split(rows.offsets[1:-1])] if len(rows.offsets) > 1 else []
+    return (
+        [part.tolist() for part in rows.values.tensor_split(rows.offsets[1:-1])]
+        if len(rows.offsets) > 1
+        else []
+    )
 
 
-def profiles(lists: list[list[int]], row: Tensor | None = None, user: Tensor | None = None) -> Profile:
+def profiles(
+    lists: list[list[int]], row: Tensor | None = None, user: Tensor | None = None
+) -> Profile:
     """Of users 1, 2, ... in rows 0, 1, ..., where nothing else is said."""
     items = ragged(lists)
-    return Profile(user=torch.arange(1, len(lists) + 1, dtype=torch.int32) if user is None else user, items=items,
-                   values=torch.ones(len(items.values)), row=torch.arange(len(lists)) if row is None else row)
+    return Profile(
+        user=torch.arange(1, len(lists) + 1, dtype=torch.int32) if user is None else user,
+        items=items,
+        values=torch.ones(len(items.values)),
+        row=torch.arange(len(lists)) if row is None else row,
+    )
 
 
 def batch(layout: str, rows: int = 12, seed: int = 0, sizes: Sizes = SIZES) -> Any:
-    """A random batch of `rows` rows, float64, row numbers that are not 0..B-1, one row with padding in it."""
+    """A random batch of `rows` rows, float64, row numbers that are not 0..B-1, one row with padding
+    in it.
+    """
     rng = np.random.default_rng(seed)
     row = torch.from_numpy(rng.permutation(1000)[:rows].astype(np.int64)) + (5 << 32)
     if layout == "pointwise":
-        index = [torch.from_numpy(rng.integers(1, n + 1, rows).astype(np.int32)) for n in (sizes.num_users, sizes.num_items)]
+        index = [
+            torch.from_numpy(rng.integers(1, n + 1, rows).astype(np.int32))
+            for n in (sizes.num_users, sizes.num_items)
+        ]
         label = rng.integers(0, 2, rows) if seed % 2 else rng.integers(1, 6, rows) / 5
         weight = rng.choice([0.5, 1.0, 2.0], rows)
-        codes, numbers, ts = rng.integers(0, 4, (rows, 1)), rng.normal(size=(rows, 1)), rng.integers(900, 2100, rows)
-        return Rows(*index, *map(torch.from_numpy, (label.astype(float), weight)), row,
-                    *map(torch.from_numpy, (codes.astype(np.int32), numbers, ts))).to("cpu", torch.float64)
+        codes, numbers, ts = (
+            rng.integers(0, 4, (rows, 1)),
+            rng.normal(size=(rows, 1)),
+            rng.integers(900, 2100, rows),
+        )
+        return Rows(
+            *index,
+            *map(torch.from_numpy, (label.astype(float), weight)),
+            row,
+            *map(torch.from_numpy, (codes.astype(np.int32), numbers, ts)),
+        ).to("cpu", torch.float64)
     if layout == "profile":
-        lists = [sorted(rng.permutation(sizes.num_items)[: rng.integers(0, 9)] + 1) for _ in range(rows)]
+        lists = [
+            sorted(rng.permutation(sizes.num_items)[: rng.integers(0, 9)] + 1) for _ in range(rows)
+        ]
         made = profiles([list(map(int, items)) for items in lists], row)
-        held = ragged([list(map(int, rng.permutation(sizes.num_items)[: rng.integers(0, 4)] + 1)) for _ in range(rows)])
-        values, held_values = (torch.from_numpy(rng.integers(1, 6, len(of.values)).astype(float)) for of in (made.items, held))
-        return replace(made, values=values, held=held, held_values=held_values).to("cpu", torch.float64)
+        held = ragged(
+            [
+                list(map(int, rng.permutation(sizes.num_items)[: rng.integers(0, 4)] + 1))
+                for _ in range(rows)
+            ]
+        )
+        values, held_values = (
+            torch.from_numpy(rng.integers(1, 6, len(of.values)).astype(float))
+            for of in (made.items, held)
+        )
+        return replace(made, values=values, held=held, held_values=held_values).to(
+            "cpu", torch.float64
+        )
     if layout == "pairs":
-        user, item, negative = (torch.from_numpy(rng.integers(1, n + 1, shape)) for n, shape in (
-            (sizes.num_users, rows), (sizes.num_items, rows), (sizes.num_items, (rows, 3))))
+        user, item, negative = (
+            torch.from_numpy(rng.integers(1, n + 1, shape))
+            for n, shape in (
+                (sizes.num_users, rows),
+                (sizes.num_items, rows),
+                (sizes.num_items, (rows, 3)),
+            )
+        )
         return Pairs(user.int(), item.int(), negative, row)
     raise AssertionError(f"teach tests/models/worlds.py to make a batch of layout {layout!r}")
 
 
 def at_no_moment(rows: Rows) -> Rows:
     """The rows as a ranking knows them: nothing of the event, at the last training time."""
-    return replace(rows, codes=torch.zeros_like(rows.codes), numbers=torch.zeros_like(rows.numbers), ts=torch.full_like(rows.ts, 2000))
+    return replace(
+        rows,
+        codes=torch.zeros_like(rows.codes),
+        numbers=torch.zeros_like(rows.numbers),
+        ts=torch.full_like(rows.ts, 2000),
+    )
 
 
 def take(whole: Any, index: list[int]) -> Any:
     """The rows `index` of a batch, in that order."""
     if not isinstance(whole, Profile):
-        return replace(whole, **{field.name: getattr(whole, field.name)[index] for field in fields(whole)})
-    (items, values), (held, held_values) = (_picked(*of, index) for of in ((whole.items, whole.values), (whole.held, whole.held_values)))
+        return replace(
+            whole, **{field.name: getattr(whole, field.name)[index] for field in fields(whole)}
+        )
+    (items, values), (held, held_values) = (
+        _picked(*of, index) for of in ((whole.items, whole.values), (whole.held, whole.held_values))
+    )
     return Profile(whole.user[index], items, values, whole.row[index], held, held_values)
 
 
 def _picked(lists: Ragged, values: Tensor, index: list[int]) -> tuple[Ragged, Tensor]:
-    items, beside = unragged(lists), [part.tolist() for part in values.tensor_split(lists.offsets[1:-1])]
-    return ragged([items[i] for i in index]), torch.tensor([v for i in index for v in beside[i]], dtype=values.dtype)
+    items, beside = (
+        unragged(lists),
+        [part.tolist() for part in values.tensor_split(lists.offsets[1:-1])],
+    )
+    return ragged([items[i] for i in index]), torch.tensor(
+        [v for i in index for v in beside[i]], dtype=values.dtype
+    )
 
 
 def query(rows: int = 6, seed: int = 0, sizes: Sizes = SIZES) -> Query:
@@ -110,7 +184,9 @@ def tiny(kind: type[Model]) -> dict[str, Any]:
 
 
 def stirred(name: str, config: dict[str, Any], sizes: Sizes = SIZES, seed: int = 0) -> Model:
-    """A model in float64 whose weights are all away from their start: what holds for it does not hold by accident of zeros."""
+    """A model in float64 whose weights are all away from their start: what holds for it does not
+    hold by accident of zeros.
+    """
     model = registry.build(name, config, sizes, seed).double()
     draw = torch.Generator().manual_seed(seed)
     fill(model, seed)
@@ -121,25 +197,38 @@ def stirred(name: str, config: dict[str, Any], sizes: Sizes = SIZES, seed: int =
 
 
 def fill(model: Model, seed: int = 0) -> None:
-    """Users and items get random values of their fields; those of row 0, and some others, stay unknown."""
+    """Users and items get random values of their fields; those of row 0, and some others, stay
+    unknown.
+    """
     rng = np.random.default_rng(seed)
     for known in (part for part in model.modules() if isinstance(part, Fields)):
-        for side, rows in (("user", model.sizes.num_users + 1), ("item", model.sizes.num_items + 1)):
+        for side, rows in (
+            ("user", model.sizes.num_users + 1),
+            ("item", model.sizes.num_items + 1),
+        ):
             columns = [_values(known, feature, rows, rng) for feature in known.features[side]]
             if columns:
-                index, weight = (np.concatenate(part, axis=1) for part in zip(*columns, strict=True))
+                index, weight = (
+                    np.concatenate(part, axis=1) for part in zip(*columns, strict=True)
+                )
                 index[0] = 0
                 known.fill(side, torch.from_numpy(index), torch.from_numpy(weight * (index > 0)))
 
 
-def _values(known: Fields, feature: Feature, rows: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _values(
+    known: Fields, feature: Feature, rows: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """(index, weight), each (rows, slots)."""
     first = known.start[feature.name]
     if feature.kind == "number":
         return np.full((rows, 1), first + 1), rng.normal(size=(rows, 1))
-    code = rng.permuted(np.tile(np.arange(len(feature.vocabulary) + 1), (rows, 1)), axis=1)[:, : feature.slots]
+    code = rng.permuted(np.tile(np.arange(len(feature.vocabulary) + 1), (rows, 1)), axis=1)[
+        :, : feature.slots
+    ]
     known = (code > 0).sum(1, keepdims=True)
-    return np.where(code > 0, code + first, 0), np.repeat(1.0 / np.maximum(known, 1), feature.slots, axis=1)
+    return np.where(code > 0, code + first, 0), np.repeat(
+        1.0 / np.maximum(known, 1), feature.slots, axis=1
+    )
 
 
 def terms(model: Model, rows: Batch, ctx: Context) -> dict[str, Term]:
@@ -152,16 +241,34 @@ def total(parts: dict[str, Term]) -> Tensor:
 
 
 def planted() -> tuple[Events, Events, Sizes]:
-    """(train, held, sizes): 300 users and 60 items with a taste of two numbers; each user's last event is held."""
+    """(train, held, sizes): 300 users and 60 items with a taste of two numbers; each user's last
+    event is held.
+    """
     train, held = shardsets.leave_last_out(shardsets.planted(300, 60, 15))
-    statistics = {"label_count": float(len(train.value)), "label_mean": float(train.value.mean()), "label_min": 1.0, "label_max": 5.0}
+    statistics = {
+        "label_count": float(len(train.value)),
+        "label_mean": float(train.value.mean()),
+        "label_min": 1.0,
+        "label_max": 5.0,
+    }
     return train, held, Sizes(300, 60, statistics, FIELDS[-1:])
 
 
-def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps: int, rows: int = 64, lr: float | None = None,
-        start: Model | None = None, by: Any = torch.optim.Adam) -> Model:
-    """By Adam in batches of `rows`, from a new model or `start`; negatives are drawn anew at each step, outside the user's training
-    items."""
+def fit(
+    name: str,
+    config: dict[str, Any],
+    train: Events,
+    sizes: Sizes,
+    *,
+    steps: int,
+    rows: int = 64,
+    lr: float | None = None,
+    start: Model | None = None,
+    by: Any = torch.optim.Adam,
+) -> Model:
+    """By Adam in batches of `rows`, from a new model or `start`; negatives are drawn anew at each
+    step, outside the user's training items.
+    """
     model = start or registry.build(name, config, sizes, seed=1)
     optimiser = by(model.parameter_groups(), lr=lr or PACE.get(name, 0.01))
     rng, met = np.random.default_rng(1), seen(train, sizes)
@@ -176,7 +283,12 @@ def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps
         else:
             made = rows_of(Events(*(column[chosen] for column in train)), model.task)
             if model.layout == "pairs":
-                made = Pairs(made.user, made.item, _unmet(made.user.numpy(), model.num_negatives, met, rng), made.row)
+                made = Pairs(
+                    made.user,
+                    made.item,
+                    _unmet(made.user.numpy(), model.num_negatives, met, rng),
+                    made.row,
+                )
             elif model.num_negatives:
                 made = _with_negatives(made, model.num_negatives, met, rng)
         optimiser.zero_grad()
@@ -185,23 +297,35 @@ def fit(name: str, config: dict[str, Any], train: Events, sizes: Sizes, *, steps
     return model
 
 
-def profiles_of(of: np.ndarray, events: Events, held: Events | None = None, by: str = "user") -> Profile:
-    """The events of the users (or items) `of`, items sorted, with their values, in rows of their numbers less 1."""
+def profiles_of(
+    of: np.ndarray, events: Events, held: Events | None = None, by: str = "user"
+) -> Profile:
+    """The events of the users (or items) `of`, items sorted, with their values, in rows of their
+    numbers less 1.
+    """
 
     def entries(rows: Events) -> tuple[Ragged, Tensor]:
         mine, others = (rows.user, rows.item) if by == "user" else (rows.item, rows.user)
         order = np.lexsort((others, mine))
         starts, ends = (np.searchsorted(mine[order], of, side=side) for side in ("left", "right"))
         picked = [order[start:end] for start, end in zip(starts, ends, strict=True)]
-        return ragged([others[rows].tolist() for rows in picked]), torch.from_numpy(rows.value[np.concatenate(picked).astype(int)])
+        return ragged([others[rows].tolist() for rows in picked]), torch.from_numpy(
+            rows.value[np.concatenate(picked).astype(int)]
+        )
 
     row, user = torch.from_numpy(of - 1).long(), torch.from_numpy(of).int()
     return Profile(user, *entries(events), row, *(() if held is None else entries(held)))
 
 
 def answers(model: Model) -> Tensor:
-    """What it says of some queries; of a model of items' profiles, which cannot rank, its predictions."""
-    return model.score(query()) if ranks(model) else model.predict(batch(model.layout).to("cpu", next(model.parameters()).dtype))["rating"]
+    """What it says of some queries; of a model of items' profiles, which cannot rank, its
+    predictions.
+    """
+    return (
+        model.score(query())
+        if ranks(model)
+        else model.predict(batch(model.layout).to("cpu", next(model.parameters()).dtype))["rating"]
+    )
 
 
 def ranks(model: Model) -> bool:
@@ -209,7 +333,9 @@ def ranks(model: Model) -> bool:
 
 
 def rows_of(events: Events, task: str = "rating") -> Rows:
-    """Events as rows of weight 1, labelled with their value, or as clicks with whether that is above the middle."""
+    """Events as rows of weight 1, labelled with their value, or as clicks with whether that is
+    above the middle.
+    """
     count = len(events.user)
     rows = Rows(*map(torch.from_numpy, events), torch.ones(count), torch.arange(count))
     return replace(rows, label=(rows.label > 3).to(rows.label.dtype)) if task == "click" else rows
@@ -220,7 +346,13 @@ def _with_negatives(rows: Rows, number: int, met: np.ndarray, rng: np.random.Gen
     user = rows.user.repeat_interleave(number)
     item = _unmet(rows.user.numpy(), number, met, rng).int().view(-1)
     label = torch.cat([torch.ones(len(rows)), torch.zeros(len(user))])
-    return Rows(torch.cat([rows.user, user]), torch.cat([rows.item, item]), label, torch.ones(len(label)), torch.arange(len(label)))
+    return Rows(
+        torch.cat([rows.user, user]),
+        torch.cat([rows.item, item]),
+        label,
+        torch.ones(len(label)),
+        torch.arange(len(label)),
+    )
 
 
 def _unmet(user: np.ndarray, number: int, met: np.ndarray, rng: np.random.Generator) -> Tensor:

@@ -1,6 +1,7 @@
-"""What test_standalone.py starts and ends by SIGTERM: a driver that trains a job on the executors of Spark's local mode.
+"""What test_standalone.py starts and ends by SIGTERM: a driver that trains a job on the executors
+of Spark's local mode.
 
-    python -m tests.spark.stopped_driver FILE_OF_THE_JOB
+python -m tests.spark.stopped_driver FILE_OF_THE_JOB
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from pathlib import Path
 from recsys_spark.core.contracts import TrainJob
 from recsys_spark.core.errors import WorkerError
 from recsys_spark.lake import session
-from recsys_spark.stages import launch_spark
-from recsys_spark.stages.context import SparkSettings
+from recsys_spark.pipeline.context import SparkSettings
+from recsys_spark.stages.bridge import launch_spark
 
 
 def main() -> None:
@@ -24,7 +25,9 @@ def main() -> None:
         launch_spark.train(spark, job)
     except WorkerError as problem:
         print(problem, flush=True)
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before, "the driver's own handlers are back"
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before, (
+        "the driver's own handlers are back"
+    )
     spark.stop()
 
 

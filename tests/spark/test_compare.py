@@ -1,4 +1,6 @@
-"""A comparison from a lake made by hand: values, pairing, lists, users, and input that is missing."""
+"""A comparison from a lake made by hand: values, pairing, lists, users, and input that is
+missing.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +10,36 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
+from recsys_spark.commands import compare, differences
+from recsys_spark.commands.comparable import Measured
+from recsys_spark.commands.compare import Wanted
 from recsys_spark.core.errors import ConfigError, DataError, RecsysError
 from recsys_spark.lake.schemas import SCHEMAS
 from recsys_spark.lake.tables import Lake
 from recsys_spark.metrics import paired
 from recsys_spark.report.content import Change, Compared, Counted
-from recsys_spark.stages import compare, differences
-from recsys_spark.stages.comparable import Measured
-from recsys_spark.stages.compare import Wanted
 from tests.spark.scored_world import World, run_of
 
 NAN = float("nan")
-# Items by training events: i1 3, i2 2, i3 1; i4 has none. Users 1..4 are evaluated, each on one event; user 5 has nothing to find.
+# Items by training events: i1 3, i2 2, i3 1; i4 has none. Users 1..4 are evaluated, each on one
+# event; user 5 has nothing to find.
 TRAIN = [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (5, 3)]
 TEST = [(1, 2), (2, 3), (3, 4), (4, 3)]
 POPULARITY = {1: [2, 3], 2: [2, 3], 3: [2, 3], 4: [1, 3], 5: [1]}  # hits at place 1, 2, none, 2
-ALS = {1: [2, 3], 2: [3, 2], 3: [4, 2], 4: [1, (3, NAN)], 5: [1]}  # hits at place 1, 1, 1; for user 4 the score is not a number
-NEUMF: dict[int, list] = {1: [3, 4], 2: [4, 2], 3: [4, 1]}  # hits for user 3 alone; no list for user 4
+# Hits at place 1, 1, 1; for user 4 the score is not a number
+ALS = {
+    1: [2, 3],
+    2: [3, 2],
+    3: [4, 2],
+    4: [1, (3, NAN)],
+    5: [1],
+}
+# Hits for user 3 alone; no list for user 4
+NEUMF: dict[int, list] = {
+    1: [3, 4],
+    2: [4, 2],
+    3: [4, 1],
+}
 IDS = ("score_als-1", "score_neumf-1", "score_popularity-1")
 
 
@@ -34,18 +49,47 @@ def world(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Worl
     folder = tmp_path_factory.mktemp("compare")
     made = World(spark, Lake(spark, str(folder / "lake")), folder / "runs" / "eval-1")
     made.split(TRAIN, TEST)
-    titles = spark.createDataFrame([(f"i{i}", f"Title {i}", {"genres": "Drama|War"}) for i in range(1, 4)], SCHEMAS["items"])
+    titles = spark.createDataFrame(
+        [(f"i{i}", f"Title {i}", {"genres": "Drama|War"}) for i in range(1, 4)], SCHEMAS["items"]
+    )
     made.inputs["prepare"].output_versions["items"] = made.lake.merge_new("items", titles)
-    models = {"popularity": ("train_baseline", POPULARITY), "als": ("train_als", ALS), "neumf": ("train_deep", NEUMF)}
+    models = {
+        "popularity": ("train_baseline", POPULARITY),
+        "als": ("train_als", ALS),
+        "neumf": ("train_deep", NEUMF),
+    }
     for name, (_, lists) in models.items():
-        made.lists(name, lists, upstream={"prepare": "prepare-1", name: f"{name}-1"}, config={"model": name, "source": "prepare", "k": 2})
+        made.lists(
+            name,
+            lists,
+            upstream={"prepare": "prepare-1", name: f"{name}-1"},
+            config={"model": name, "source": "prepare", "k": 2},
+        )
     outcome, _ = made.evaluate(ks=(1, 2))
-    config = {"source": "prepare", "of": [f"score_{name}" for name in models], "part": "test", "replicas": 100}
-    evaluated = run_of("eval", "evaluate", outcome.tables, summary=json.loads(json.dumps(outcome.summary)), config=config,
-                       upstream={step: run.run_id for step, run in made.inputs.items()}, run_dir=str(made.folder))
-    trained = [run_of(name, stage, {}, config={"model": name}) for name, (stage, _) in models.items()]
-    ingested = run_of("ingest", "ingest", {}, config={"dataset": "tiny"}, summary={"generated": True})
-    made.inputs["prepare"] = made.inputs["prepare"].model_copy(update={"upstream": {"ingest": "ingest-1"}})
+    config = {
+        "source": "prepare",
+        "of": [f"score_{name}" for name in models],
+        "part": "test",
+        "replicas": 100,
+    }
+    evaluated = run_of(
+        "eval",
+        "evaluate",
+        outcome.tables,
+        summary=json.loads(json.dumps(outcome.summary)),
+        config=config,
+        upstream={step: run.run_id for step, run in made.inputs.items()},
+        run_dir=str(made.folder),
+    )
+    trained = [
+        run_of(name, stage, {}, config={"model": name}) for name, (stage, _) in models.items()
+    ]
+    ingested = run_of(
+        "ingest", "ingest", {}, config={"dataset": "tiny"}, summary={"generated": True}
+    )
+    made.inputs["prepare"] = made.inputs["prepare"].model_copy(
+        update={"upstream": {"ingest": "ingest-1"}}
+    )
     made.recorded = [ingested, *trained, *made.inputs.values(), evaluated]  # type: ignore[attr-defined]
     return made
 
@@ -54,38 +98,75 @@ def compared(world: World, *runs: str, **more: Any) -> tuple[Any, str]:
     """The comparison and its page."""
     lake = Lake(world.spark, world.lake.root)
     lake.runs = lambda: world.recorded  # type: ignore[method-assign,attr-defined]
-    page, path = compare.compare(lake, Wanted(runs or ("eval",), **more), runs_dir=world.folder.parent, seed=1, now=0.0)
+    page, path = compare.compare(
+        lake, Wanted(runs or ("eval",), **more), runs_dir=world.folder.parent, seed=1, now=0.0
+    )
     assert path.parent == world.folder.parent / "comparisons"
     return page, path.read_text(encoding="utf-8")
 
 
 def of(made: Compared, run: str, metric: tuple[str, int], label: str = "all") -> Any:
-    return next(one for one in made.differences if (one.run_id, one.column, one.slice) == (f"score_{run}-1", metric, label))
+    return next(
+        one
+        for one in made.differences
+        if (one.run_id, one.column, one.slice) == (f"score_{run}-1", metric, label)
+    )
 
 
-def test_everything_that_an_evaluation_measured_against_its_strongest_baseline(world: World) -> None:
+def test_everything_that_an_evaluation_measured_against_its_strongest_baseline(
+    world: World,
+) -> None:
     page, document = compared(world)
     made = page.compared[0]
-    assert (made.task, made.primary, made.reference, made.replicas) == ("ranking", ("ndcg", 1), "score_als-1", 100)
-    assert made.why == "the strongest baseline in NDCG@1" and page.title == "tiny" and page.data.startswith("Generated data")
+    assert (made.task, made.primary, made.reference, made.replicas) == (
+        "ranking",
+        ("ndcg", 1),
+        "score_als-1",
+        100,
+    )
+    assert (
+        made.why == "the strongest baseline in NDCG@1"
+        and page.title == "tiny"
+        and page.data.startswith("Generated data")
+    )
     # Recall at 2: als 3 of 4, popularity 3 of 4, neumf 1 of 4.
-    assert of(made, "neumf", ("recall", 2)).value == pytest.approx(-0.5) and of(made, "popularity", ("recall", 2)).value == pytest.approx(0)
+    assert of(made, "neumf", ("recall", 2)).value == pytest.approx(-0.5) and of(
+        made, "popularity", ("recall", 2)
+    ).value == pytest.approx(0)
     one = of(made, "neumf", ("ndcg", 1))
-    assert one.value == pytest.approx(-0.5) and one.low < one.value < one.high and one.p <= one.corrected <= 2 * one.p + 1e-12
+    assert (
+        one.value == pytest.approx(-0.5)
+        and one.low < one.value < one.high
+        and one.p <= one.corrected <= 2 * one.p + 1e-12
+    )
     assert of(made, "popularity", ("ndcg", 1)).value == pytest.approx(-0.5)
     slices = {one.slice for one in made.differences if one.column == made.primary}
-    assert "activity:1" in slices and all(one.p is None for one in made.differences if one.slice != "all")
-    assert "1 places with a score that is not a number" in document and "1 users without a list" in document
+    assert "activity:1" in slices and all(
+        one.p is None for one in made.differences if one.slice != "all"
+    )
+    assert (
+        "1 places with a score that is not a number" in document
+        and "1 users without a list" in document
+    )
     assert "als" in document and 'id="slices"' in document and "Generated data" in document
 
 
 def test_paired_intervals_come_from_the_replicas_of_both_runs(world: World) -> None:
-    made = compared(world, "score_als", "score_popularity", reference="score_popularity")[0].compared[0]
+    made = compared(world, "score_als", "score_popularity", reference="score_popularity")[
+        0
+    ].compared[0]
     kept = paired.read(world.folder / paired.FILE, task="ranking", slice="all")
-    als, popularity = (kept[paired.Key(f"score_{name}-1", "ranking", "all")] for name in ("als", "popularity"))
+    als, popularity = (
+        kept[paired.Key(f"score_{name}-1", "ranking", "all")] for name in ("als", "popularity")
+    )
     apart = paired.difference(als, popularity)["ndcg@2"]
     found = of(made, "als", ("ndcg", 2))
-    assert (found.value, found.low, found.high, found.p) == (apart.value, apart.low, apart.high, apart.p) and found.corrected == found.p
+    assert (found.value, found.low, found.high, found.p) == (
+        apart.value,
+        apart.low,
+        apart.high,
+        apart.p,
+    ) and found.corrected == found.p
     assert made.reference == "score_popularity-1" and made.why == "named as the reference"
     assert not [one for one in made.differences if one.run_id == "score_neumf-1"]
 
@@ -109,29 +190,50 @@ def test_whom_the_lists_change(world: World) -> None:
         Change("score_als-1", both=2, gained=1, lost=1, neither=0, shared=7 / 4),
         Change("score_neumf-1", both=0, gained=1, lost=3, neither=0, shared=2 / 4),
     ]
-    assert {example.user_id for example in page.lists.differing} == {"u1", "u2", "u3", "u4"}
+    assert {example.query_id for example in page.lists.differing} == {"u1", "u2", "u3", "u4"}
     assert list(page.lists.drawn[0].lists)[0] == "popularity"  # the reference's list stands first
     user = next(part for part in document.split("<details ") if "User u3" in part)
-    assert '<em class="new">new</em>i4' in user and "<span>gone</span> Title 3" in user and "found by als and neumf" in user
+    assert (
+        '<em class="new">new</em>i4' in user
+        and "<span>gone</span> Title 3" in user
+        and "found by als and neumf" in user
+    )
 
 
 def test_no_example_users(world: World) -> None:
     page, document = compared(world, example_users=0)
-    assert page.lists.drawn == page.lists.differing == () and 'id="examples"' not in document and 'id="changes"' in document
+    assert (
+        page.lists.drawn == page.lists.differing == ()
+        and 'id="examples"' not in document
+        and 'id="changes"' in document
+    )
 
 
 def test_an_unknown_metric_or_cut_off_is_named(world: World) -> None:
-    with pytest.raises(ConfigError, match=r"--metric: found 'ndgc@2'; expected one that was measured: .*ndcg@1, ndcg@2.*mean 'ndcg@2'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"--metric: found 'ndgc@2'; expected one that was measured: .*ndcg@1, ndcg@2.*mean "
+        r"'ndcg@2'",
+    ):
         compared(world, metric="ndgc@2")
     for metric in ("ndcg@7", "ndcg", "ndcg@x"):
-        with pytest.raises(ConfigError, match=f"--metric: found '{metric}'; expected one that was measured"):
+        with pytest.raises(
+            ConfigError, match=f"--metric: found '{metric}'; expected one that was measured"
+        ):
             compared(world, metric=metric)
 
 
 def test_fewer_than_two_runs_and_a_reference_that_is_several(world: World) -> None:
-    with pytest.raises(RecsysError, match=r"runs to compare: found score_als-1 alone; expected at least two different scored runs"):
+    with pytest.raises(
+        RecsysError,
+        match=r"runs to compare: found score_als-1 alone; expected at least two different scored "
+        r"runs",
+    ):
         compared(world, "score_als", "score_als-1")
-    with pytest.raises(RecsysError, match=r"--reference: found eval-1, which stands for 3 scored runs; expected one"):
+    with pytest.raises(
+        RecsysError,
+        match=r"--reference: found eval-1, which stands for 3 scored runs; expected one",
+    ):
         compared(world, "score_als", reference="eval")
 
 
@@ -145,8 +247,14 @@ def test_an_evaluation_without_its_replicas_is_named(world: World) -> None:
         with pytest.raises(DataError, match=r"eval-1/replicates\.parquet"):
             compared(world)
         kept = paired.read(aside)
-        paired.write(path, {key: made for key, made in kept.items() if key.of_run_id != "score_neumf-1"})
-        with pytest.raises(DataError, match=r"replicates\.parquet: found no replicas of run score_neumf-1; .*To mend: evaluate again"):
+        paired.write(
+            path, {key: made for key, made in kept.items() if key.of_run_id != "score_neumf-1"}
+        )
+        with pytest.raises(
+            DataError,
+            match=r"replicates\.parquet: found no replicas of run score_neumf-1; .*To mend: "
+            r"evaluate again",
+        ):
             compared(world)
     finally:
         aside.replace(path)
@@ -164,7 +272,14 @@ class OneTable:
 
 
 def test_an_evaluation_without_values_is_named(spark: SparkSession) -> None:
-    evaluated = run_of("ranking", "evaluate", {"metrics": 4}, summary={"split": "s", "part": "test", "users": 2})
+    evaluated = run_of(
+        "ranking", "evaluate", {"metrics": 4}, summary={"split": "s", "part": "test", "users": 2}
+    )
     runs = [Measured(run_of(step, "score", {}), evaluated, "ranking") for step in ("a", "b")]
-    with pytest.raises(DataError, match=r"run ranking-1 in table metrics: found no rows; .*To mend: rerun step ranking"):
-        differences.compared(OneTable(spark.createDataFrame([], SCHEMAS["metrics"])), {"ranking": runs}, [])  # type: ignore[arg-type]
+    with pytest.raises(
+        DataError,
+        match=r"run ranking-1 in table metrics: found no rows; .*To mend: rerun step ranking",
+    ):
+        differences.compared(
+            OneTable(spark.createDataFrame([], SCHEMAS["metrics"])), {"ranking": runs}, []
+        )  # type: ignore[arg-type]

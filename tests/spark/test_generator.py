@@ -9,9 +9,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from recsys_spark.core.errors import ConfigError
-from recsys_spark.datasets import folder as folders
-from recsys_spark.datasets import synthetic
-from recsys_spark.datasets.spec import find
+from recsys_spark.datasets.files import folder as folders
+from recsys_spark.datasets.files.spec import find
+from recsys_spark.datasets.generators import planted, synthetic
 
 USERS, ITEMS, RATINGS = 600, 900, 45_000
 
@@ -31,12 +31,23 @@ def ratings(made: Path) -> np.ndarray:
 
 
 def test_the_format_and_the_sizes(made: Path, ratings: np.ndarray) -> None:
-    assert sorted(path.name for path in made.iterdir()) == ["generated.json", "movies.dat", "ratings.dat", "users.dat"]
+    assert sorted(path.name for path in made.iterdir()) == [
+        "generated.json",
+        "movies.dat",
+        "ratings.dat",
+        "users.dat",
+    ]
     dataset = find("ml-1m")
     raws = folders.files(dataset, made)
     folders.require_whole(raws)
-    assert abs(len(ratings) - RATINGS) < 0.005 * RATINGS  # fewer where a user has rated all that a user may rate
-    written = {"ratings.dat": len(ratings), "ratings-*.dat": 0, "users.dat": USERS, "movies.dat": ITEMS}
+    # Fewer where a user has rated all that a user may rate
+    assert abs(len(ratings) - RATINGS) < 0.005 * RATINGS
+    written = {
+        "ratings.dat": len(ratings),
+        "ratings-*.dat": 0,
+        "users.dat": USERS,
+        "movies.dat": ITEMS,
+    }
     assert folders.expected_rows(dataset, made) == written
     assert len({(user, item) for user, item, *_ in ratings}) == len(ratings)
     assert set(ratings[:, 0]) == set(range(1, USERS + 1))
@@ -48,23 +59,32 @@ def test_the_format_and_the_sizes(made: Path, ratings: np.ndarray) -> None:
     assert all((np.diff(times) >= 0).all() for times in by_user)
     titles = (made / "movies.dat").read_text(encoding="latin-1")
     assert "Café" in titles and len(titles.splitlines()) == ITEMS
-    assert {line.split("::")[1] for line in (made / "users.dat").read_text().splitlines()} == {"F", "M"}
+    assert {line.split("::")[1] for line in (made / "users.dat").read_text().splitlines()} == {
+        "F",
+        "M",
+    }
 
 
 def test_the_same_for_a_seed_whatever_the_partitions(spark: SparkSession, made: Path) -> None:
     def lines(seed: int, partitions: int) -> list[str]:
-        people = synthetic._people(spark, USERS, ITEMS, RATINGS, seed).repartition(partitions)
-        return sorted(row.value for row in synthetic._rating_lines(people, ITEMS, seed).collect())
+        people = planted.people(spark, USERS, ITEMS, RATINGS, seed).repartition(partitions)
+        return sorted(row.value for row in planted.rating_lines(people, ITEMS, seed).collect())
 
     stored = sorted((made / "ratings.dat").read_text().splitlines())
     assert lines(5, 7) == stored
     assert lines(6, 3) != stored
 
 
-def test_many_files_for_many_rows(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_files_for_many_rows(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(synthetic, "_ROWS_A_FILE", 600)
     synthetic.generate(spark, tmp_path / "set", users=30, items=60, ratings=700, seed=1)
-    raws = [raw for raw in folders.files(find("ml-1m"), tmp_path / "set") if raw.file.table == "interactions"]
+    raws = [
+        raw
+        for raw in folders.files(find("ml-1m"), tmp_path / "set")
+        if raw.file.table == "interactions"
+    ]
     assert [raw.name for raw in raws] == ["ratings.dat", "ratings-0001.dat"]
     counts = [len(raw.path.read_text().splitlines()) for raw in raws]
     assert sum(counts) == 700 and min(counts) > 0
@@ -72,12 +92,23 @@ def test_many_files_for_many_rows(spark: SparkSession, tmp_path: Path, monkeypat
     assert [expected["ratings.dat"], expected["ratings-*.dat"]] == counts
 
 
-@pytest.mark.parametrize(("sizes", "message"), [
-    ({"users": 100, "items": 100, "ratings": 1999}, r"ratings: found 1999; expected at least 2000 \(20 ratings a user"),
-    ({"users": 10, "items": 30, "ratings": 200}, "items: found 30; expected at least 40"),
-    ({"users": 10, "items": 100, "ratings": 501}, "found 501; expected at most half of users x items, 500"),
-])
-def test_sizes_that_cannot_be(spark: SparkSession, tmp_path: Path, sizes: dict[str, int], message: str) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            {"users": 100, "items": 100, "ratings": 1999},
+            r"ratings: found 1999; expected at least 2000 \(20 ratings a user",
+        ),
+        ({"users": 10, "items": 30, "ratings": 200}, "items: found 30; expected at least 40"),
+        (
+            {"users": 10, "items": 100, "ratings": 501},
+            "found 501; expected at most half of users x items, 500",
+        ),
+    ],
+)
+def test_sizes_that_cannot_be(
+    spark: SparkSession, tmp_path: Path, sizes: dict[str, int], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         synthetic.generate(spark, tmp_path / "set", **sizes)
     assert not (tmp_path / "set").exists()
@@ -96,7 +127,9 @@ def matrix(ratings: np.ndarray, values: np.ndarray | float) -> np.ndarray:
 
 
 def test_tastes_can_be_found_where_popularity_cannot_see_them(ratings: np.ndarray) -> None:
-    """Leave the last out, full ranking, NDCG@10: an item-to-item regression (EASE) beats popularity by more than a half."""
+    """Leave the last out, full ranking, NDCG@10: an item-to-item regression (EASE) beats popularity
+    by more than a half.
+    """
     last = np.append(ratings[1:, 0] != ratings[:-1, 0], True)
     train, test = matrix(ratings[~last], 1.0), ratings[last]
     gram = train.T @ train + 30 * np.eye(ITEMS + 1)
@@ -117,7 +150,9 @@ def test_tastes_can_be_found_where_popularity_cannot_see_them(ratings: np.ndarra
 
 
 def test_factors_add_to_biases(ratings: np.ndarray) -> None:
-    """RMSE on a random tenth: biases and four factors beat biases alone by 0.005, though the set is small (ML-1M: 0.06)."""
+    """RMSE on a random tenth: biases and four factors beat biases alone by 0.005, though the set is
+    small (ML-1M: 0.06).
+    """
     rng = np.random.default_rng(0)
     held = rng.random(len(ratings)) < 0.1
     train, test = ratings[~held], ratings[held]
@@ -126,15 +161,22 @@ def test_factors_add_to_biases(ratings: np.ndarray) -> None:
     for _ in range(10):
         for bias, other, column in ((user_bias, item_bias, 0), (item_bias, user_bias, 1)):
             rest = train[:, 2] - mean - other[train[:, 1 - column]]
-            bias[:] = np.bincount(train[:, column], rest, len(bias)) / (np.bincount(train[:, column], minlength=len(bias)) + 5)
+            bias[:] = np.bincount(train[:, column], rest, len(bias)) / (
+                np.bincount(train[:, column], minlength=len(bias)) + 5
+            )
     rest = matrix(train, train[:, 2] - mean - user_bias[train[:, 0]] - item_bias[train[:, 1]])
     seen = matrix(train, 1.0)
     left, right = rng.normal(0, 0.1, (USERS + 1, 4)), rng.normal(0, 0.1, (ITEMS + 1, 4))
     for _ in range(10):
-        for ours, theirs, residual, mask in ((left, right, rest, seen), (right, left, rest.T, seen.T)):
+        for ours, theirs, residual, mask in (
+            (left, right, rest, seen),
+            (right, left, rest.T, seen.T),
+        ):
             for row in range(len(ours)):
                 known = theirs[mask[row] > 0]
-                ours[row] = np.linalg.solve(known.T @ known + 8 * np.eye(4), known.T @ residual[row][mask[row] > 0])
+                ours[row] = np.linalg.solve(
+                    known.T @ known + 8 * np.eye(4), known.T @ residual[row][mask[row] > 0]
+                )
 
     def rmse(predicted: np.ndarray) -> float:
         return float(np.sqrt(np.mean((test[:, 2] - np.clip(predicted, 1, 5)) ** 2)))

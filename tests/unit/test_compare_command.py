@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from recsys_spark import cli
 from recsys_spark.cli import running
-from recsys_spark.stages import compare
+from recsys_spark.commands import compare
 from tests.unit.test_comparison import page
 
 
@@ -28,11 +28,37 @@ def test_runs_a_pipeline_file_and_settings_are_told_apart(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(running, "open_lake", opened)
     monkeypatch.setattr(compare, "compare", compared)
-    done = CliRunner().invoke(cli.app, ["compare", "score_als", "score_pop-12", "my.yaml", "seed=3", "--reference", "score_pop-12",
-                                        "--metric", "ndcg@10", "--users", "0"])
+    done = CliRunner().invoke(
+        cli.app,
+        [
+            "compare",
+            "score_als",
+            "score_pop-12",
+            "my.yaml",
+            "seed=3",
+            "--reference",
+            "score_pop-12",
+            "--metric",
+            "ndcg@10",
+            "--users",
+            "0",
+        ],
+    )
     assert done.exit_code == 0, done.output
-    assert asked == {"config": "my.yaml", "overrides": ["seed=3"], "lake": "lake", "seed": 3, "runs_dir": Path("/runs"),
-                     "wanted": compare.Wanted(("score_als", "score_pop-12"), "score_pop-12", "ndcg@10", 0)}
+    assert asked == {
+        "config": "my.yaml",
+        "overrides": ["seed=3"],
+        "lake": "lake",
+        "seed": 3,
+        "runs_dir": Path("/runs"),
+        "wanted": compare.Wanted(("score_als", "score_pop-12"), "score_pop-12", "ndcg@10", 0),
+    }
     said = done.output
-    assert "als beats popularity by 0.1000 (0.0950 to 0.1050), p < 0.004" in said and "popularity beats neumf by 0.0500" in said
-    assert "against popularity (the strongest baseline in NDCG@10)" in said and said.rstrip().endswith("/runs/comparisons/abc.html")
+    assert (
+        "als beats popularity by 0.1000 (0.0950 to 0.1050), p < 0.004" in said
+        and "popularity beats neumf by 0.0500" in said
+    )
+    assert (
+        "against popularity (the strongest baseline in NDCG@10)" in said
+        and said.rstrip().endswith("/runs/comparisons/abc.html")
+    )

@@ -1,4 +1,6 @@
-"""Configuration: merging order, and errors that name file, key, value and the nearest valid name."""
+"""Configuration: merging order, and errors that name file, key, value and the nearest valid
+name.
+"""
 
 from pathlib import Path
 
@@ -31,7 +33,10 @@ def folder(tmp_path: Path) -> Path:
 
 def test_strength_is_extended_then_file_then_arguments(folder: Path) -> None:
     assert config.load(folder / "job.yaml") == {"name": "base", "als": {"rank": 4, "reg": 0.7}}
-    assert config.load(folder / "job.yaml", ["als.rank=9", "name=x"]) == {"name": "x", "als": {"rank": 9, "reg": 0.7}}
+    assert config.load(folder / "job.yaml", ["als.rank=9", "name=x"]) == {
+        "name": "x",
+        "als": {"rank": 9, "reg": 0.7},
+    }
 
 
 def test_extends_works_below_the_top(folder: Path) -> None:
@@ -41,10 +46,19 @@ def test_extends_works_below_the_top(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "parts"),
     [
-        ({"name": "a", "als": {"rnk": 3}}, ["job.yaml", "unknown key als.rnk", "found 3", "did you mean 'rank'"]),
+        (
+            {"name": "a", "als": {"rnk": 3}},
+            ["job.yaml", "unknown key als.rnk", "found 3", "did you mean 'rank'"],
+        ),
         ({"als": {}}, ["job.yaml", "missing key name", "add name"]),
-        ({"name": "a", "als": {"rank": "many"}}, ["job.yaml", "als.rank", "'many'", "integer"]),
-        ({"name": "a", "als": {"rank": 0}}, ["job.yaml", "als.rank", "found 0", "greater than or equal to 1"]),
+        (
+            {"name": "a", "als": {"rank": "many"}},
+            ["job.yaml", "als.rank", "'many'", "a whole number"],
+        ),
+        (
+            {"name": "a", "als": {"rank": 0}},
+            ["job.yaml", "als.rank", "found 0", "a number of at least 1"],
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(values: dict, parts: list[str]) -> None:

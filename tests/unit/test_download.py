@@ -14,15 +14,21 @@ from typing import Iterator
 import pytest
 
 from recsys_spark.core.errors import DataError
-from recsys_spark.datasets import download as downloads
-from recsys_spark.datasets import obtain, spec
+from recsys_spark.datasets.files import download as downloads
+from recsys_spark.datasets.files import obtain, spec
 
 
 class Server:
     """Serves `content` with Range support; the first `breaks` replies end after `stop_at` bytes."""
 
     def __init__(self) -> None:
-        self.content, self.breaks, self.stop_at, self.ranges_work, self.status = b"", 0, 0, True, 200
+        self.content, self.breaks, self.stop_at, self.ranges_work, self.status = (
+            b"",
+            0,
+            0,
+            True,
+            200,
+        )
         self.asked: list[str | None] = []
         outer = self
 
@@ -33,7 +39,11 @@ class Server:
                 if outer.status != 200:
                     self.send_error(outer.status)
                     return
-                start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and outer.ranges_work else 0
+                start = (
+                    int(wanted.removeprefix("bytes=").rstrip("-"))
+                    if wanted and outer.ranges_work
+                    else 0
+                )
                 if start >= len(outer.content):
                     self.send_error(416)
                     return
@@ -80,7 +90,9 @@ def on_record(monkeypatch: pytest.MonkeyPatch) -> None:
     """The set's record says what CONTENT is."""
     real = spec.find("ml-1m")
     assert real.download is not None
-    record = replace(real.download, size_bytes=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())
+    record = replace(
+        real.download, size_bytes=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest()
+    )
     monkeypatch.setattr(spec, "known", lambda: {"ml-1m": replace(real, download=record)})
 
 
@@ -110,11 +122,15 @@ def test_a_server_without_ranges_starts_again(server: Server, tmp_path: Path) ->
     assert server.asked == [None, "bytes=1000-"]
 
 
-def test_a_transfer_that_keeps_breaking_is_left_to_be_taken_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transfer_that_keeps_breaking_is_left_to_be_taken_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
     server.content, server.breaks, server.stop_at = CONTENT, 99, 0
     (tmp_path / "ml-1m.zip.part").write_bytes(CONTENT[:500])
-    with pytest.raises(DataError, match=r"found a connection that breaks.*the same command again: it goes on"):
+    with pytest.raises(
+        DataError, match=r"found a connection that breaks.*the same command again: it goes on"
+    ):
         downloads.download("ml-1m", tmp_path, url=server.url)
     assert (tmp_path / "ml-1m.zip.part").read_bytes() == CONTENT[:500]
     assert len(server.asked) == downloads.ATTEMPTS
@@ -129,11 +145,19 @@ def test_a_part_that_is_whole_needs_no_more_bytes(server: Server, tmp_path: Path
     assert (downloads.download("ml-1m", tmp_path, url=server.url) / "ratings.dat").exists()
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (CONTENT[:-7], rf"found a file of {len(CONTENT) - 7:,} bytes; expected {len(CONTENT):,} bytes"),
-    (CONTENT[:-9] + b"x" + CONTENT[-8:], r"found SHA-256 .*expected [0-9a-f]{64}.*delete it"),
-])
-def test_another_file_than_the_one_on_record_is_refused(server: Server, tmp_path: Path, content: bytes, message: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            CONTENT[:-7],
+            rf"found a file of {len(CONTENT) - 7:,} bytes; expected {len(CONTENT):,} bytes",
+        ),
+        (CONTENT[:-9] + b"x" + CONTENT[-8:], r"found SHA-256 .*expected [0-9a-f]{64}.*delete it"),
+    ],
+)
+def test_another_file_than_the_one_on_record_is_refused(
+    server: Server, tmp_path: Path, content: bytes, message: str
+) -> None:
     server.content = content
     with pytest.raises(DataError, match=message):
         downloads.download("ml-1m", tmp_path, url=server.url)
@@ -143,7 +167,16 @@ def test_another_file_than_the_one_on_record_is_refused(server: Server, tmp_path
 def test_a_zip_that_lies_there_half_or_wrong_is_refused(tmp_path: Path) -> None:
     archive = tmp_path / "ml-1m.zip"
     archive.write_bytes(CONTENT[:1000])
-    message = rf"ml-1m\.zip from an earlier download: found 1,000 bytes; expected {len(CONTENT):,} bytes.*delete it"
+    message = (
+        r"ml-1m\.zip from an earlier download: "
+        r"found "
+        r"1,000 "
+        r"bytes; "
+        r"expected "
+        rf"{len(CONTENT):,} "
+        r"bytes.*delete "
+        r"it"
+    )
     with pytest.raises(DataError, match=message):
         downloads.download("ml-1m", tmp_path)
     assert leftovers(tmp_path) == ["ml-1m.zip"]
@@ -158,13 +191,22 @@ def unpacked(content: bytes, tmp_path: Path) -> None:
     downloads.unpack(tmp_path / "ml-1m.zip", free, tmp_path / "ml-1m")
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b"<html>not found</html>", r"found 22 bytes that begin with b'<html>.*expected a whole zip file"),
-    (zipped(**{"other/a.txt": b"x"}), r"found a zip of other; expected a zip of ml-1m/"),
-    (zipped(**{"ml-1m/../../evil": b"x"}), r"found a member named 'ml-1m/\.\./\.\./evil'"),
-    (CONTENT[:200] + bytes(8) + CONTENT[208:], r"found a damaged zip"),
-])
-def test_a_zip_that_is_none_of_ours_or_damaged_leaves_nothing(tmp_path: Path, content: bytes, message: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"<html>not found</html>",
+            r"found 22 bytes that begin with b'<html>.*expected a whole zip file",
+        ),
+        (zipped(**{"other/a.txt": b"x"}), r"found a zip of other; expected a zip of ml-1m/"),
+        (zipped(**{"ml-1m/../../evil": b"x"}), r"found a member named 'ml-1m/\.\./\.\./evil'"),
+        (zipped(**{"ml-1m/zeros": bytes(1 << 20)}), r"found a zip that unpacks to 1,048,576 bytes"),
+        (CONTENT[:200] + bytes(8) + CONTENT[208:], r"found a damaged zip"),
+    ],
+)
+def test_a_zip_that_is_none_of_ours_or_damaged_leaves_nothing(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     (tmp_path / "inside").mkdir()
     with pytest.raises(DataError, match=message):
         unpacked(content, tmp_path / "inside")
@@ -180,7 +222,9 @@ def test_a_file_that_moved_and_a_server_that_is_gone(server: Server, tmp_path: P
     assert leftovers(tmp_path) == []
 
 
-def test_without_data_and_network_a_set_is_generated_only_where_that_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_data_and_network_a_set_is_generated_only_where_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("RECSYS_DATA", raising=False)
     dataset = spec.find("ml-1m")
 
@@ -198,8 +242,13 @@ def test_without_data_and_network_a_set_is_generated_only_where_that_is_allowed(
     monkeypatch.setattr(obtain.synthetic, "generate", generate)
     with pytest.raises(DataError, match="no connection"):
         obtain.obtain(dataset, None, ["download"], lambda: None, root=tmp_path)
-    with pytest.raises(DataError, match=r"data set ml-1m: found neither .*recsys-spark download ml-1m"):
+    with pytest.raises(
+        DataError, match=r"data set ml-1m: found neither .*recsys-spark download ml-1m"
+    ):
         obtain.obtain(dataset, None, [], lambda: None, root=tmp_path)
     for _ in range(2):  # the second time it is there
-        assert obtain.obtain(dataset, None, ["download", "generate"], lambda: None, root=tmp_path) == tmp_path / "ml-1m-generated"
+        assert (
+            obtain.obtain(dataset, None, ["download", "generate"], lambda: None, root=tmp_path)
+            == tmp_path / "ml-1m-generated"
+        )
     assert made == [tmp_path / "ml-1m-generated"]

@@ -11,7 +11,9 @@ CATALOGUE = np.random.default_rng(1).permutation(np.arange(10, 50)).astype(np.in
 TOUCHED = np.array([11, 12, 40], dtype=np.int32)
 
 
-def test_drawn_items_are_different_and_untouched_and_a_longer_draw_begins_with_the_shorter() -> None:
+def test_drawn_items_are_different_and_untouched_and_a_longer_draw_begins_with_the_shorter() -> (
+    None
+):
     for key in range(200):
         items = draw(key, TOUCHED, CATALOGUE, 20)
         assert len(set(items)) == 20 and set(items) <= set(CATALOGUE) - set(TOUCHED)
@@ -25,8 +27,13 @@ def test_a_small_catalogue_gives_all_that_is_left() -> None:
 
 
 def test_draws_are_uniform() -> None:
-    """20,000 draws of 4 out of 37: each item 20,000 * 4 / 37 times, within five standard deviations."""
-    counts = np.bincount(np.concatenate([draw(key * 977, TOUCHED, CATALOGUE, 4) for key in range(20_000)]), minlength=50)
+    """20,000 draws of 4 out of 37: each item 20,000 * 4 / 37 times, within five standard
+    deviations.
+    """
+    counts = np.bincount(
+        np.concatenate([draw(key * 977, TOUCHED, CATALOGUE, 4) for key in range(20_000)]),
+        minlength=50,
+    )
     share = 4 / 37
     assert not counts[TOUCHED].any()
     left = np.setdiff1d(CATALOGUE, TOUCHED)
@@ -34,9 +41,16 @@ def test_draws_are_uniform() -> None:
 
 
 def test_batches_of_users_are_drawn_one_by_one() -> None:
-    batch = pa.RecordBatch.from_pydict({
-        "user_id": ["a", "b"], "key": pa.array([5, 2**63 - 1], pa.int64()), "touched": pa.array([[11], [12, 13]], pa.list_(pa.int32()))})
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "query_id": ["a", "b"],
+            "key": pa.array([5, 2**63 - 1], pa.int64()),
+            "touched": pa.array([[11], [12, 13]], pa.list_(pa.int32())),
+        }
+    )
     (made,) = draw_batches(CATALOGUE, 6, iter([batch]))
-    assert made.column("user_id").to_pylist() == ["a", "b"]
-    assert made.column("items").to_pylist() == [draw(5, np.array([11]), CATALOGUE, 6).tolist(),
-                                                draw(2**63 - 1, np.array([12, 13]), CATALOGUE, 6).tolist()]
+    assert made.column("query_id").to_pylist() == ["a", "b"]
+    assert made.column("items").to_pylist() == [
+        draw(5, np.array([11]), CATALOGUE, 6).tolist(),
+        draw(2**63 - 1, np.array([12, 13]), CATALOGUE, 6).tolist(),
+    ]

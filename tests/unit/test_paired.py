@@ -1,4 +1,6 @@
-"""Paired differences: what they are by hand, that they are right as often as they say, and the file they come from."""
+"""Paired differences: what they are by hand, that they are right as often as they say, and the file
+they come from.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,13 @@ from recsys_spark.metrics.intervals import Replicates
 from recsys_spark.metrics.paired import Key, difference, holm
 
 
-def measured(values: np.ndarray, *, replicas: int = 400, name: str = "ndcg@10", first: int = 0) -> Replicates:
+def measured(
+    values: np.ndarray, *, replicas: int = 400, name: str = "ndcg@10", first: int = 0
+) -> Replicates:
     units = first + np.arange(len(values))
-    return Replicates.of((name,), values[:, None], np.ones((len(values), 1)), units, seed=1, replicas=replicas)
+    return Replicates.of(
+        (name,), values[:, None], np.ones((len(values), 1)), units, seed=1, replicas=replicas
+    )
 
 
 def test_difference_by_hand() -> None:
@@ -24,9 +30,44 @@ def test_difference_by_hand() -> None:
     b = Replicates(("m",), np.full((4, 1), 5.0), np.full((4, 1), 10.0))
     found = difference(a, b)
     assert set(found) == {"m"} and found["m"].value == pytest.approx(0.1)
-    # The replicas differ by -.3, .4, .3; one and the sample's own share of them lie below zero: 2 (1 + 1) / 4.
+    # The replicas differ by -.3, .4, .3; one and the sample's own share of them lie below zero: 2
+    # (1 + 1) / 4.
     assert found["m"].p == 1.0
-    assert found["m"].low == pytest.approx(-0.3 + 0.05 * 0.6) and found["m"].high == pytest.approx(0.4 - 0.05 * 0.1)
+    assert (found["m"].low, found["m"].high) == pytest.approx((-0.3, 0.4))  # too few to leave out
+
+
+def of_replicas(values: np.ndarray) -> Replicates:
+    sums = np.concatenate([[values.mean()], values])[:, None]
+    return Replicates(("m",), sums, np.ones_like(sums))
+
+
+@pytest.mark.parametrize(
+    ("below", "at_zero", "p", "low"),
+    [
+        # Between the 25th and the 26th replica an interpolated bound was .975, and p .0519
+        (24, 1, 2 * 26 / 1001, 0.0),
+        (24, 0, 2 * 25 / 1001, 1.0),
+        (25, 0, 2 * 26 / 1001, -1.0),
+    ],
+)
+def test_p_is_small_exactly_where_the_interval_leaves_out_zero(
+    below: int, at_zero: int, p: float, low: float
+) -> None:
+    values = np.repeat([-1.0, 0.0, 1.0], [below, at_zero, 1000 - below - at_zero])
+    found = difference(of_replicas(values), of_replicas(np.zeros(1000)))["m"]
+    assert found.p == pytest.approx(p) and (found.low, found.high) == (low, 1.0)
+    assert (found.p < 0.05) == (found.low > 0)
+
+
+def test_p_and_interval_agree_whatever_the_number_of_replicas() -> None:
+    draw = np.random.default_rng(4)
+    decided = 0
+    for replicas in [*range(40, 140), 999, 1000]:
+        values = draw.integers(-1, 60, replicas)  # a thirtieth at or below zero
+        found = difference(of_replicas(values), of_replicas(np.zeros(replicas)))["m"]
+        assert (found.p < 0.05) == (found.low > 0 or found.high < 0), (replicas, found)
+        decided += found.p < 0.05
+    assert 10 < decided < 90
 
 
 def test_a_pair_is_told_apart_where_two_intervals_are_not() -> None:
@@ -38,7 +79,9 @@ def test_a_pair_is_told_apart_where_two_intervals_are_not() -> None:
     found = difference(a, b)["ndcg@10"]
     assert found.low > 0 and found.p == pytest.approx(2 / 401)
     back = difference(b, a)["ndcg@10"]
-    assert (back.value, back.low, back.high, back.p) == pytest.approx((-found.value, -found.high, -found.low, found.p))
+    assert (back.value, back.low, back.high, back.p) == pytest.approx(
+        (-found.value, -found.high, -found.low, found.p)
+    )
 
 
 def test_a_run_does_not_differ_from_itself() -> None:
@@ -70,16 +113,28 @@ def test_nothing_counted_has_no_difference() -> None:
 
 
 def test_other_replicas_are_refused() -> None:
-    with pytest.raises(DataError, match=r"replicates: found 400 and 300 replicas; expected as many in both\. To mend: evaluate both"):
+    with pytest.raises(
+        DataError,
+        match=r"replicates: found 400 and 300 replicas; expected as many in both\. To mend: "
+        r"evaluate both",
+    ):
         difference(measured(np.ones(5)), measured(np.ones(5), replicas=300))
 
 
 def test_holm_by_hand() -> None:
     # Sorted .01 .02 .03 .5: times 4, 3, 2, 1, and never below an earlier one.
     assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
-    assert holm([0.4, 0.5]) == pytest.approx([0.8, 0.8]) and holm([]) == [] and holm([0.9, 0.8]) == [1.0, 1.0]
+    assert (
+        holm([0.4, 0.5]) == pytest.approx([0.8, 0.8])
+        and holm([]) == []
+        and holm([0.9, 0.8]) == [1.0, 1.0]
+    )
     with_none = holm([0.01, float("nan"), 0.02])
-    assert with_none[0] == pytest.approx(0.02) and np.isnan(with_none[1]) and with_none[2] == pytest.approx(0.02)
+    assert (
+        with_none[0] == pytest.approx(0.02)
+        and np.isnan(with_none[1])
+        and with_none[2] == pytest.approx(0.02)
+    )
 
 
 def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
@@ -93,13 +148,20 @@ def test_the_file_gives_back_what_was_written(tmp_path: Path) -> None:
         assert found[key].names == made[key].names
         np.testing.assert_array_equal(found[key].sums, made[key].sums)
         np.testing.assert_array_equal(found[key].counts, made[key].counts)
-    assert list(paired.read(tmp_path / paired.FILE, task="ranking", slice="all")) == [keys[0], keys[2]]
+    assert list(paired.read(tmp_path / paired.FILE, task="ranking", slice="all")) == [
+        keys[0],
+        keys[2],
+    ]
     assert paired.read(tmp_path / paired.FILE, task="rating") == {}
 
 
 def test_a_file_that_is_missing_or_cut_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"replicates\.parquet: found .*To mend: run the evaluate step again"):
+    with pytest.raises(
+        DataError, match=r"replicates\.parquet: found .*To mend: run the evaluate step again"
+    ):
         paired.read(tmp_path / paired.FILE)
     (tmp_path / paired.FILE).write_bytes(b"PAR1 cut")
-    with pytest.raises(DataError, match=r"replicates\.parquet: found .*To mend: run the evaluate step again"):
+    with pytest.raises(
+        DataError, match=r"replicates\.parquet: found .*To mend: run the evaluate step again"
+    ):
         paired.read(tmp_path / paired.FILE)

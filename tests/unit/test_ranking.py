@@ -1,4 +1,6 @@
-"""Hand-computed cases, an independent implementation, and the algebra that any evaluator must satisfy."""
+"""Hand-computed cases, an independent implementation, and the algebra that any evaluator must
+satisfy.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +15,39 @@ from recsys_spark.core.errors import ConfigError
 from recsys_spark.metrics import ranking
 
 
-def lists(num_queries: int, num_items: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def lists(
+    num_queries: int, num_items: int, width: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Random lists without repetition (B, K) and random targets as CSR."""
     draw = np.random.default_rng(seed)
     items = np.stack([draw.permutation(num_items)[:width] + 1 for _ in range(num_queries)])
-    sets = [np.sort(draw.permutation(num_items)[: draw.integers(1, 9)] + 1) for _ in range(num_queries)]
+    sets = [
+        np.sort(draw.permutation(num_items)[: draw.integers(1, 9)] + 1) for _ in range(num_queries)
+    ]
     return items, np.concatenate([[0], np.cumsum([len(s) for s in sets])]), np.concatenate(sets)
 
 
 def test_every_metric_by_hand() -> None:
-    # Two targets, hits at places 1 and 3 (0-based) of five; the second query misses, the third is perfect with one target.
+    # Two targets, hits at places 1 and 3 (0-based) of five; the second query misses, the third is
+    # perfect with one target.
     items = np.array([[9, 1, 8, 2, 7], [5, 6, 7, 8, 9], [4, 9, 8, 7, 6]])
     values = ranking.from_lists(items, np.array([0, 2, 3, 4]), np.array([1, 2, 1, 4]), ks=(2, 5))
     dcg2, dcg5, ideal = 1 / math.log2(3), 1 / math.log2(3) + 1 / math.log2(5), 1 + 1 / math.log2(3)
     by_hand = {
-        "recall@2": [0.5, 0, 1], "recall@5": [1.0, 0, 1],
-        "recall_capped@2": [0.5, 0, 1], "recall_capped@5": [1.0, 0, 1],
-        "precision@2": [0.5, 0, 0.5], "precision@5": [0.4, 0, 0.2],
-        "hit_rate@2": [1, 0, 1], "hit_rate@5": [1, 0, 1],
-        "mrr@2": [0.5, 0, 1], "mrr@5": [0.5, 0, 1],
-        "map@2": [0.5 / 2, 0, 1], "map@5": [(1 / 2 + 2 / 4) / 2, 0, 1],
-        "ndcg@2": [dcg2 / ideal, 0, 1], "ndcg@5": [dcg5 / ideal, 0, 1],
+        "recall@2": [0.5, 0, 1],
+        "recall@5": [1.0, 0, 1],
+        "recall_capped@2": [0.5, 0, 1],
+        "recall_capped@5": [1.0, 0, 1],
+        "precision@2": [0.5, 0, 0.5],
+        "precision@5": [0.4, 0, 0.2],
+        "hit_rate@2": [1, 0, 1],
+        "hit_rate@5": [1, 0, 1],
+        "mrr@2": [0.5, 0, 1],
+        "mrr@5": [0.5, 0, 1],
+        "map@2": [0.5 / 2, 0, 1],
+        "map@5": [(1 / 2 + 2 / 4) / 2, 0, 1],
+        "ndcg@2": [dcg2 / ideal, 0, 1],
+        "ndcg@5": [dcg5 / ideal, 0, 1],
     }
     assert set(values) == set(by_hand) == set(ranking.names((2, 5)))
     for name, expected in by_hand.items():
@@ -42,7 +56,13 @@ def test_every_metric_by_hand() -> None:
 
 def test_more_targets_than_places_are_measured_against_the_best_possible_list() -> None:
     values = ranking.from_lists(np.array([[1, 2]]), np.array([0, 3]), np.array([1, 2, 3]), ks=(2,))
-    assert values["ndcg@2"] == values["map@2"] == values["precision@2"] == values["recall_capped@2"] == 1
+    assert (
+        values["ndcg@2"]
+        == values["map@2"]
+        == values["precision@2"]
+        == values["recall_capped@2"]
+        == 1
+    )
     assert values["recall@2"] == pytest.approx(2 / 3)
 
 
@@ -50,12 +70,18 @@ def test_agrees_with_scikit_learn() -> None:
     items, indptr, targets = lists(300, 40, 40)
     values = ranking.from_lists(items, indptr, targets, ks=(1, 5, 20, 40))
     for query in range(len(items)):
-        relevant = np.isin(items[query], targets[indptr[query] : indptr[query + 1]])[None].astype(float)
+        relevant = np.isin(items[query], targets[indptr[query] : indptr[query + 1]])[None].astype(
+            float
+        )
         scores = -np.arange(40.0)[None]
         for k in (5, 20, 40):
-            assert values[f"ndcg@{k}"][query] == pytest.approx(ndcg_score(relevant, scores, k=k), abs=1e-9)
+            assert values[f"ndcg@{k}"][query] == pytest.approx(
+                ndcg_score(relevant, scores, k=k), abs=1e-9
+            )
         # Whole lists hold every target, so MAP is scikit-learn's average precision there.
-        assert values["map@40"][query] == pytest.approx(average_precision_score(relevant[0], scores[0]), abs=1e-9)
+        assert values["map@40"][query] == pytest.approx(
+            average_precision_score(relevant[0], scores[0]), abs=1e-9
+        )
 
 
 def test_agrees_with_a_plain_loop() -> None:
@@ -67,16 +93,24 @@ def test_agrees_with_a_plain_loop() -> None:
             hit = [item in wanted for item in items[query, :k].tolist()]
             precisions = [sum(hit[: place + 1]) / (place + 1) for place in range(k) if hit[place]]
             assert values[f"recall@{k}"][query] == pytest.approx(sum(hit) / len(wanted), abs=1e-12)
-            assert values[f"recall_capped@{k}"][query] == pytest.approx(sum(hit) / min(k, len(wanted)), abs=1e-12)
+            assert values[f"recall_capped@{k}"][query] == pytest.approx(
+                sum(hit) / min(k, len(wanted)), abs=1e-12
+            )
             assert values[f"precision@{k}"][query] == pytest.approx(sum(hit) / k, abs=1e-12)
             assert values[f"hit_rate@{k}"][query] == any(hit)
-            assert values[f"mrr@{k}"][query] == pytest.approx(1 / (hit.index(True) + 1) if any(hit) else 0.0, abs=1e-12)
-            assert values[f"map@{k}"][query] == pytest.approx(sum(precisions) / min(k, len(wanted)), abs=1e-12)
+            assert values[f"mrr@{k}"][query] == pytest.approx(
+                1 / (hit.index(True) + 1) if any(hit) else 0.0, abs=1e-12
+            )
+            assert values[f"map@{k}"][query] == pytest.approx(
+                sum(precisions) / min(k, len(wanted)), abs=1e-12
+            )
 
 
 def test_hits_and_lists_are_one_definition() -> None:
     items, indptr, targets = lists(100, 30, 10, seed=4)
-    hits = np.stack([np.isin(row, targets[a:b]) for row, (a, b) in zip(items, pairwise(indptr), strict=True)])
+    hits = np.stack(
+        [np.isin(row, targets[a:b]) for row, (a, b) in zip(items, pairwise(indptr), strict=True)]
+    )
     from_hits = ranking.from_hits(hits, np.diff(indptr), ks=(1, 10))
     for name, value in ranking.from_lists(items, indptr, targets, ks=(1, 10)).items():
         np.testing.assert_array_equal(value, from_hits[name])
@@ -122,7 +156,9 @@ def test_padding_and_repeated_items_cannot_hit() -> None:
 def test_lists_shorter_than_k_and_no_queries_at_all() -> None:
     values = ranking.from_lists(np.array([[1, 2]]), np.array([0, 1]), np.array([2]), ks=(20,))
     assert values["precision@20"] == 1 / 20 and values["mrr@20"] == 0.5
-    nothing = ranking.from_lists(np.zeros((0, 5), np.int32), np.array([0]), np.array([], np.int32), ks=(5,))
+    nothing = ranking.from_lists(
+        np.zeros((0, 5), np.int32), np.array([0]), np.array([], np.int32), ks=(5,)
+    )
     assert ranking.Sums.of(nothing).counts.tolist() == [0] * len(ranking.names((5,)))
 
 
@@ -131,15 +167,24 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ranking.from_lists(items, indptr, targets, ks=(10,))
     monkeypatch.setattr(ranking, "_PLACES", 1)
     for threads in (1, 2):
-        for name, value in ranking.from_lists(items, indptr, targets, ks=(10,), threads=threads).items():
+        for name, value in ranking.from_lists(
+            items, indptr, targets, ks=(10,), threads=threads
+        ).items():
             np.testing.assert_array_equal(value, whole[name])
 
 
 def test_sums_merge_to_the_mean_of_all() -> None:
     items, indptr, targets = lists(90, 30, 10, seed=9)
     whole = ranking.from_lists(items, indptr, targets, ks=(5, 10))
-    parts = [{name: value[part] for name, value in whole.items()} for part in (slice(0, 20), slice(20, 90))]
-    merged = ranking.Sums.of(parts[0]).merge(ranking.Sums.of(parts[1])).merge(ranking.Sums.zero(tuple(whole)))
+    parts = [
+        {name: value[part] for name, value in whole.items()}
+        for part in (slice(0, 20), slice(20, 90))
+    ]
+    merged = (
+        ranking.Sums.of(parts[0])
+        .merge(ranking.Sums.of(parts[1]))
+        .merge(ranking.Sums.zero(tuple(whole)))
+    )
     for name, mean in merged.means().items():
         assert mean == pytest.approx(whole[name].mean(), abs=1e-14)
     with pytest.raises(AssertionError, match="do not merge"):

@@ -17,7 +17,10 @@ def measured(label: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
 
 
 def test_by_hand() -> None:
-    assert measured(np.array([5.0, 3.0, 1.0]), np.array([4.0, 3.0, 3.0])) == {"rmse": math.sqrt(5 / 3), "mae": 1.0}
+    assert measured(np.array([5.0, 3.0, 1.0]), np.array([4.0, 3.0, 3.0])) == {
+        "rmse": math.sqrt(5 / 3),
+        "mae": 1.0,
+    }
 
 
 def test_agrees_with_scikit_learn() -> None:
@@ -31,7 +34,10 @@ def test_agrees_with_scikit_learn() -> None:
 def test_rmse_is_over_rows_whatever_the_parts() -> None:
     draw = np.random.default_rng(1)
     label, prediction = draw.normal(size=100), draw.normal(size=100)
-    parts = [Sums.of(rating.from_rows(label[part], prediction[part])) for part in (slice(0, 7), slice(7, 90), slice(90, 100))]
+    parts = [
+        Sums.of(rating.from_rows(label[part], prediction[part]))
+        for part in (slice(0, 7), slice(7, 90), slice(90, 100))
+    ]
     merged = rating.finish(parts[2].merge(parts[0]).merge(parts[1]).means())
     assert merged == pytest.approx(measured(label, prediction), abs=1e-12)
 

@@ -1,4 +1,6 @@
-"""Set-up: what it asks for, what it pins, and that nothing half-made is taken for whole. Only copies in tmp_path are touched."""
+"""Set-up: what it asks for, what it pins, and that nothing half-made is taken for whole. Only
+copies in tmp_path are touched.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +42,16 @@ def pins() -> dict[str, str]:
 def requirements() -> list[Requirement]:
     """What setup.py asks for, extras included."""
     code = """import json, runpy, setuptools
-setuptools.setup = lambda **facts: print(json.dumps(facts))
+setuptools.setup = lambda **facts: print(json.dumps(facts, default=str))
 runpy.run_path("setup.py")"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     facts = json.loads(done.stdout)
-    return [Requirement(text) for text in [*facts["install_requires"], *sum(facts["extras_require"].values(), [])]]
+    return [
+        Requirement(text)
+        for text in [*facts["install_requires"], *sum(facts["extras_require"].values(), [])]
+    ]
 
 
 @pytest.fixture
@@ -67,7 +74,7 @@ def path_with(folder: Path, tools: set[str]) -> str:
             (folder / name).symlink_to(found)
     if "java" in tools:  # `java -version` alone is asked; any JDK that can be found answers for it
         (folder / "java").unlink()
-        (folder / "java").write_text('#!/bin/sh\necho \'openjdk version "17.0.1" 2021\' >&2\n')
+        (folder / "java").write_text("#!/bin/sh\necho 'openjdk version \"17.0.1\" 2021' >&2\n")
         (folder / "java").chmod(0o755)
     return str(folder)
 
@@ -75,11 +82,24 @@ def path_with(folder: Path, tools: set[str]) -> str:
 def run_setup(tree: Path, command: str = "main", **env: str) -> subprocess.CompletedProcess[str]:
     """One function of set-up in the copied tree, with an environment of its own."""
     keep = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    environment = {**keep, "HOME": str(tree.parent), "PYTHON": BASE_PYTHON, "RECSYS_CACHE": str(tree.parent / "cache"), **env}
+    environment = {
+        **keep,
+        "HOME": str(tree.parent),
+        "PYTHON": BASE_PYTHON,
+        "RECSYS_CACHE": str(tree.parent / "cache"),
+        **env,
+    }
     # Whatever happens, no test installs anything over the network.
     environment |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
-    return subprocess.run(["bash", "-c", f"source deploy/setup.sh; {command}"], cwd=tree, env=environment,
-                          capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        ["bash", "-c", f"source deploy/setup.sh; {command}"],
+        cwd=tree,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("lacking", sorted(TOOLS))
@@ -99,22 +119,55 @@ def test_all_missing_tools_are_named_at_once(tree: Path) -> None:
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert len(lines) == 4
-    for line, what in zip(lines, ("Python 3.11", "JDK 17 or newer", "a C++ compiler", "cmake"), strict=True):
+    for line, what in zip(
+        lines, ("Python 3.11", "JDK 17 or newer", "a C++ compiler", "cmake"), strict=True
+    ):
         assert line.startswith(f"setup: missing: {what}")
 
 
 def test_an_old_java_is_named_with_its_version(tree: Path) -> None:
     java = tree.parent / "old" / "bin" / "java"
     java.parent.mkdir(parents=True)
-    java.write_text('#!/bin/sh\necho \'openjdk version "11.0.2" 2019\' >&2\n')
+    java.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\" 2019' >&2\n")
     java.chmod(0o755)
     done = run_setup(tree, JAVA_HOME=str(java.parents[1]))
     assert done.returncode == 2
     assert f"JDK 17 or newer (found version 11 by {java})" in done.stderr
 
 
+def test_packages_say_where_they_are_and_why_they_are_large(tree: Path) -> None:
+    venv.create(tree / ".venv", with_pip=False, symlinks=True)
+    lines = r"Collecting a\n  Downloading a.whl (780 MB)\nUsing cached b\nCollecting b\n"
+    done = run_setup(tree, f"printf '{lines}' | progress .venv/log 0; tell_of_torch")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert [line.partition(", ")[2].partition(" s: ")[2] for line in said[:3]] == [
+        "Collecting a",
+        "Downloading a.whl (780 MB)",
+        "Collecting b",
+    ]
+    assert said[2].startswith("setup: 2 packages so far, ")
+    assert (tree / ".venv" / "log").read_text().count("\n") == 4
+    if sys.platform == "linux":
+        assert "6 GB" in said[3] and "CUDA" in said[3] and "RECSYS_TORCH=cpu" in said[4]
+        assert "GPU" not in run_setup(tree, "tell_of_torch", RECSYS_TORCH="cpu").stdout
+
+
+def test_the_cpu_build_of_torch_is_asked_for_and_a_failure_shows_the_logs_end(tree: Path) -> None:
+    python = tree / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\nexit 3\n')
+    python.chmod(0o755)
+    done = run_setup(tree, "logged pip torch", RECSYS_TORCH="cpu")
+    assert done.returncode != 0
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu torch" in done.stderr
+    assert "--extra-index-url" not in run_setup(tree, "logged pip torch").stderr
+
+
 def stamped(tree: Path) -> None:
-    """A whole set-up as the script sees it, in an environment that has no pip at all: calling pip would fail."""
+    """A whole set-up as the script sees it, in an environment that has no pip at all: calling pip
+    would fail.
+    """
     venv.create(tree / ".venv", with_pip=False, symlinks=True)
     done = run_setup(tree, "check_tools; fingerprint > .venv/.setup-stamp")
     assert done.returncode == 0, done.stderr
@@ -126,8 +179,16 @@ def test_a_second_call_says_so_and_calls_no_pip(tree: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "setup: up to date (.venv)\n", "")
 
 
-@pytest.mark.parametrize("changed", ["setup.py", "constraints.txt", "deploy/setup.sh", "deploy/build_horovod.sh",
-                                     "deploy/spark/spark-env.sh"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "setup.py",
+        "constraints.txt",
+        "deploy/setup.sh",
+        "deploy/build_horovod.sh",
+        "deploy/spark/spark-env.sh",
+    ],
+)
 def test_a_change_asks_for_another_set_up(tree: Path, changed: str) -> None:
     stamped(tree)
     with open(tree / changed, "a", encoding="utf-8") as file:
@@ -156,7 +217,9 @@ def test_an_unfinished_environment_is_made_anew(tree: Path) -> None:
     assert ".venv was left unfinished: making it anew" in done.stdout
     assert done.returncode != 0  # no index to install from
     assert not (tree / ".venv" / "half").exists()
-    assert (tree / ".venv" / ".setup-running").exists()  # still unfinished, so the next call starts over again
+    assert (
+        tree / ".venv" / ".setup-running"
+    ).exists()  # still unfinished, so the next call starts over again
     assert not (tree / ".venv" / ".setup-stamp").exists()
 
 
@@ -167,32 +230,63 @@ def test_constraints_pin_every_requirement_within_its_range() -> None:
     for requirement in wanted:
         version = pinned.get(canonicalize_name(requirement.name))
         assert version, f"{requirement} has no pin"
-        assert requirement.specifier.contains(version, prereleases=True), f"{requirement} is pinned to {version}"
+        assert requirement.specifier.contains(version, prereleases=True), (
+            f"{requirement} is pinned to {version}"
+        )
 
 
 def test_everything_installed_is_pinned() -> None:
     pinned = pins()
     ours = [sysconfig.get_path("purelib")]  # setuptools puts a folder of its own copies on sys.path
-    installed = {canonicalize_name(found.name): found.version for found in importlib.metadata.distributions(path=ours)}
-    other = {name: version for name, version in installed.items()
-             if name not in ("pip", "recsys-spark") and pinned.get(name) != version.split("+")[0]}
+    installed = {
+        canonicalize_name(found.name): found.version
+        for found in importlib.metadata.distributions(path=ours)
+    }
+    other = {
+        name: version
+        for name, version in installed.items()
+        if name not in ("pip", "recsys-spark") and pinned.get(name) != version.split("+")[0]
+    }
     assert not other, f"installed, but not the pinned version: {other}"
 
 
 def test_every_import_is_a_declared_requirement() -> None:
     by_import = importlib.metadata.packages_distributions()
     declared = {canonicalize_name(requirement.name) for requirement in requirements()} | {"horovod"}
-    third_party = {name for file in (ROOT / "recsys_spark").rglob("*.py") for name in imported(file)}
+    third_party = {
+        name for file in (ROOT / "recsys_spark").rglob("*.py") for name in imported(file)
+    }
     third_party -= {*sys.stdlib_module_names, "recsys_spark"}
     assert {"torch", "pyspark"} <= third_party
-    missing = {name for name in third_party if not declared & {canonicalize_name(found) for found in by_import.get(name, [])}}
+    missing = {
+        name
+        for name in third_party
+        if not declared & {canonicalize_name(found) for found in by_import.get(name, [])}
+    }
     # Spark brings py4j, and Databricks its `databricks` module.
     assert missing <= {"py4j", "databricks"}, f"imported, but not in setup.py: {missing}"
 
 
 def test_make_alone_lists_the_targets() -> None:
-    done = subprocess.run(["make", "-C", str(ROOT), "--no-print-directory"], capture_output=True, text=True, timeout=30, check=True)
-    targets = ["help", "setup", "demo", "test", "soak", "lint", "bench", "bench-train", "parity", "clean"]
+    done = subprocess.run(
+        ["make", "-C", str(ROOT), "--no-print-directory"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    targets = [
+        "help",
+        "setup",
+        "demo",
+        "test",
+        "soak",
+        "lint",
+        "bench",
+        "bench-train",
+        "parity",
+        "clean",
+    ]
     assert [line.split()[0] for line in done.stdout.splitlines()] == targets
 
 
@@ -213,14 +307,18 @@ def repository(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     served = tmp_path / "repository/io/delta/one.jar"
     served.parent.mkdir(parents=True)
     handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path / "repository")))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(handler, directory=str(tmp_path / "repository"))
+    )
     Thread(target=server.serve_forever, daemon=True).start()
     yield served, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
 
 
-def test_jars_are_fetched_once_and_placed_whole(jars: ModuleType, repository: tuple[Path, str], tmp_path: Path) -> None:
+def test_jars_are_fetched_once_and_placed_whole(
+    jars: ModuleType, repository: tuple[Path, str], tmp_path: Path
+) -> None:
     served, url = repository
     served.write_bytes(b"whole")
     first, second = tmp_path / "first", tmp_path / "second"
@@ -235,7 +333,9 @@ def test_jars_are_fetched_once_and_placed_whole(jars: ModuleType, repository: tu
 
 
 @pytest.mark.parametrize("content", [b"who", None], ids=["cut short", "not there"])
-def test_a_wrong_jar_is_refused(jars: ModuleType, repository: tuple[Path, str], tmp_path: Path, content: bytes | None) -> None:
+def test_a_wrong_jar_is_refused(
+    jars: ModuleType, repository: tuple[Path, str], tmp_path: Path, content: bytes | None
+) -> None:
     served, url = repository
     if content is not None:
         served.write_bytes(content)
@@ -250,6 +350,15 @@ def test_a_wrong_jar_is_refused(jars: ModuleType, repository: tuple[Path, str], 
 
 
 def test_horovod_has_its_native_library() -> None:
-    done = subprocess.run([sys.executable, "-c", "import horovod.torch as h, horovod.torch.mpi_lib_v2; assert h.gloo_built()"],
-                          capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import horovod.torch as h, horovod.torch.mpi_lib_v2; assert h.gloo_built()",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,9 @@ def test_row_0_is_zero_and_stays_zero():
 
 @pytest.mark.parametrize("shape", [(50,), (50, 1), (20, 3), (0,), (0, 2)])
 def test_rows_squares_and_gradients_are_those_of_torch(shape):
-    """Against torch's own embedding, for the rows alone, their squares alone and both; indices repeat, 0 among them."""
+    """Against torch's own embedding, for the rows alone, their squares alone and both; indices
+    repeat, 0 among them.
+    """
     torch.manual_seed(2)
     made = table(9, 4, 1.0).double()
     index, factor = torch.randint(0, 10, shape), torch.randn(*shape, 4, dtype=torch.float64)
@@ -29,7 +31,11 @@ def test_rows_squares_and_gradients_are_those_of_torch(shape):
         rows, squares = made.with_squares(index)
         square = squares.sum()
         assert torch.equal(rows, made.weight[index]) and torch.equal(made(index.int()), rows)
-        loss = sum(weight * part for weight, part in ((of_rows, (rows * factor).sum()), (of_square, square)) if weight)
+        loss = sum(
+            weight * part
+            for weight, part in ((of_rows, (rows * factor).sum()), (of_square, square))
+            if weight
+        )
         loss.backward()
         weight = made.weight.detach().clone().requires_grad_()
         rows = torch.nn.functional.embedding(index, weight, 0)
@@ -42,7 +48,8 @@ def test_sums_are_the_same_whatever_the_number_of_threads():
     threads, gradients = torch.get_num_threads(), []
     torch.manual_seed(3)
     made, index = table(50, 16, 1.0), torch.randint(1, 51, (20_000,))
-    factor = torch.randn(20_000, 16) * torch.logspace(-4, 4, 20_000)[:, None]  # another order of adding would show
+    # Another order of adding would show
+    factor = torch.randn(20_000, 16) * torch.logspace(-4, 4, 20_000)[:, None]
     try:
         for number in (1, 2, 3, 1):
             torch.set_num_threads(number)
@@ -69,8 +76,15 @@ def test_each_index_once_and_where_it_was(high: int, dtype: torch.dtype, rows: i
 def test_few_products_are_those_of_torch(rows: int, items: int, dim: int) -> None:
     """Their gradient goes one way for a few numbers and another for more."""
     torch.manual_seed(3)
-    ours, theirs = ([torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
-                     for shape in ((rows, dim), (rows, items, dim))] for _ in range(2))
+    ours, theirs = (
+        [
+            torch.randn(
+                *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+            ).requires_grad_()
+            for shape in ((rows, dim), (rows, items, dim))
+        ]
+        for _ in range(2)
+    )
     found, expected = few_products(*ours), torch.einsum("bd,bcd->bc", *theirs)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     factor = torch.randn(rows, items, dtype=torch.float64)
@@ -83,7 +97,10 @@ def test_few_products_are_those_of_torch(rows: int, items: int, dim: int) -> Non
 @pytest.mark.parametrize("items", [2, 9])
 def test_few_products_stay_float32_in_half_precision(items: int) -> None:
     torch.manual_seed(4)
-    users, rows = torch.randn(5, 64, requires_grad=True), torch.randn(5, items, 64, requires_grad=True)
+    users, rows = (
+        torch.randn(5, 64, requires_grad=True),
+        torch.randn(5, items, 64, requires_grad=True),
+    )
     made = []
     for half in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):

@@ -1,3 +1,3 @@
-"""Of all that is written here."""
+"""The format version of all contracts."""
 
-VERSION = 1  # raised when a reader of an older artefact would misread it
+VERSION = 2  # incremented when a reader of an older artefact would misread it

@@ -1,37 +1,60 @@
-"""Every event gets its part, by one named rule and by the events' own values alone: never by partition or order of rows, never by a model.
+"""Every event gets its part, by one named rule and by the events' own values alone: never by
+partition or order of rows, never by a model.
 
 | protocol | rule | what is held out | file |
 |---|---|---|---|
-| K-FULL, K-99 | `leave_last_out` | each user's last events, `hold` for test and `hold` for valid | by_user.py |
+| K-FULL, K-99 | `leave_last_out` | each user's last events, `hold` a part | by_user.py |
 | K-FULL | `last_share` | the last shares of each user's events | by_user.py |
 | | `stratified` | shares of each user's (or item's) events at random | by_user.py |
 | R-RND | `random` | shares of all events at random | all_events.py |
 | R-TIME | `global_time` | all events from one instant on | all_events.py |
-| CTR-TIME | `click_time` | the same, where the label is whether the value reaches a threshold | all_events.py |
+| CTR-TIME | `click_time` | the same; label: does the value reach a threshold | all_events.py |
 | S-TIME | `session_time` | whole sessions, by their ends | all_events.py |
-| S-TIME | `next_in_session` | the last event of whole sessions, which are the users | all_events.py |
+| S-TIME | `next_in_session` | the last event of whole sessions, the queries | all_events.py |
+| | `everything` | nothing: for production | all_events.py |
 | | `rolling` | one of a list of windows over time; what is later takes no part | all_events.py |
-| K-STRONG | `strong` | users; a share of their events is known, the rest is to be found | held_out.py |
+| K-STRONG | `strong` | users; a share of their events stays known | held_out.py |
 | C-USER | `cold_users` | users; their first `known` events are known | held_out.py |
+| K-STRONG | `playlist_continuation` | playlists; their first events stay known | held_out.py |
 | C-ITEM | `cold_items` | items, with all their events | held_out.py |
 | | `published` | what the publisher held out | published.py |
 
-Parts are disjoint, and every event has one; only `rolling` leaves events out. Time ties are broken by `rule.newest_first`.
+Parts are disjoint, and every event has one; only `rolling` leaves events out. The order of events,
+ties in time included, is that of `queries.oldest_first`.
 """
 
 from __future__ import annotations
 
-from recsys_spark.etl.split.all_events import ClickTime, GlobalTime, NextInSession, Random, Rolling, SessionTime
+from recsys_spark.etl.split.all_events import (
+    ClickTime,
+    Everything,
+    GlobalTime,
+    NextInSession,
+    Random,
+    Rolling,
+    SessionTime,
+)
 from recsys_spark.etl.split.by_user import LastShare, LeaveLastOut, Stratified
-from recsys_spark.etl.split.held_out import ColdItems, ColdUsers, Strong
+from recsys_spark.etl.split.held_out import ColdItems, ColdUsers, PlaylistContinuation, Strong
 from recsys_spark.etl.split.published import Published
 from recsys_spark.etl.split.rule import Rule
 
 RULES: dict[str, type[Rule]] = {
-    "leave_last_out": LeaveLastOut, "last_share": LastShare, "stratified": Stratified,
-    "random": Random, "global_time": GlobalTime, "click_time": ClickTime, "session_time": SessionTime,
-    "next_in_session": NextInSession, "rolling": Rolling,
-    "strong": Strong, "cold_users": ColdUsers, "cold_items": ColdItems, "published": Published,
+    "leave_last_out": LeaveLastOut,
+    "last_share": LastShare,
+    "stratified": Stratified,
+    "random": Random,
+    "global_time": GlobalTime,
+    "click_time": ClickTime,
+    "session_time": SessionTime,
+    "next_in_session": NextInSession,
+    "rolling": Rolling,
+    "strong": Strong,
+    "cold_users": ColdUsers,
+    "playlist_continuation": PlaylistContinuation,
+    "cold_items": ColdItems,
+    "published": Published,
+    "everything": Everything,
 }
 
 __all__ = ["RULES", "Rule"]

@@ -1,4 +1,4 @@
-"""What a rule is, and what rules share: shares in whole numbers, the order of a user's events."""
+"""What a rule is, and what rules share: shares in whole numbers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,25 @@ from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
 from recsys_spark.core.config import Settings
+from recsys_spark.etl import queries
 
-_PARTS_PER_BILLION = 10**9  # shares are counted in them, so that 0.8 + 0.1 is 0.9 and every machine gets the same whole numbers
+# What a split keeps of an event
+EVENT = (
+    *(c.USER_ID, c.ITEM_ID, c.TS, c.VALUE),
+    *(c.SESSION_ID, c.ACTION, c.POSITION, c.STEP),
+)
+# Shares are counted in them, so that 0.8 + 0.1 is 0.9 and every machine gets the same whole numbers
+_PARTS_PER_BILLION = 10**9
 
 
 class Rule(Settings):
     """A rule and its arguments. `assign` gets every event of the split and gives each its part."""
 
-    needs: ClassVar[tuple[str, ...]] = ()  # columns of `interactions` beside user_id, item_id, ts and value
+    needs: ClassVar[tuple[str, ...]] = ()  # columns of `interactions` beside EVENT
     filters: ClassVar[bool] = True  # false: no event may be left out beforehand
-    users_held_out: ClassVar[bool] = False  # users of valid and test are in no other part; what is known of them is their fold-in part
-    renames_users: ClassVar[bool] = False  # true: the users of the split are not those of the table, but for example their sessions
+    # Queries of valid and test are in no other part; what is known of them is their fold-in part
+    held_out: ClassVar[bool] = False
+    query_kind: ClassVar[queries.Kind] = "user"  # whose lists are made
 
     @property
     def until(self) -> int | None:
@@ -28,7 +36,11 @@ class Rule(Settings):
         return None
 
     def assign(self, events: DataFrame, seed: int) -> DataFrame:
-        """events (user_id, item_id, ts, value, *needs) -> (user_id, item_id, ts, value, part), the same rows (but for `renames_users`)."""
+        """events (EVENT, *needs) -> the same rows as (query_id, EVENT, part)."""
+        return self.divide(events.withColumn(c.QUERY_ID, queries.id_of(self.query_kind)), seed)
+
+    def divide(self, events: DataFrame, seed: int) -> DataFrame:
+        """As `assign`, of events that have their query_id."""
         raise NotImplementedError
 
 
@@ -44,22 +56,27 @@ Fractions = Annotated[tuple[float, float, float], AfterValidator(_add_up)]  # tr
 
 def with_part(events: DataFrame, part: Column, value: Column | None = None) -> DataFrame:
     """The contract of `Rule.assign`."""
-    return events.select(c.USER_ID, c.ITEM_ID, c.TS, F.col(c.VALUE) if value is None else value.alias(c.VALUE), part.alias(c.PART))
-
-
-def newest_first(*groups: str | Column) -> WindowSpec:
-    """The events of each group, latest first. Events of one second by (xxhash64(user_id, item_id), item_id): a fixed order that favours
-    no item (that of the ids would hold out the highest, and so often newest, items)."""
-    return Window.partitionBy(*groups).orderBy(F.desc(c.TS), F.xxhash64(c.USER_ID, c.ITEM_ID), c.ITEM_ID)
+    kept = events if value is None else events.withColumn(c.VALUE, value)
+    return kept.select(c.QUERY_ID, *EVENT, part.alias(c.PART))
 
 
 def count_of(window: WindowSpec) -> Column:
-    """Rows of the group. Over the same window as the places in it, so that the rows are sorted once."""
-    return F.count(F.lit(1)).over(window.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing))
+    """Rows of the group. Over the same window as the places in it, so that the rows are sorted
+    once.
+    """
+    return F.count(F.lit(1)).over(
+        window.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
+    )
 
 
 def whole(total: int, share: float) -> int:
-    """The largest whole number that is at most `share` of `total`."""
+    """The largest whole number that is at most `share` of `total`.
+
+    >>> whole(10, 0.8 + 0.1), int(10 * (0.8 + 0.1)), whole(15, 0.1)
+    (9, 9, 1)
+    >>> whole(100, 0.57), int(100 * 0.57)  # in floating point 100 * .57 is below 57
+    (57, 56)
+    """
     return total * round(share * _PARTS_PER_BILLION) // _PARTS_PER_BILLION
 
 
@@ -74,4 +91,5 @@ def floored(count: Column, share: float) -> Column:
 
 
 def _div(billions: Column) -> Column:
-    return F.call_function("div", billions, F.lit(_PARTS_PER_BILLION))  # of whole numbers: `/` would go through doubles
+    # Of whole numbers: `/` would go through doubles
+    return F.call_function("div", billions, F.lit(_PARTS_PER_BILLION))

@@ -1,1 +1,1 @@
-"""Models whose row is (user, item it met), beside items it has not met."""
+"""Models whose row is (user, item it met), with items it has not met."""

@@ -1,14 +1,19 @@
-"""Matrix factorization with an item bias, trained to rank: a user's item above one that the user has not met.
+"""Matrix factorization with an item bias, trained to rank: a user's item above one that the user
+has not met.
 
-Paper: Steffen Rendle, Christoph Freudenthaler, Zeno Gantner, Lars Schmidt-Thieme. BPR: Bayesian Personalized Ranking from Implicit
-Feedback. UAI 2009, arXiv:1205.2618 (section 4, with the matrix factorization of 4.3.1). `loss: bce` instead is the dot product of
-Steffen Rendle, Walid Krichene, Li Zhang, John Anderson. Neural Collaborative Filtering vs. Matrix Factorization Revisited. RecSys
-2020, arXiv:2005.09683 (equations 2 and 4): cross entropy of positives and sampled negatives, with biases of the user and of the whole.
-Differs: every observed pair comes once an epoch, with its negatives, instead of triples drawn with replacement; one regulariser
-for all factors (the first paper allows three) and one for the biases; the job's optimiser over mini-batches takes the place of SGD
-over single triples or, for `bce`, single examples. The item bias is not in the first paper. The second paper's negatives are
-`negatives: any`, and its width counts the bias (192 there is 191 here). A user that training never met keeps its start, close to
-zero, and index 0 is zero: such a user gets the items by their bias.
+Paper: Steffen Rendle, Christoph Freudenthaler, Zeno Gantner, Lars Schmidt-Thieme. BPR: Bayesian
+Personalized Ranking from Implicit Feedback. UAI 2009, arXiv:1205.2618 (section 4, with the matrix
+factorization of 4.3.1). `loss: bce` instead is the dot product of Steffen Rendle, Walid Krichene,
+Li Zhang, John Anderson. Neural Collaborative Filtering vs. Matrix Factorization Revisited. RecSys
+2020, arXiv:2005.09683 (equations 2 and 4): cross entropy of positives and sampled negatives, with
+biases of the user and of the whole.
+Differs: every observed pair occurs once per epoch, with its negatives, instead of triples drawn
+with replacement; one regulariser for all factors (the first paper allows three) and one for the
+biases; the job's optimiser over mini-batches takes the place of SGD over single triples or, for
+`bce`, single examples. The item bias is not in the first paper. The second paper's negatives are
+`negatives: any`, and its width includes the bias (192 there is 191 here). A user absent from
+training keeps its initial factors, close to zero, and index 0 is zero: such a user gets the items
+by their bias.
 """
 
 from __future__ import annotations
@@ -20,9 +25,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys_spark.batches.layouts.pairs import Pairs
+from recsys_spark.batches.query import Query
 from recsys_spark.core.config import Settings
-from recsys_spark.models.base import Context, DotFactors, Model, Sizes, Term
-from recsys_spark.models.batches import Pairs, Query
+from recsys_spark.models.base import Context, ItemVectors, Model, Sizes, Term
 from recsys_spark.nn.tables import Table, few_products, products, table
 
 
@@ -33,9 +39,10 @@ class BprMf(Model):
     class Config(Settings):
         dim: int = Field(64, ge=1)
         loss: Literal["bpr", "bce"] = "bpr"
-        num_negatives: int = Field(1, ge=1)  # per positive, fresh in each epoch
-        negatives: Literal["unmet", "any"] = "unmet"  # any: also items that the user met, as they come
-        l2: float = Field(0.01, ge=0)  # times the squared norms of the factors drawn, each time they are
+        num_negatives: int = Field(1, ge=1)  # per positive, drawn anew in each epoch
+        negatives: Literal["unmet", "any"] = "unmet"  # any: also items that the user met
+        # coefficient of the squared norms of the factors in the batch, for each occurrence
+        l2: float = Field(0.01, ge=0)
         l2_bias: float = Field(0.0, ge=0)
         init_std: float = Field(0.1, gt=0)
 
@@ -44,58 +51,74 @@ class BprMf(Model):
         self.user = table(sizes.num_users, config.dim, config.init_std)  # W
         self.item = table(sizes.num_items, config.dim, config.init_std)  # H
         self.item_bias = table(sizes.num_items, 1, 0.0)
-        if config.loss == "bce":  # in a difference of two items these cancel out
+        if config.loss == "bce":  # in a difference of two items these cancel
             self.user_bias = table(sizes.num_users, 1, 0.0)
             self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, batch: Pairs, ctx: Context) -> dict[str, Tensor]:
-        """x_ui and x_uj: "scores" (B, 1 + N), the positive first. Of the rows drawn, where a regulariser asks, the squared norms: of
-        factors "user" (B,) and "item" (B, 1 + N), of biases "user_bias" and "item_bias"."""
-        items = torch.cat([batch.item.unsqueeze(1).long(), batch.negative], 1)  # (B, 1 + N): one look-up for all
-        found: dict[str, Tensor] = {}
+        """x_ui and x_uj: "scores" (B, 1 + N), the positive first. For each regulariser in use, the
+        squared norms of the rows: of factors "user" (B,) and "item" (B, 1 + N), of biases
+        "user_bias" and "item_bias".
+        """
+        # (B, 1 + N): one look-up for all
+        items = torch.cat([batch.item.unsqueeze(1).long(), batch.negative], 1)
+        norms: dict[str, Tensor] = {}
 
         def look_up(name: str, index: Tensor, l2: float) -> Tensor:
             table: Table = getattr(self, name)
             if not l2:
                 return table(index)
-            rows, found[name] = table.with_squares(index)
+            rows, norms[name] = table.with_squares(index)
             return rows
 
-        p, q = look_up("user", batch.user, self.config.l2), look_up("item", items, self.config.l2)  # (B, D), (B, 1 + N, D)
+        # (B, D), (B, 1 + N, D)
+        p = look_up("user", batch.user, self.config.l2)
+        q = look_up("item", items, self.config.l2)
         scores = look_up("item_bias", items, self.config.l2_bias).squeeze(-1) + few_products(p, q)
         if self.config.loss == "bce":
             scores = scores + look_up("user_bias", batch.user, self.config.l2_bias) + self.bias
-        return {**found, "scores": scores}
+        return {**norms, "scores": scores}
 
     def loss(self, batch: Pairs, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
         positive, negative = output["scores"][:, :1], output["scores"][:, 1:]
         if self.config.loss == "bpr":
-            likelihood = F.logsigmoid(positive - negative).sum()  # BPR-OPT: over the triples (u, i, j)
-            of_user = of_positive = negative.shape[1]  # of how many examples each is a part
+            likelihood = F.logsigmoid(
+                positive - negative
+            ).sum()  # BPR-OPT: over the triples (u, i, j)
+            # numbers of examples that contain the user and the positive
+            user_weight = positive_weight = negative.shape[1]
             examples = negative.numel()
         else:
             likelihood = F.logsigmoid(positive).sum() + F.logsigmoid(-negative).sum()
-            of_user, of_positive, examples = 1 + negative.shape[1], 1, positive.numel() + negative.numel()
+            user_weight = 1 + negative.shape[1]
+            positive_weight = 1
+            examples = positive.numel() + negative.numel()
         count = positive.new_tensor(examples)
         terms = {self.config.loss: Term(-likelihood, count)}
-        for name, kind, coefficient in (("l2", "", self.config.l2), ("l2_bias", "_bias", self.config.l2_bias)):
+        for name, kind, coefficient in (
+            ("l2", "", self.config.l2),
+            ("l2_bias", "_bias", self.config.l2_bias),
+        ):
             if coefficient:
                 item = output[f"item{kind}"]
-                squares = of_positive * item[:, 0].sum() + item[:, 1:].sum()
+                squares = positive_weight * item[:, 0].sum() + item[:, 1:].sum()
                 if f"user{kind}" in output:
-                    squares = squares + of_user * output[f"user{kind}"].sum()
+                    squares = squares + user_weight * output[f"user{kind}"].sum()
                 if kind and self.config.loss == "bce":
                     squares = squares + examples * self.bias.square()
                 terms[name] = Term(squares, count, coefficient)
         return terms
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
-        """x_ui less what it holds of the user alone, which orders nothing."""
+        """x_ui without its terms of the user alone, which do not change the order."""
         p = self.user(query.user)  # (B, D)
         if items is None:
             return p @ self.item.weight.T + self.item_bias.weight.T  # (B, I + 1)
         q, b = self.item(items), self.item_bias(items).squeeze(-1)  # ([B,] C, D), ([B,] C)
         return products(p, q) + b
 
-    def index(self) -> DotFactors:
-        return DotFactors(self.user.weight, self.item.weight, self.item_bias.weight[:, 0])
+    def index(self) -> ItemVectors:
+        return ItemVectors(self.item.weight, self.item_bias.weight[:, 0])
+
+    def encode(self, query: Query) -> Tensor:
+        return self.user(query.user)  # (B, D)

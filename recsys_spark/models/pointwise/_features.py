@@ -1,4 +1,6 @@
-"""What models over features share: the fields and their embedding, the loss of a rating or a click, the prediction."""
+"""Base of the models over features: the fields and their embedding, the loss of a rating or a
+click, the prediction.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys_spark.batches.layouts.pointwise import Rows
+from recsys_spark.batches.query import Query
 from recsys_spark.core.config import Settings
-from recsys_spark.models.base import Context, DotFactors, Model, Sizes, Term
-from recsys_spark.models.batches import Query, Rows
+from recsys_spark.models.base import Context, ItemVectors, Model, Sizes, Term
 from recsys_spark.nn.fields import Embedded, FeatureTable, Fields, Slots
 from recsys_spark.nn.tables import Distinct, distinct, products
 
@@ -21,7 +24,9 @@ Task = Literal["rating", "click"]
 
 
 class FeatureModel(Model):
-    """`forward` gives `output`: a rating, or the logit of a click; and the `norms` that `penalties` names, each (B,)."""
+    """`forward` returns `output`, a rating or the logit of a click, and the norms that `penalties`
+    names, each (B,).
+    """
 
     layout = "pointwise"
     task = "click"
@@ -37,19 +42,29 @@ class FeatureModel(Model):
         return mean if self.task == "rating" else math.log(rate / (1.0 - rate))
 
     def offset(self) -> nn.Parameter:
-        """w0, which starts at the best constant."""
+        """w0, initialised to the best constant."""
         return nn.Parameter(torch.tensor(self.constant()))
 
     def penalties(self) -> dict[str, float]:
-        """Coefficient of each of the forward pass's norms; one of 0 is left out."""
-        return {name: getattr(self.config, name) for name in ("l2_bias", "l2_factor") if hasattr(self.config, name)}
+        """Coefficient of each of the forward pass's norms; a coefficient of 0 is ignored."""
+        return {
+            name: getattr(self.config, name)
+            for name in ("l2_bias", "l2_factor")
+            if hasattr(self.config, name)
+        }
 
     def loss(self, batch: Rows, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
         weight = batch.weight.sum()
         if self.task == "rating":
-            terms = {"squared_error": Term((batch.weight * (output["output"] - batch.label).square()).sum(), weight)}
+            terms = {
+                "squared_error": Term(
+                    (batch.weight * (output["output"] - batch.label).square()).sum(), weight
+                )
+            }
         else:
-            entropy = F.binary_cross_entropy_with_logits(output["output"], batch.label, batch.weight, reduction="sum")
+            entropy = F.binary_cross_entropy_with_logits(
+                output["output"], batch.label, batch.weight, reduction="sum"
+            )
             terms = {"cross_entropy": Term(entropy, weight)}
         for name, coefficient in self.penalties().items():
             if coefficient:
@@ -58,22 +73,32 @@ class FeatureModel(Model):
 
     def predict(self, batch: Rows) -> dict[str, Tensor]:
         output = self(batch, Context())["output"]
-        return {"click": output.sigmoid()} if self.task == "click" else {"rating": self.sizes.clamped(output)}
+        return (
+            {"click": output.sigmoid()}
+            if self.task == "click"
+            else {"rating": self.sizes.clamped(output)}
+        )
 
     def slots(self, batch: Rows) -> list[tuple[Distinct, Slots]]:
-        """Of the users and of the items of a batch, each once, and of its events, where these have fields."""
+        """Slots of the distinct users and of the distinct items of a batch, and of its events,
+        where these have fields.
+        """
         users, items = distinct(batch.user), distinct(batch.item)
-        found = [(users, self.fields.user(users.each)), (items, self.fields.item(items.each))]
+        sides = [(users, self.fields.user(users.each)), (items, self.fields.item(items.each))]
         if self.fields.features["event"]:
-            found.append((Distinct(batch.row, None), self.fields.event(batch.codes, batch.numbers)))
-        return found
+            sides.append((Distinct(batch.row, None), self.fields.event(batch.codes, batch.numbers)))
+        return sides
 
     def catalogue(self, items: Tensor | None) -> Tensor:
-        return torch.arange(self.sizes.num_items + 1, device=next(self.parameters()).device) if items is None else items
+        return (
+            torch.arange(self.sizes.num_items + 1, device=next(self.parameters()).device)
+            if items is None
+            else items
+        )
 
 
 class Side(NamedTuple):
-    """Of the users, the items or the events of a batch, each once (R)."""
+    """The distinct users or items of a batch, or its events (R rows)."""
 
     of: Distinct
     constant: Tensor  # (R,)
@@ -82,17 +107,20 @@ class Side(NamedTuple):
 
 
 def total(sides: Sequence[Side], part: Callable[[Side], Tensor]) -> Tensor:
-    """A part (R, ...) of each side, added up for the rows of the batch, (B, ...)."""
+    """The sum over the sides of a part (R, ...), for the rows of the batch, (B, ...)."""
     first, *rest = (side.of.spread(part(side)) for side in sides)
     return sum(rest, first)
 
 
 class TwoSided(FeatureModel):
-    """Models that, without an event, are a constant and a vector of the user and of the item: constants added, vectors multiplied."""
+    """Models that, without an event, are a constant and a vector each of the user and of the item:
+    the constants are added, the vectors multiplied.
+    """
 
     class Config(Settings):
         dim: int = Field(32, ge=1)
-        l2_factor: float = Field(0.02, ge=0)  # times the squared norms of the features in the batch, each time they occur
+        # coefficient of the squared norms of the features in the batch, for each occurrence
+        l2_factor: float = Field(0.02, ge=0)
         l2_bias: float = Field(0.002, ge=0)
         init_std: float = Field(0.03, gt=0)
         task: Task = "rating"
@@ -102,26 +130,33 @@ class TwoSided(FeatureModel):
     w0: nn.Parameter
 
     def side(self, slots: Slots, training: bool) -> tuple[Tensor, Tensor, Embedded]:
-        """Constant (...), vector (..., D) of a user's or an item's slots (..., S), and what they were made of: all slots added up."""
-        found = self.table(slots, training)
-        return found.linear.sum(-1), found.factors.sum(-2), found
+        """Constant (...) and vector (..., D) of a user's or an item's slots (..., S), and the
+        embedding from which they were computed: sums over all slots.
+        """
+        embedded = self.table(slots, training)
+        return embedded.linear.sum(-1), embedded.factors.sum(-2), embedded
 
     def sides(self, batch: Rows, training: bool) -> list[Side]:
-        """Of users, items and, where they have fields, events."""
-        return [Side(of, *self.side(slots, training)) for of, slots in self.slots(batch)]
+        """The sides of users, items and, where they have fields, events."""
+        return [Side(indices, *self.side(slots, training)) for indices, slots in self.slots(batch)]
 
     def start(self) -> Tensor | float:
-        """What is added to every output: w0, unless the model has another constant."""
+        """The constant added to every output: w0, unless the model has another one."""
         return self.w0
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
-        of_user, p, _ = self.side(self.fields.user(query.user), False)
-        of_item, q, _ = self.side(self.fields.item(self.catalogue(items)), False)  # ([B,] C), ([B,] C, D)
-        return self.start() + of_user[:, None] + of_item + products(p, q)  # (B, C)
+        b_u, p, _ = self.side(self.fields.user(query.user), False)
+        # ([B,] C), ([B,] C, D)
+        b_i, q, _ = self.side(self.fields.item(self.catalogue(items)), False)
+        return self.start() + b_u[:, None] + b_i + products(p, q)  # (B, C)
 
-    def index(self) -> DotFactors | None:
-        device = next(self.parameters()).device
-        of_user, p, _ = self.side(self.fields.user(torch.arange(self.sizes.num_users + 1, device=device)), False)
-        of_item, q, _ = self.side(self.fields.item(self.catalogue(None)), False)
-        users = torch.cat([p, (of_user + self.start()).unsqueeze(1)], 1)
-        return DotFactors(users, torch.cat([q, q.new_ones(len(q), 1)], 1), of_item)
+    def index(self) -> ItemVectors | None:
+        b_i, q, _ = self.side(self.fields.item(self.catalogue(None)), False)
+        return ItemVectors(torch.cat([q, q.new_ones(len(q), 1)], 1), b_i)
+
+    def encode(self, query: Query) -> Tensor:
+        """The vectors of the users' fields, and the part of the score that is equal for all
+        items.
+        """
+        b_u, p, _ = self.side(self.fields.user(query.user), False)
+        return torch.cat([p, (b_u + self.start()).unsqueeze(1)], 1)  # (B, D + 1)

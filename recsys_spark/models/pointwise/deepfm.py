@@ -1,9 +1,11 @@
 """DeepFM: a factorization machine and a multilayer perceptron over the same embeddings, added.
 
-Paper: Huifeng Guo, Ruiming Tang, Yunming Ye, Zhenguo Li, Xiuqiang He. DeepFM: A Factorization-Machine based Neural Network for CTR
-Prediction. IJCAI 2017, arXiv:1703.04247 (equations 1 to 4).
-Differs: of a list of tags the perceptron sees the mean, the factorization machine each of them; numbers are features of weight x and not
-put into bins; an L2 on the embeddings in the batch beside the paper's dropout; a feature that training never met adds nothing.
+Paper: Huifeng Guo, Ruiming Tang, Yunming Ye, Zhenguo Li, Xiuqiang He. DeepFM: A
+Factorization-Machine based Neural Network for CTR Prediction. IJCAI 2017, arXiv:1703.04247
+(equations 1 to 4).
+Differs: of a list of tags the perceptron sees the mean, the factorization machine each tag; numbers
+are features of weight x, without bins; an L2 on the embeddings in the batch in addition to the
+paper's dropout; a feature absent from training adds nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from recsys_spark.batches.layouts.pointwise import Rows
+from recsys_spark.batches.query import Query
 from recsys_spark.models.base import Context, Sizes
-from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise._features import Task, TwoSided
 from recsys_spark.models.pointwise.fm import Fm
 from recsys_spark.nn.fields import pooled
@@ -40,18 +43,26 @@ class Deepfm(Fm):
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
         sides = self.sides(batch, ctx.training)
-        fields = [side.of.spread(pooled(side.found.factors, widths).flatten(1))  # equation 3, (B, F D)
-                  for side, widths in zip(sides, self.widths.values(), strict=False)]
-        made = self.of_sides(sides)  # equation 2
-        deep = self.tower(torch.cat(fields, 1), (lambda name, width: ctx.uniform(name, batch.row, width)) if ctx.training else None)
-        return {**made, "output": made["output"] + deep}  # equation 1, (B,)
+        fields = [
+            side.of.spread(pooled(side.found.factors, widths).flatten(1))  # equation 3, (B, F D)
+            for side, widths in zip(sides, self.widths.values(), strict=False)
+        ]
+        fm = self.of_sides(sides)  # equation 2
+        deep = self.tower(
+            torch.cat(fields, 1),
+            (lambda name, width: ctx.uniform(name, batch.row, width)) if ctx.training else None,
+        )
+        return {**fm, "output": fm["output"] + deep}  # equation 1, (B,)
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         items = self.catalogue(items)
         user = self.table(self.fields.user(query.user), False).factors  # (B, S, D)
         item = self.table(self.fields.item(items), False).factors  # ([B,] C, S, D)
-        deep = self.tower.pairs(pooled(user, self.widths["user"]).flatten(-2), pooled(item, self.widths["item"]).flatten(-2))
+        deep = self.tower.pairs(
+            pooled(user, self.widths["user"]).flatten(-2),
+            pooled(item, self.widths["item"]).flatten(-2),
+        )
         return super().score(query, items) + deep
 
     def index(self) -> None:
-        """None: its scores are no dot products."""
+        """None: the scores are not dot products."""

@@ -1,10 +1,12 @@
-"""Matrix factorization where a user has several tastes, and the item at hand decides which of them speak.
+"""Matrix factorization where a user has several taste vectors, weighted by an attention that
+depends on the item.
 
-Paper: Maciej Kula. Mixture-of-tastes Models for Representing Users with Diverse Interests. arXiv:1711.08379, 2017 (the mixture for
-factorization models).
-Differs: trained on ratings with squared error, mean and biases as in mf_bias (the paper ranks implicit feedback); one regulariser for
-tastes, attention and items, counted each time that a row occurs. Predictions are clamped to the range of the training labels. A user
-or item that training never met adds neither factors nor a bias. With one taste it is mf_bias, weight for weight.
+Paper: Maciej Kula. Mixture-of-tastes Models for Representing Users with Diverse Interests.
+arXiv:1711.08379, 2017 (the mixture for factorization models).
+Differs: trained on ratings with squared error, mean and biases as in mf_bias (the paper ranks
+implicit feedback); one regulariser for tastes, attention and items, counted for each occurrence
+of a row. Predictions are clamped to the range of the training labels. A user or item absent from
+training adds neither factors nor a bias. With one taste it is mf_bias, weight for weight.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from recsys_spark.batches.layouts.pointwise import Rows
+from recsys_spark.batches.query import Query
 from recsys_spark.models.base import Context, Sizes
-from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise.mf_bias import MfBias
 from recsys_spark.nn.tables import few_products, table
 
@@ -25,8 +28,12 @@ class MfMixture(MfBias):
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)
-        if config.num_tastes > 1:  # the tastes after the first, and what each of them attends to; drawn last, so that one taste is mf_bias
-            self.more = table(sizes.num_users, (config.num_tastes - 1) * config.dim, config.init_std)
+        # The tastes after the first, and the attention vectors of all; drawn last, so that with one
+        # taste the weights are those of mf_bias
+        if config.num_tastes > 1:
+            self.more = table(
+                sizes.num_users, (config.num_tastes - 1) * config.dim, config.init_std
+            )
             self.attention = table(sizes.num_users, config.num_tastes * config.dim, config.init_std)
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
@@ -35,12 +42,19 @@ class MfMixture(MfBias):
         mixed = mixture(tastes, attention, q[:, None])[:, 0]  # (B,)
         norms = tastes.square().sum((1, 2)) + q.square().sum(-1)
         norms = norms + attention.square().sum((1, 2)) if self.config.num_tastes > 1 else norms
-        return {"rating": self.mean + b_i + b_u + mixed, "norms": norms, "bias_norms": b_u.square() + b_i.square()}
+        return {
+            "rating": self.mean + b_i + b_u + mixed,
+            "norms": norms,
+            "bias_norms": b_u.square() + b_i.square(),
+        }
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         (tastes, attention), b_u = self._user(query.user, training=False)
-        items = torch.arange(self.sizes.num_items + 1, device=tastes.device) if items is None else items
-        q, b_i = self._side(self.item, self.item_bias, items, training=False)  # ([B,] C, D), ([B,] C)
+        items = (
+            torch.arange(self.sizes.num_items + 1, device=tastes.device) if items is None else items
+        )
+        # ([B,] C, D), ([B,] C)
+        q, b_i = self._side(self.item, self.item_bias, items, training=False)
         return self.mean + b_u[:, None] + b_i + mixture(tastes, attention, q)
 
     def _user(self, user: Tensor, training: bool) -> tuple[tuple[Tensor, Tensor], Tensor]:
@@ -49,17 +63,23 @@ class MfMixture(MfBias):
         shape = (len(user), self.config.num_tastes, self.config.dim)
         if self.config.num_tastes == 1:
             return (p.view(shape), torch.zeros_like(p).view(shape)), b_u
-        more, _ = self._side(self.more, self.user_bias, user, training)
+        other_tastes, _ = self._side(self.more, self.user_bias, user, training)
         attention, _ = self._side(self.attention, self.user_bias, user, training)
-        return (torch.cat([p, more], 1).view(shape), attention.view(shape)), b_u
+        return (torch.cat([p, other_tastes], 1).view(shape), attention.view(shape)), b_u
 
 
 def mixture(tastes: Tensor, attention: Tensor, items: Tensor) -> Tensor:
-    """(B, C): sum over m of softmax_m(attention_m . v) * (taste_m . v). tastes, attention (B, M, D); items (C, D) or (B, C, D)."""
+    """(B, C): sum over m of softmax_m(attention_m . v) * (taste_m . v). tastes, attention (B, M,
+    D); items (C, D) or (B, C, D).
+    """
     if items.dim() == 3 and items.shape[1] == 1:  # one item with a few tastes: (B, M, 1)
-        likes, weights = (few_products(items[:, 0], of).unsqueeze(-1) for of in (tastes, attention))
+        likes, weights = (
+            few_products(items[:, 0], vectors).unsqueeze(-1) for vectors in (tastes, attention)
+        )
     elif items.dim() == 2:
         likes, weights = tastes @ items.T, attention @ items.T  # (B, M, C)
     else:
-        likes, weights = (torch.einsum("bmd,bcd->bmc", of, items) for of in (tastes, attention))
+        likes, weights = (
+            torch.einsum("bmd,bcd->bmc", vectors, items) for vectors in (tastes, attention)
+        )
     return (weights.softmax(1) * likes).sum(1)

@@ -1,18 +1,21 @@
-"""Matrix factorization whose factors and biases are those of an entity and of its fields together, so that new ones are not unknown.
+"""Matrix factorization whose factors and biases are sums over an entity and its fields, so that new
+entities have some too.
 
-Paper: Tianqi Chen, Weinan Zhang, Qiuxia Lu, Kailong Chen, Zhao Zheng, Yong Yu. SVDFeature: A Toolkit for Feature-based Collaborative
-Filtering. Journal of Machine Learning Research 13, 2012, pages 3619-3622 (equation 1).
-Differs: of a list of tags the mean is taken; biases and factors have a regulariser each, counted each time that a feature occurs in a
-batch; the job's optimiser takes the place of SGD; ratings are clamped to the range of the training labels; the mean of the labels is a
-constant; a feature that training never met adds nothing.
+Paper: Tianqi Chen, Weinan Zhang, Qiuxia Lu, Kailong Chen, Zhao Zheng, Yong Yu. SVDFeature: A
+Toolkit for Feature-based Collaborative Filtering. Journal of Machine Learning Research 13, 2012,
+pages 3619-3622 (equation 1).
+Differs: of a list of tags the mean is taken; biases and factors have a regulariser each, counted
+for each occurrence of a feature in a batch; the job's optimiser takes the place of SGD; ratings are
+clamped to the range of the training labels; the mean of the labels is a constant; a feature absent
+from training adds nothing.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from recsys_spark.batches.layouts.pointwise import Rows
 from recsys_spark.models.base import Context, Sizes
-from recsys_spark.models.batches import Rows
 from recsys_spark.models.pointwise._features import TwoSided, total
 from recsys_spark.nn.fields import FeatureTable
 
@@ -21,14 +24,21 @@ class MfSide(TwoSided):
     def __init__(self, config: TwoSided.Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.mean = self.constant()
-        self.table = FeatureTable(self.fields.num_features, config.dim, config.init_std)
+        self.table = FeatureTable(
+            self.fields.num_features, config.dim, config.init_std, self.fields.slots
+        )
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
         sides = self.sides(batch, ctx.training)
-        p, q = (side.of.spread(side.vector) for side in sides[:2])  # (B, D); of the event biases alone: the paper's global features
-        output = self.mean + total(sides, lambda side: side.constant) + (p * q).sum(-1)  # equation 1, (B,)
-        return {"output": output, "l2_bias": total(sides, lambda side: side.found.bias_norms),
-                "l2_factor": total(sides[:2], lambda side: side.found.norms)}
+        # (B, D); events have biases only: the paper's global features
+        p, q = (side.of.spread(side.vector) for side in sides[:2])
+        # Equation 1, (B,)
+        output = self.mean + total(sides, lambda side: side.constant) + (p * q).sum(-1)
+        return {
+            "output": output,
+            "l2_bias": total(sides, lambda side: side.found.bias_norms),
+            "l2_factor": total(sides[:2], lambda side: side.found.norms),
+        }
 
     def start(self) -> float:
         return self.mean

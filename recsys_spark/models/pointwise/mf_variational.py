@@ -1,13 +1,18 @@
-"""Matrix factorization with a distribution in place of every factor and bias, fitted by variational inference.
+"""Matrix factorization with a distribution in place of every factor and bias, fitted by variational
+inference.
 
-Paper: Yew Jin Lim, Yee Whye Teh. Variational Bayesian Approach to Movie Rating Prediction. KDD Cup and Workshop 2007 (the factorized
-posterior and its lower bound); the model is that of Andriy Mnih, Ruslan Salakhutdinov. Probabilistic Matrix Factorization. NIPS 2007.
-Differs: the bound is climbed by stochastic gradients over reparameterised samples instead of closed-form updates; covariances within a row
-are diagonal; mean and biases as in mf_bias, the biases with distributions of their own. Prior variances are learned, one for the
-factors and one for the biases of each side; so is the noise. Predictions are clamped to the range of the training labels.
+Paper: Yew Jin Lim, Yee Whye Teh. Variational Bayesian Approach to Movie Rating Prediction. KDD Cup
+and Workshop 2007 (the factorized posterior and its lower bound); the model is that of Andriy Mnih,
+Ruslan Salakhutdinov. Probabilistic Matrix Factorization. NIPS 2007.
+Differs: the bound is maximised by stochastic gradients over reparameterised samples instead of
+closed-form updates; covariances within a row are diagonal; mean and biases as in mf_bias; the
+biases also have distributions. Prior variances are learned, one for the factors and one for
+the biases of each side; so is the noise. Predictions are clamped to the range of the training
+labels.
 
-The divergence from the prior is that of the whole tables, divided by the number of training ratings: each row counts once, however often it
-occurs. It costs a pass over the tables at each step, as the optimiser's own does.
+The divergence from the prior is that of the whole tables, divided by the number of training
+ratings: each row counts once, however often it occurs. It costs a pass over the tables in each
+step, like the optimiser.
 """
 
 from __future__ import annotations
@@ -18,18 +23,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from recsys_spark.batches.layouts.pointwise import Rows
+from recsys_spark.batches.query import Query
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, Model, Sizes, Term
-from recsys_spark.models.batches import Query, Rows
 from recsys_spark.nn.tables import products, table
 
-_START = -2.0  # from the prior itself, samples are so wide at first that the means learn slowly
+_START = -2.0  # starting from the prior, samples would be so wide that the means learn slowly
 
 
 class Posterior(nn.Module):
-    """Independent normal distributions, one a row and column; column 0 is a bias.
+    """Independent normal distributions, one per row and column; column 0 is a bias.
 
-    Row 0 is always at the prior; other rows start narrower, and those that training never meets move towards it.
+    Row 0 is always at the prior; other rows start narrower, and rows absent from training move
+    towards it.
     """
 
     def __init__(self, rows: int, dim: int, std: float) -> None:
@@ -39,7 +46,8 @@ class Posterior(nn.Module):
         with torch.no_grad():
             self.mean.weight[:, 0] = 0.0
             self.ratio.weight[1:] = _START
-        self.prior = nn.Parameter(torch.full((2,), 2.0 * math.log(std)))  # log variances: of the biases, of the factors
+        # Log variances: of the biases, of the factors
+        self.prior = nn.Parameter(torch.full((2,), 2.0 * math.log(std)))
 
     def log_prior(self) -> Tensor:
         """(1 + D,)"""
@@ -55,7 +63,9 @@ class Posterior(nn.Module):
 
 
 class MfVariational(Model):
-    """`predict` gives the mean of the predictive distribution as `rating` and its `variance`, the noise included."""
+    """`predict` returns the mean of the predictive distribution as `rating` and its `variance`,
+    which includes the noise.
+    """
 
     layout = "pointwise"
     task = "rating"
@@ -67,30 +77,40 @@ class MfVariational(Model):
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)
-        self.mean, self.ratings = sizes.statistics.get("label_mean", 0.0), sizes.statistic("label_count")
+        self.mean = sizes.statistics.get("label_mean", 0.0)
+        self.ratings = sizes.statistic("label_count")
         self.user = Posterior(sizes.num_users, config.dim, config.init_std)
         self.item = Posterior(sizes.num_items, config.dim, config.init_std)
         self.log_precision = nn.Parameter(torch.zeros(()))  # of the noise
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
-        """The rating, (B,): of a sample from the posterior in training, else expected."""
+        """The rating, (B,): in training, of a sample from the posterior, else the expected
+        rating.
+        """
         sides = []
         for name, side, index in (("user", self.user, batch.user), ("item", self.item, batch.item)):
             rows = side.mean(index)  # (B, 1 + D)
             if ctx.training:
                 noise = ctx.normal(name, batch.row, rows.shape[1]).to(rows.dtype)
-                rows = rows + noise * (0.5 * (side.ratio(index) + side.log_prior())).exp()  # reparameterised
+                # Reparameterised
+                rows = rows + noise * (0.5 * (side.ratio(index) + side.log_prior())).exp()
             sides.append(rows)
-        return {"rating": self.mean + _rating(*sides), "log_precision": self.log_precision,
-                "divergence": self.user.divergence() + self.item.divergence()}
+        return {
+            "rating": self.mean + _rating(*sides),
+            "log_precision": self.log_precision,
+            "divergence": self.user.divergence() + self.item.divergence(),
+        }
 
     def loss(self, batch: Rows, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
-        """Minus the lower bound of the log likelihood, a rating."""
+        """Minus the lower bound of the log likelihood, per rating."""
         weight = batch.weight.sum()
         squares = (output["rating"] - batch.label).square()
         log_precision = output["log_precision"]
         nll = 0.5 * (log_precision.exp() * squares - log_precision + math.log(2.0 * math.pi))
-        return {"nll": Term((batch.weight * nll).sum(), weight), "kl": Term(weight * output["divergence"], weight, 1.0 / self.ratings)}
+        return {
+            "nll": Term((batch.weight * nll).sum(), weight),
+            "kl": Term(weight * output["divergence"], weight, 1.0 / self.ratings),
+        }
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
         """Expected ratings: under independent distributions, the rating of the means."""
@@ -99,12 +119,19 @@ class MfVariational(Model):
         return self.mean + p[:, :1] + q[..., 0] + products(p[:, 1:], q[..., 1:])
 
     def predict(self, batch: Rows) -> dict[str, Tensor]:
-        return {"rating": self.sizes.clamped(self(batch, Context())["rating"]), "variance": self._variance(batch.user, batch.item)}
+        return {
+            "rating": self.sizes.clamped(self(batch, Context())["rating"]),
+            "variance": self._variance(batch.user, batch.item),
+        }
 
     def _variance(self, user: Tensor, item: Tensor) -> Tensor:
-        """Of a new rating, (B,): the noise, the biases, and of a product of independent x and y: vx vy + vx my^2 + vy mx^2."""
-        (m_p, v_p), (m_q, v_q) = ((side.mean(index), side.variance(side.ratio(index)))
-                                  for side, index in ((self.user, user), (self.item, item)))
+        """Variance of a new rating, (B,): of the noise, the biases and, for a product of
+        independent x and y, vx vy + vx my^2 + vy mx^2.
+        """
+        (m_p, v_p), (m_q, v_q) = (
+            (side.mean(index), side.variance(side.ratio(index)))
+            for side, index in ((self.user, user), (self.item, item))
+        )
         products = v_p * v_q + v_p * m_q.square() + v_q * m_p.square()  # (B, 1 + D)
         return (-self.log_precision).exp() + v_p[:, 0] + v_q[:, 0] + products[:, 1:].sum(1)
 

@@ -1,11 +1,12 @@
 """A multilayer perceptron over the embeddings of a user and an item.
 
-Paper: Xiangnan He, Lizi Liao, Hanwang Zhang, Liqiang Nie, Xia Hu, Tat-Seng Chua. Neural Collaborative Filtering. WWW 2017,
-arXiv:1708.05031 (equations 7 and 10).
-Differs: dense layers start from Glorot's uniform distribution (the paper says N(0, 0.01) for all, its code does not) and embeddings by
-default from N(0, 0.03), because from 0.01 the tower needs long to tell users apart; an optional L2 on the embedding rows in the batch,
-none on the layers. A user or item that training never met keeps its start, close to zero, and index 0 is zero: such a user gets what
-the tower says of the items alone.
+Paper: Xiangnan He, Lizi Liao, Hanwang Zhang, Liqiang Nie, Xia Hu, Tat-Seng Chua. Neural
+Collaborative Filtering. WWW 2017, arXiv:1708.05031 (equations 7 and 10).
+Differs: dense layers start from Glorot's uniform distribution (the paper says N(0, 0.01) for all,
+its code does not) and embeddings by default from N(0, 0.03), because with 0.01 the tower learns
+slowly to distinguish users; an optional L2 on the embedding rows in the batch, none on the layers.
+A user or item absent from training keeps its initial embedding, close to zero, and index 0 is zero:
+the scores of such a user depend on the items alone.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor, nn
 
+from recsys_spark.batches.layouts.pointwise import Rows
+from recsys_spark.batches.query import Query
 from recsys_spark.models.base import Context, Sizes
-from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise._ncf import Ncf
 from recsys_spark.nn.tables import distinct, table
 from recsys_spark.nn.tower import HalvingTower, glorot, over_pairs
@@ -22,7 +24,9 @@ from recsys_spark.nn.tower import HalvingTower, glorot, over_pairs
 
 class NcfMlp(Ncf):
     class Config(Ncf.Config):
-        num_layers: int = Field(2, ge=1)  # of the tower, each half as wide as the one before, the last k: 2 is [4k, 2k, k]
+        # layers of the tower, each half as wide as the one before; the last has width k: 2 layers
+        # are [4k, 2k, k]
+        num_layers: int = Field(2, ge=1)
         init_std: float = Field(0.03, gt=0)
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
@@ -37,9 +41,12 @@ class NcfMlp(Ncf):
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
         users, items = distinct(batch.user), distinct(batch.item)
         p, q = self.user(users.each), self.item(items.each)  # (U', 2k), (I', 2k)
-        logit = self.output(self.tower(p, q, users, items)).squeeze(1)  # equation 10 before its sigmoid, (B,)
+        # Equation 10 before its sigmoid, (B,)
+        logit = self.output(self.tower(p, q, users, items)).squeeze(1)
         return self.output_of(logit, (users, p), (items, q))
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
-        p, q = self.user(query.user), self.item.weight if items is None else self.item(items)  # (B, 2k), ([B,] C, 2k)
+        # (B, 2k), ([B,] C, 2k)
+        p = self.user(query.user)
+        q = self.item.weight if items is None else self.item(items)
         return over_pairs(self.tower, p, q, self.output.weight[0]) + self.output.bias

@@ -1,13 +1,16 @@
-"""Wide & Deep: a linear model over cross products, which remembers, and a multilayer perceptron, which generalises, trained as one.
+"""Wide & Deep: a linear model over cross products, which memorises, and a multilayer perceptron,
+which generalises, trained jointly.
 
-Paper: Heng-Tze Cheng, Levent Koc, Jeremiah Harmsen, and others. Wide & Deep Learning for Recommender Systems. DLRS 2016,
-arXiv:1606.07792 (equations 1 to 3). The wide part's L1: H. Brendan McMahan and others. Ad Click Prediction: a View from the Trenches.
-KDD 2013, doi:10.1145/2487575.2488200 (per-coordinate rates of section 3).
-Differs: the wide part takes a gradient step of the job's optimiser and then the proximal step of L1, at AdaGrad's rate of each weight and
-only where the batch had its feature; McMahan's FTRL-Proximal keeps the sum of all gradients instead. With `adagrad` as the job's optimiser
-both steps have the same rates. Continuous inputs are standardised, not ranked; a cross with tags counts each combination by the product of
-their weights; weights do not start from an older model's; in the deep part
-a feature that training never met keeps its start, close to zero.
+Paper: Heng-Tze Cheng, Levent Koc, Jeremiah Harmsen, and others. Wide & Deep Learning for
+Recommender Systems. DLRS 2016, arXiv:1606.07792 (equations 1 to 3). The wide part's L1: H. Brendan
+McMahan and others. Ad Click Prediction: a View from the Trenches. KDD 2013,
+doi:10.1145/2487575.2488200 (per-coordinate rates of section 3).
+Differs: the wide part takes a gradient step of the job's optimiser and then the proximal step of
+L1, at AdaGrad's rate of each weight and only where the batch had its feature; McMahan's
+FTRL-Proximal keeps the sum of all gradients instead. With `adagrad` as the job's optimiser both
+steps have the same rates. Continuous inputs are standardised, not ranked; a cross with tags counts
+each combination by the product of their weights; weights do not start from an older model's; in the
+deep part a feature absent from training keeps its initial embedding, close to zero.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from recsys_spark.batches.layouts.pointwise import Rows
+from recsys_spark.batches.query import Query
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, Sizes
-from recsys_spark.models.batches import Query, Rows
 from recsys_spark.models.pointwise._features import FeatureModel, Task
 from recsys_spark.nn.blockwise import blockwise
 from recsys_spark.nn.crosses import Crosses, parts
@@ -32,17 +36,21 @@ SIDES = ("user", "item", "event")
 
 
 class WideDeep(FeatureModel):
-    whole_tables = True  # l1 and its squares
+    whole_tables = True  # for l1 and its squared gradients
 
     class Config(Settings):
         dim: int = Field(16, ge=1)  # of the embeddings
-        hidden_dim: int = Field(128, ge=1)  # of the first layer; each is half as wide as the one before
+        # width of the first layer; each next layer is half as wide
+        hidden_dim: int = Field(128, ge=1)
         num_layers: int = Field(3, ge=1)
         dropout: float = Field(0.0, ge=0, lt=1)
-        crosses: tuple[tuple[str, ...], ...] | None = None  # of fields, `user` and `item`; null: each category of users with each of items
-        wide_lr: float = Field(0.1, gt=0)  # of the wide part; the deep part has the job's
+        crosses: tuple[tuple[str, ...], ...] | None = (
+            None  # names of fields, `user`, `item`; null: each category of users with each of items
+        )
+        wide_lr: float = Field(0.1, gt=0)  # of the wide part; the deep part uses the job's
         l1: float = Field(0.00001, ge=0)  # on the wide part
-        l2_factor: float = Field(0.0, ge=0)  # times the squared norms of the embeddings in the batch, each time they occur
+        # coefficient of the squared norms of the embeddings in the batch, for each occurrence
+        l2_factor: float = Field(0.0, ge=0)
         init_std: float = Field(0.03, gt=0)
         wide: bool = True  # false: the deep part alone
         deep: bool = True
@@ -60,24 +68,36 @@ class WideDeep(FeatureModel):
         if config.deep:
             self.table = table(self.fields.num_features, config.dim, config.init_std)
             hidden = [max(1, config.hidden_dim >> layer) for layer in range(config.num_layers)]
-            self.tower = Tower([len(widths) * config.dim for widths in self.widths], hidden, config.dropout)
+            self.tower = Tower(
+                [len(widths) * config.dim for widths in self.widths], hidden, config.dropout
+            )
 
     def forward(self, batch: Rows, ctx: Context) -> dict[str, Tensor]:
         sides = self.slots(batch)
         output, norms = self.w0.expand(len(batch)), batch.weight.new_zeros(len(batch))
         if self.config.wide:
-            spread = [Slots(*map(of.spread, slots)) for of, slots in sides]
-            output = output + self.crosses({name: one for side, slots in zip(SIDES, spread, strict=False)
-                                            for name, one in parts(self.fields, side, slots).items()})  # equation 1
-            for of, slots in sides:
-                output = output + of.spread(self._linear(slots))
+            row_slots = [Slots(*map(indices.spread, slots)) for indices, slots in sides]
+            # Equation 1
+            output = output + self.crosses(
+                {
+                    name: field_slots
+                    for side, slots in zip(SIDES, row_slots, strict=False)
+                    for name, field_slots in parts(self.fields, side, slots).items()
+                }
+            )
+            for indices, slots in sides:
+                output = output + indices.spread(self._linear(slots))
         if self.config.deep:
             fields = []
-            for (of, slots), widths in zip(sides, self.widths, strict=False):
+            for (indices, slots), widths in zip(sides, self.widths, strict=False):
                 rows = self.table(slots.feature)  # (R, S, D)
-                fields.append(of.spread(pooled(rows * slots.weight.unsqueeze(-1), widths).flatten(1)))
-                norms = norms + of.spread(rows.square().sum((1, 2)))
-            drop = (lambda name, width: ctx.uniform(name, batch.row, width)) if ctx.training else None
+                fields.append(
+                    indices.spread(pooled(rows * slots.weight.unsqueeze(-1), widths).flatten(1))
+                )
+                norms = norms + indices.spread(rows.square().sum((1, 2)))
+            drop = (
+                (lambda name, width: ctx.uniform(name, batch.row, width)) if ctx.training else None
+            )
             output = output + self.tower(torch.cat(fields, 1), drop)  # equation 2
         return {"output": output, "l2_factor": norms}  # equation 3, before its sigmoid
 
@@ -85,42 +105,67 @@ class WideDeep(FeatureModel):
         user, item = self.fields.user(query.user), self.fields.item(self.catalogue(items))
         scores = self.w0.expand(len(query.user), item.feature.shape[-2])
         if self.config.wide:
-            scores = scores + self._linear(user)[:, None] + self._linear(item) + self._crossed(user, item)
+            scores = (
+                scores
+                + self._linear(user)[:, None]
+                + self._linear(item)
+                + self._crossed(user, item)
+            )
         if self.config.deep:
-            p, q = (pooled(self.table(slots.feature) * slots.weight.unsqueeze(-1), widths).flatten(-2)
-                    for slots, widths in zip((user, item), self.widths, strict=False))
+            p, q = (
+                pooled(self.table(slots.feature) * slots.weight.unsqueeze(-1), widths).flatten(-2)
+                for slots, widths in zip((user, item), self.widths, strict=False)
+            )
             scores = scores + self.tower.pairs(p, q)
         return scores
 
     def after_step(self) -> None:
-        """Proximal step of l1 * |w|, at the rate that AdaGrad gives each weight: small ones become exactly zero."""
+        """Proximal step of l1 * |w|, with AdaGrad's learning rate for each weight.
+
+        Small weights become exactly zero.
+        """
         for name, weight in self._wide().items():
             gradient, squares = weight.grad, self.get_buffer(f"{name}_squares")
             if gradient is None or not self.config.l1:
                 continue
             with torch.no_grad():
                 squares += gradient.square()
-                threshold = self.config.l1 * self.config.wide_lr / (squares.sqrt() + 1e-10) * (gradient != 0)
+                threshold = (
+                    self.config.l1
+                    * self.config.wide_lr
+                    / (squares.sqrt() + 1e-10)
+                    * (gradient != 0)
+                )
                 weight.copy_(weight.sign() * (weight.abs() - threshold).clamp(min=0.0))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         wide = list(self._wide().values())
-        deep = [weight for weight in self.parameters() if not any(weight is one for one in wide)]
+        deep = [
+            weight for weight in self.parameters() if not any(weight is other for other in wide)
+        ]
         return [{"params": deep}, *([{"params": wide, "lr": self.config.wide_lr}] if wide else [])]
 
     def _wide(self) -> dict[str, Tensor]:
-        return {"linear": self.linear.weight, "crosses": self.crosses.table.weight} if self.config.wide else {}
+        return (
+            {"linear": self.linear.weight, "crosses": self.crosses.table.weight}
+            if self.config.wide
+            else {}
+        )
 
     def _linear(self, slots: Slots) -> Tensor:
         return (self.linear(slots.feature).squeeze(-1) * slots.weight).sum(-1)
 
     def _crossed(self, user: Slots, item: Slots) -> Tensor:
-        """(B, C)"""
-        mine = parts(self.fields, "user", Slots(user.feature.unsqueeze(1), user.weight.unsqueeze(1)))  # (B, 1, S)
+        """Output of the crosses for every pair, (B, C)."""
+        # (B, 1, S)
+        user_parts = parts(
+            self.fields, "user", Slots(user.feature.unsqueeze(1), user.weight.unsqueeze(1))
+        )
 
         def scores(block: slice) -> Tensor:
-            some = Slots(*(part[..., block, :] for part in item))  # ([B,] c, S)
-            return self.crosses({**mine, **parts(self.fields, "item", some)})
+            item_slots = Slots(*(part[..., block, :] for part in item))  # ([B,] c, S)
+            return self.crosses({**user_parts, **parts(self.fields, "item", item_slots)})
 
-        combinations = user.feature.shape[-1] * item.feature.shape[-1]  # of a user's slots with an item's, looked up at once
+        # Elements per pair: combinations of a user's slots with an item's
+        combinations = user.feature.shape[-1] * item.feature.shape[-1]
         return blockwise(user.weight, item.feature.shape[-2], combinations, scores)

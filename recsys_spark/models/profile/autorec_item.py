@@ -1,10 +1,12 @@
-"""Autoencoder of items' rating profiles (I-AutoRec): what some users thought of an item gives what all think of it.
+"""Autoencoder of items' rating profiles (I-AutoRec): predicts all users' ratings of an item from
+the ratings of some.
 
-Paper: Suvash Sedhain, Aditya Krishna Menon, Scott Sanner, Lexing Xie. AutoRec: Autoencoders Meet Collaborative Filtering. WWW 2015
-Companion, doi:10.1145/2740908.2742726 (equations 1 to 3, with items' vectors).
-Differs: as autorec_user. An item without ratings is predicted what the network says of an empty profile, so what is known of the user; a
-user whom training never met is predicted the training mean. It ranks no items for a user: that would take the profiles of all items at
-once.
+Paper: Suvash Sedhain, Aditya Krishna Menon, Scott Sanner, Lexing Xie. AutoRec: Autoencoders Meet
+Collaborative Filtering. WWW 2015 Companion, doi:10.1145/2740908.2742726 (equations 1 to 3, with
+items' vectors).
+Differs: as autorec_user. An item without ratings gets the predictions for an empty profile, which
+depend on the user; a user absent from training gets the training mean. It ranks no items for a
+user: that would need the profiles of all items at once.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from recsys_spark.batches.query import Query
 from recsys_spark.core.errors import ConfigError
-from recsys_spark.models.batches import Query
 from recsys_spark.models.profile.autorec_user import AutorecUser
 
 
@@ -31,5 +33,9 @@ class AutorecItem(AutorecUser):
 
 
 def cannot_rank(model: str) -> ConfigError:
-    return ConfigError(f"ranking by {model}", found="a model of items' profiles", expected="one of users' profiles",
-                       remedy="leave out `task: ranking`, so that it predicts ratings")
+    return ConfigError(
+        f"ranking by {model}",
+        found="a model of items' profiles",
+        expected="one of users' profiles",
+        remedy="leave out `task: ranking`, so that it predicts ratings",
+    )

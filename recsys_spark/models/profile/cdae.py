@@ -1,10 +1,14 @@
-"""Collaborative denoising autoencoder: a profile with some items hidden, and a node of the user's own, give the whole profile.
+"""Collaborative denoising autoencoder: reconstructs a profile from the profile with some items
+hidden and a node of the user.
 
-Paper: Yao Wu, Christopher DuBois, Alice X. Zheng, Martin Ester. Collaborative Denoising Auto-Encoders for Top-N Recommender Systems.
-WSDM 2016, doi:10.1145/2835776.2835837 (the hidden layer with mask-out noise, the output layer, and sampled negatives in its loss).
-Differs: a drawn negative that is one of the user's items is left out, not drawn again. The node of a user starts at zero, so that one
-whom training never met (or index 0) adds exactly nothing and is scored from the history alone. The hidden layer is always a sigmoid,
-the output linear before its loss. One regulariser for all weights; those of items are counted each time that they are drawn.
+Paper: Yao Wu, Christopher DuBois, Alice X. Zheng, Martin Ester. Collaborative Denoising
+Auto-Encoders for Top-N Recommender Systems. WSDM 2016, doi:10.1145/2835776.2835837 (the hidden
+layer with mask-out noise, the output layer, and sampled negatives in its loss).
+Differs: a drawn negative that is one of the user's items is left out, not drawn again. The node of
+a user starts at zero, so the node of a user absent from training (or index 0) adds exactly nothing
+and such a user is scored from the history alone. The hidden layer is always a sigmoid, the output
+linear before its loss. One regulariser for all weights; those of items count each time they are
+drawn.
 """
 
 from __future__ import annotations
@@ -16,15 +20,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys_spark.batches.base import Ragged
+from recsys_spark.batches.layouts.profile import Profile
+from recsys_spark.batches.query import Query
 from recsys_spark.core.config import Settings
 from recsys_spark.models.base import Context, Model, Sizes, Term
-from recsys_spark.models.batches import Profile, Query, Ragged
 from recsys_spark.nn import profiles
 from recsys_spark.nn.tables import table
 
 
 class Cdae(Model):
-    """The items of a history are distinct; index 0 in it (padding, an item that training did not know) counts for nothing."""
+    """The items of a history are distinct; index 0 in it (padding, an item unknown to training) has
+    weight 0.
+    """
 
     layout = "profile"
     task = "ranking"
@@ -32,11 +40,16 @@ class Cdae(Model):
 
     class Config(Settings):
         hidden_dim: int = Field(50, ge=1)
-        corruption: float = Field(0.2, ge=0, lt=1)  # q: the share of a profile's items hidden from the encoder
+        # Q: the share of a profile's items hidden from the encoder
+        corruption: float = Field(0.2, ge=0, lt=1)
         user_node: bool = True  # false: a plain denoising autoencoder
-        loss: Literal["logistic", "square", "pairwise"] = "logistic"  # pairwise: the log loss of a positive above its negatives
-        negatives_per_item: int = Field(5, ge=1)  # in the output layer, for each item of the profile, fresh at each step
-        l2: float = Field(0.001, ge=0)  # times the squared norms of the weights that take part, per output
+        loss: Literal["logistic", "square", "pairwise"] = (
+            "logistic"  # pairwise: the log loss of a positive above its negatives
+        )
+        # in the output layer, for each item of the profile, drawn anew in each step
+        negatives_per_item: int = Field(5, ge=1)
+        # coefficient of the squared norms of the weights used, per output
+        l2: float = Field(0.001, ge=0)
         init_std: float = Field(0.1, gt=0)
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
@@ -49,46 +62,72 @@ class Cdae(Model):
             self.user = table(sizes.num_users, config.hidden_dim, 0.0)  # V
 
     def forward(self, batch: Profile, ctx: Context) -> dict[str, Tensor]:
-        """Outputs at the profile's items, "positive" (E,), and at the drawn ones, "negative" (E, N); `unmet`: which of these count."""
-        keep = profiles.dropout(batch.items, batch.row, self.config.corruption if ctx.training else 0.0, ctx.uniform_at)  # (entries,)
+        """Outputs at the profile's items, "positive" (E,), and at the drawn ones, "negative" (E,
+        N); "unmet": 1 for the drawn items that count.
+        """
+        # (entries,)
+        keep = profiles.dropout(
+            batch.items, batch.row, self.config.corruption if ctx.training else 0.0, ctx.uniform_at
+        )
         items, row = batch.items.values.long(), profiles.rows(batch.items)  # (E,), (E,)
-        hidden, own = self._hidden(batch.user, batch.items, keep)  # (B, H), (B, H)
+        hidden, nodes = self._hidden(batch.user, batch.items, keep)  # (B, H), (B, H)
         drawn, unmet = self._drawn(batch, ctx)  # (E, N)
         z, q, q_not = hidden[row], self.last(items), self.last(drawn)  # (E, H), (E, H), (E, N, H)
         positive = (z * q).sum(-1) + self.last_bias(items).squeeze(-1)
         negative = torch.einsum("eh,enh->en", z, q_not) + self.last_bias(drawn).squeeze(-1)
-        norms = q.square().sum(-1) + self.first(items).square().sum(-1) + own.square().sum(-1)[row]  # (E,)
-        return {"positive": positive, "negative": negative, "unmet": unmet, "norms": norms, "negative_norms": q_not.square().sum(-1)}
+        # (E,)
+        norms = (
+            q.square().sum(-1) + self.first(items).square().sum(-1) + nodes.square().sum(-1)[row]
+        )
+        return {
+            "positive": positive,
+            "negative": negative,
+            "unmet": unmet,
+            "norms": norms,
+            "negative_norms": q_not.square().sum(-1),
+        }
 
     def loss(self, batch: Profile, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
         positive, negative, unmet = output["positive"], output["negative"], output["unmet"]
-        known = profiles.ones(batch.items, positive)  # (E,)
+        present = profiles.ones(batch.items, positive)  # (E,)
         if self.config.loss == "pairwise":
             losses, count = -(F.logsigmoid(positive[:, None] - negative) * unmet).sum(), unmet.sum()
         elif self.config.loss == "square":
-            losses, count = ((positive - 1).square() * known).sum() + (negative.square() * unmet).sum(), known.sum() + unmet.sum()
+            losses = ((positive - 1).square() * present).sum() + (negative.square() * unmet).sum()
+            count = present.sum() + unmet.sum()
         else:
-            losses = -(F.logsigmoid(positive) * known).sum() - (F.logsigmoid(-negative) * unmet).sum()
-            count = known.sum() + unmet.sum()
+            losses = (
+                -(F.logsigmoid(positive) * present).sum() - (F.logsigmoid(-negative) * unmet).sum()
+            )
+            count = present.sum() + unmet.sum()
         terms = {self.config.loss: Term(losses, count)}
         if self.config.l2:
-            norms = (output["norms"] * known).sum() + (output["negative_norms"] * unmet).sum()
+            norms = (output["norms"] * present).sum() + (output["negative_norms"] * unmet).sum()
             terms["l2"] = Term(norms, count, self.config.l2)
         return terms
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
-        """The outputs from the whole history and, for a user whom training met, the user's node."""
+        """The outputs from the whole history and, for a user in the training data, the user's
+        node.
+        """
         hidden, _ = self._hidden(query.user, query.history)
         return profiles.products(hidden, self.last.weight, self.last_bias.weight[:, 0], items)
 
-    def _hidden(self, user: Tensor, items: Ragged, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _hidden(
+        self, user: Tensor, items: Ragged, keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The hidden layer and the users' nodes, (B, H) each."""
-        summed = profiles.bag(self.first.weight, items, profiles.ones(items, self.first.weight), keep) + self.first_bias
-        own = self.user(user) if self.config.user_node else torch.zeros_like(summed)
-        return torch.sigmoid(summed + own), own
+        summed = (
+            profiles.bag(self.first.weight, items, profiles.ones(items, self.first.weight), keep)
+            + self.first_bias
+        )
+        nodes = self.user(user) if self.config.user_node else torch.zeros_like(summed)
+        return torch.sigmoid(summed + nodes), nodes
 
     def _drawn(self, batch: Profile, ctx: Context) -> tuple[Tensor, Tensor]:
-        """Items drawn uniformly, int64 (E, N), by global row and item, and 1 where the user has not met them and the entry is an item."""
+        """Items drawn uniformly, int64 (E, N), by global row and item, and a mask (E, N): 1 where
+        the user has not met the drawn item and the entry is not padding.
+        """
         items, number = batch.items.values.long(), self.config.negatives_per_item
         cell = items[:, None] * number + torch.arange(number, device=items.device)  # (E, N)
         row = profiles.per_entry(batch.items, batch.row)[:, None].expand_as(cell)

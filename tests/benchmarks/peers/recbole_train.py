@@ -1,10 +1,12 @@
-"""RecBole's training speed, for bench_train: run by the interpreter that has it, which need not have this project.
+"""RecBole's training speed, for bench_train: run by the interpreter that has it, which need not
+have this project.
 
     python recbole_train.py JOB
 
-JOB is a JSON file: pairs (an .npz of `user` and `item`, in order), folder (scratch), model, settings (RecBole's own), threads, epochs,
-rows_per_example, seconds.
-Prints one JSON line: examples/s of each timed epoch (or of as much of it as `seconds` allow), after a few steps for warming up.
+JOB is a JSON file: pairs (an .npz of `user` and `item`, in order), folder (scratch), model,
+settings (RecBole's own), threads, epochs, rows_per_example, seconds.
+Prints one JSON line: examples/s of each timed epoch (or of as much of it as `seconds` allow), after
+    a few steps for warming up.
 """
 
 import json
@@ -19,7 +21,9 @@ import torch
 
 
 class Timed:
-    """A loader that ends after `seconds` or `steps` and counts the rows it gave; else as the loader itself."""
+    """A loader that ends after `seconds` or `steps` and counts the rows it gave; else as the loader
+    itself.
+    """
 
     def __init__(self, loader, seconds=float("inf"), steps=None):
         self.loader, self.seconds, self.most, self.rows = loader, seconds, steps, 0
@@ -52,11 +56,29 @@ def main() -> None:
     root.mkdir(parents=True, exist_ok=True)
     with open(root / "bench.inter", "w") as out:
         out.write("user_id:token\titem_id:token\ttimestamp:float\n")
-        out.writelines(f"{user}\t{item}\t{place}\n" for place, (user, item) in enumerate(zip(pairs["user"], pairs["item"], strict=True)))
-    config = Config(model=job["model"], dataset="bench", config_dict={
-        "data_path": job["folder"], "checkpoint_dir": job["folder"], "use_gpu": False, "show_progress": False, "seed": 1,
-        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-        "eval_args": {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"}, **job["settings"]})
+        out.writelines(
+            f"{user}\t{item}\t{place}\n"
+            for place, (user, item) in enumerate(zip(pairs["user"], pairs["item"], strict=True))
+        )
+    config = Config(
+        model=job["model"],
+        dataset="bench",
+        config_dict={
+            "data_path": job["folder"],
+            "checkpoint_dir": job["folder"],
+            "use_gpu": False,
+            "show_progress": False,
+            "seed": 1,
+            "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+            "eval_args": {
+                "split": {"LS": "valid_and_test"},
+                "group_by": "user",
+                "order": "TO",
+                "mode": "full",
+            },
+            **job["settings"],
+        },
+    )
     logging.getLogger().setLevel(logging.ERROR)
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)

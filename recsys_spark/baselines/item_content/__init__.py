@@ -1,0 +1,1 @@
+"""Items described by their fields."""

@@ -1,0 +1,1 @@
+"""Factors by alternating least squares, in blocks on Spark."""

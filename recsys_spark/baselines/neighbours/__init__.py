@@ -1,0 +1,1 @@
+"""Sparse matrices of similarities: products, weights, the nearest."""

@@ -1,0 +1,1 @@
+"""The torch half of a layout: the batches that models read, and the queries they score."""

@@ -1,0 +1,80 @@
+"""The commands about raw data: looked at, fetched, generated."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recsys_spark.cli import running
+from recsys_spark.cli.options import Overrides
+from recsys_spark.cli.screen import screen
+
+
+def init(
+    where: Annotated[
+        str, typer.Argument(metavar="PATH|TABLE", help="Files, a folder, a URL, or a table.")
+    ],
+    out: Annotated[str, typer.Option("-o", help="The pipeline file. Default: NAME.yaml.")] = "",
+    user: Annotated[str, typer.Option(help="The column of users.")] = "",
+    item: Annotated[str, typer.Option(help="The column of items.")] = "",
+    ts: Annotated[str, typer.Option(help="The column of times.")] = "",
+    value: Annotated[str, typer.Option(help="The column of ratings, counts or weights.")] = "",
+) -> None:
+    """Look at data of your own, and write a first pipeline that runs on it."""
+    from recsys_spark.commands import init as inits
+
+    given = {"user_id": user, "item_id": item, "ts": ts, "value": value}
+    file = Path(out or f"{inits.name_of(where)}.yaml")
+    spark = running.session_of("recsys_spark init")
+    seen = inits.look(spark, where, {role: n for role, n in given.items() if n}, time.time())
+    inits.show(screen(), seen)
+    inits.write(seen, file)
+    screen().print(f"wrote {file}; next: recsys-spark run {file}", highlight=False)
+
+
+def look(
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="[CONFIG|LAKE]", help="A pipeline file, or the root of a lake."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """A picture of the ingested events: long tails, time, values, repeats."""
+    from recsys_spark.commands import look as looks
+    from recsys_spark.report import profile
+
+    lake = running.named_lake(config, overrides)
+    profile.show(screen(), looks.look(lake), title=lake.root)
+
+
+def download(
+    dataset: str,
+    to: Annotated[
+        str, typer.Option(help="Folder that receives the data set's own folder.")
+    ] = "data",
+) -> None:
+    """Fetch a data set from its publisher: resumed, checked, unpacked."""
+    from recsys_spark.datasets.files import download as downloads
+
+    folder = downloads.download(dataset, Path(to))
+    screen().print(f"{dataset} is in {folder}")
+
+
+def generate(
+    to: Annotated[str, typer.Argument(help="New folder for ratings.dat, users.dat, movies.dat.")],
+    users: int = 6040,
+    items: int = 3883,
+    ratings: int = 1_000_209,
+    seed: int = 1,
+) -> None:
+    """Write a MovieLens-format set with planted tastes, of any size, the same for a seed."""
+    from recsys_spark.datasets.generators import synthetic
+    from recsys_spark.lake import session
+    from recsys_spark.pipeline.context import SparkSettings
+
+    spark = session.session(SparkSettings(), "recsys_spark generate")
+    synthetic.generate(spark, Path(to), users=users, items=items, ratings=ratings, seed=seed)
+    screen().print(f"wrote {to}")

@@ -1,0 +1,1 @@
+"""A first look at data that nobody has described: its columns, their likely roles, a pipeline."""

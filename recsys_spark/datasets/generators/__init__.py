@@ -1,0 +1,1 @@
+"""Generators of data in the format of a published data set."""

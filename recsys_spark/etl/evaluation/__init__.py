@@ -1,0 +1,1 @@
+"""Metrics of scored runs: one interface, two engines."""

@@ -1,0 +1,1 @@
+"""Raw rows -> tables: cleaned, checked, or quarantined with a reason."""

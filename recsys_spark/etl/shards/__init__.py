@@ -1,0 +1,1 @@
+"""Parquet shards and their side files."""

@@ -1,0 +1,106 @@
+"""The steps that take a chosen model of a pipeline into production: everything is fitted once more,
+on all events, as it was chosen, and its lists are published.
+
+production: {score: score_ease, k: 20}     # in the pipeline file; score: the step of the model
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from recsys_spark.core.config import Settings
+from recsys_spark.core.errors import ConfigError, nearest
+from recsys_spark.pipeline.context import TRAINED
+
+NOW = "_now"  # ends the names of the steps that are added
+PUBLISH = "publish" + NOW
+SPARE = 2  # times k items are scored, so that some may be left out when the lists are published
+
+
+class Production(Settings):
+    """`production:` of a pipeline file. The model is named by whoever looked at its validation
+    figures: nothing here chooses by the test part.
+    """
+
+    score: str  # the score step whose model goes to production
+    k: int = Field(20, ge=1, le=500)
+    name: str = "default"  # of the lists, for consumers
+    available: str = ""  # of the publish step, as `exclude` and `serve`
+    exclude: str = ""
+    serve: bool = True
+
+
+def added(
+    steps: dict[str, dict[str, Any]], production: Production, source: str
+) -> dict[str, dict[str, Any]]:
+    """The steps to append to those of the file. Raises ConfigError where the named step does not
+    lead to a model that can be fitted again.
+
+    >>> steps = {
+    ...     "raw": {"stage": "ingest"},
+    ...     "split": {"stage": "prepare", "source": "raw", "rule": "leave_last_out"},
+    ...     "ease": {"stage": "train_baseline", "source": "split", "model": "ease"},
+    ...     "lists": {"stage": "score", "source": "split", "model": "ease"},
+    ... }
+    >>> list(added(steps, Production(score="lists"), "my.yaml"))
+    ['split_now', 'ease_now', 'lists_now', 'publish_now']
+    """
+    where = f"{source}, production.score"
+    score = _step(steps, production.score, ("score",), where)
+    split = _step(steps, score["source"], ("prepare",), where)
+    name = score["source"] + NOW
+    new = {name: _everything(split, split.get("split") or split.get("rule", "leave_last_out"))}
+    model = _step(steps, score["model"], TRAINED, where)
+    fitted = {key: value for key, value in model.items() if key not in ("search", "candidates")}
+    if model["stage"] == "train_deep":
+        shards = _step(steps, model["shards"], ("export_shards",), where)
+        new[model["shards"] + NOW] = {**shards, "source": name, "fit": "train"}
+        again = {"shards": model["shards"] + NOW, "refit": None}
+    else:
+        again = {"source": name, "fit": "train"}
+    new[score["model"] + NOW] = {**fitted, **again, "again": score["model"]}
+    new[production.score + NOW] = {
+        **{key: value for key, value in score.items() if key != "candidates"},
+        "model": score["model"] + NOW,
+        "source": name,
+        "part": "now",
+        "task": "ranking",
+        "k": production.k * SPARE,
+    }
+    publish = production.model_dump(exclude={"score"})
+    new[PUBLISH] = {"stage": "publish", "of": production.score + NOW, **publish}
+    return new
+
+
+def _everything(split: dict[str, Any], name: str) -> dict[str, Any]:
+    """The prepare step over all events. A user with few events has a list too: filters by a user's
+    events are left out.
+    """
+    filters = {k: v for k, v in (split.get("filters") or {}).items() if "user" not in k}
+    return {
+        "stage": "prepare",
+        "source": split["source"],
+        "split": name + NOW,
+        "rule": "everything",
+        "filters": filters,
+    }
+
+
+def _step(
+    steps: dict[str, dict[str, Any]], name: str, stages: tuple[str, ...], where: str
+) -> dict[str, Any]:
+    if name not in steps:
+        raise ConfigError(
+            where,
+            found=repr(name),
+            expected=f"the name of a step: {', '.join(steps)}{nearest(name, steps)}",
+        )
+    if steps[name].get("stage") not in stages:
+        raise ConfigError(
+            where,
+            found=f"{name}, of stage {steps[name].get('stage')}",
+            expected=f"a step of stage {' or '.join(stages)}",
+        )
+    return steps[name]

@@ -1,0 +1,1 @@
+"""Scored runs as an evaluation and a report read them."""

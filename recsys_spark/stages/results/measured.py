@@ -1,0 +1,160 @@
+"""A completed evaluate run in the form that the pages show, and the runs upstream of it: shared by
+`report` and `compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from recsys_spark.core import columns as c
+from recsys_spark.core.contracts import Run
+from recsys_spark.core.errors import DataError
+from recsys_spark.metrics import paired
+from recsys_spark.metrics.tasks import RANKING, SAMPLED
+from recsys_spark.report import results
+from recsys_spark.report.content import Evaluation, Paired
+from recsys_spark.report.kinds import worded
+from recsys_spark.report.results import Value
+
+RULES = {
+    "leave_last_out": "leave last out",
+    "global_time": "split by time",
+    "random": "random rows",
+}
+
+
+def evaluation(run: Run, values: Iterable[Value], recorded: Iterable[Run]) -> Evaluation:
+    """The run's values, with the facts of its summary on split, users and irregular input.
+
+    recorded: all runs; they include the full rankings to show beside sampled ones.
+    """
+    values = sorted(
+        values, key=lambda value: (value.run_id, value.task, value.slice, value.k, value.metric)
+    )
+    facts, notes = run.summary, []
+    kind = str(facts.get("query_kind", c.USER))
+    if any(value.task == RANKING.name for value in values):
+        notes.append(
+            "Every list is drawn from the whole catalogue without the items that the user "
+            "had before; no sampled candidates."
+        )
+    if facts.get("rows") == facts["users"] and any(
+        value.task in (RANKING.name, SAMPLED.name) for value in values
+    ):
+        notes.append(
+            "Every user has one event to find: recall equals hit rate, and MAP equals MRR."
+        )
+    if facts.get("seen_kept"):
+        notes.append(f"Those of {', '.join(facts['seen_kept'])} may have what was met before.")
+    if facts.get("repeated"):
+        notes.append(
+            f"{facts['repeated']:,} of {facts['rows']:,} events are of items that the user had "
+            "before: a list that leaves these out cannot hit them."
+        )
+    if facts.get("rows_with_unseen_item"):
+        notes.append(
+            f"{facts['rows_with_unseen_item']:,} of {facts['rows']:,} events are of items "
+            "without a training event."
+        )
+    rule = str(facts.get("data", {}).get("rule", facts["split"]))
+    sampled = {value.run_id for value in values if value.task == SAMPLED.name}
+    return Evaluation(
+        name=run.step,
+        split=facts["split"],
+        rule=RULES.get(rule, rule),
+        part=facts["part"],
+        users=facts["users"],
+        values=tuple(values),
+        activity_bounds=tuple(facts.get("activity_bounds", ())),
+        found=facts.get("found", {}),
+        notes=tuple(worded(note, kind) for note in notes),
+        query_kind=kind,
+        full=results.full_rankings(recorded, sampled) if sampled else {},
+        leads={task: leads(run, values, task) for task in results.tasks(values)},
+        replicas=int(facts.get("replicas", 0)),
+    )
+
+
+def leads(run: Run, values: Sequence[Value], task: str) -> tuple[Paired, ...]:
+    """The first run of the task's table minus each other one, in its main metric over all users,
+    by the replicas that the evaluate run kept; `run_id` is that of the other one.
+    """
+    table = results.table(values, task)
+    metric = results.written(table.primary)
+    path = Path(run.run_dir) / paired.FILE
+    if len(table.rows) < 2 or not path.is_file():
+        return ()
+    kept = paired.read(path, task=task, slice=results.ALL, metric=metric)
+    replicas = {key.of_run_id: drawn for key, drawn in kept.items()}
+    best, *others = (row.run_id for row in table.rows)
+    differences = {
+        other: paired.difference(replicas[best], replicas[other])[metric]
+        for other in others
+        if best in replicas and other in replicas
+    }
+    corrected = paired.holm([difference.p for difference in differences.values()])
+    return tuple(
+        Paired.of(other, table.primary, results.ALL, difference, p)
+        for (other, difference), p in zip(differences.items(), corrected, strict=True)
+    )
+
+
+def values(metrics: DataFrame, run: Run) -> list[Value]:
+    """The values in the table `metrics` that the evaluate run measured. Raises DataError when there
+    is none.
+    """
+    rows = metrics.where(F.col(c.RUN_ID) == run.run_id).collect()
+    if not rows:
+        raise DataError(
+            f"run {run.run_id} in table {c.METRICS}",
+            found="no rows",
+            expected="measured values",
+            remedy=f"rerun step {run.step}",
+        )
+    return [
+        Value(run_id=row["of_run_id"], **{name: row[name] for name in results.FIELDS})
+        for row in rows
+    ]
+
+
+def behind(recorded: Iterable[Run], last: Iterable[Run]) -> list[Run]:
+    """The runs `last` and all recorded runs upstream of them, in the order in which they ran."""
+    by_id = {run.run_id: run for run in recorded} | {run.run_id: run for run in last}
+    visited: dict[str, Run] = {}
+    queue = [run.run_id for run in last]
+    while queue:
+        run = by_id.get(queue.pop())
+        if run is not None and run.run_id not in visited:
+            visited[run.run_id] = run
+            queue.extend(run.upstream.values())
+    return sorted(visited.values(), key=lambda run: (run.started_at, run.run_id))
+
+
+def dataset(runs: Iterable[Run]) -> str:
+    """Name of the data set behind the runs; empty where no ingest run names one."""
+    return next(
+        (
+            str(run.config["dataset"])
+            for run in runs
+            if run.stage == "ingest" and run.config.get("dataset")
+        ),
+        "",
+    )
+
+
+def size(evaluated: Run, runs: Iterable[Run]) -> str:
+    """`1,000,209 events of 6,040 users and 3,706 items. `, preceded by a warning where the data
+    were generated. runs: the runs upstream of `evaluated`.
+    """
+    data = evaluated.summary.get("data", {})
+    text = ""
+    if "rows" in data:
+        text = f"{data['rows']:,} events of {data['users']:,} users and {data['items']:,} items. "
+    text = worded(text, str(evaluated.summary.get("query_kind", c.USER)))
+    if any(run.stage == "ingest" and run.summary.get("generated") for run in runs):
+        text = f"Generated data, not the real set: {text}"
+    return text

@@ -1,0 +1,205 @@
+"""Fits a baseline, optionally with a search over its settings: training events -> an index
+artefact.
+
+The stages train_baseline and train_als both run this module.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from recsys_spark.baselines.fitting import registry
+from recsys_spark.baselines.fitting.training import Training
+from recsys_spark.core import columns as c
+from recsys_spark.core import config as configuration
+from recsys_spark.core import log
+from recsys_spark.core.errors import DataError
+from recsys_spark.pipeline import context, lineage
+from recsys_spark.pipeline.context import Context, Outcome, StepOf
+from recsys_spark.pipeline.steps import Step
+from recsys_spark.stages.bridge import artefact, configured
+from recsys_spark.stages.tuning import search
+from recsys_spark.stages.tuning.judge import Judge
+from recsys_spark.stages.tuning.search import Search
+
+logger = log.get(__name__)
+
+
+class Job(context.Job):
+    source: Annotated[str, StepOf("prepare")]
+    model: str
+    # Settings of the baseline's Config; defaults are filled in
+    config: dict[str, Any] = Field(default_factory=dict, validate_default=True)
+    search: Search | None = None  # search over the settings in its space; None: `config` unchanged
+    # The search ranks these items, of part valid; None: all items
+    candidates: Annotated[str | None, StepOf("candidates")] = None
+    fit: Literal["train", "train+valid"] = (
+        "train+valid"  # events of the final fit, after the choice on validation
+    )
+    # A step with the same model: the settings that it chose are fitted again, on this source
+    again: Annotated[str | None, StepOf("train_baseline", "train_als")] = None
+
+    @field_validator("config", mode="after")
+    @classmethod
+    def _of_the_model(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "model" not in info.data:
+            return value  # a missing or wrong `model` is reported separately
+        name = info.data["model"]
+        return configuration.validate(
+            registry.find(name).Config, value, source=f"baseline {name}", key="config"
+        ).model_dump(mode="json")
+
+    @model_validator(mode="after")
+    def _space_fits(self) -> Job:
+        for setting in search.corners(self.search) if self.search else ():
+            configuration.validate(
+                registry.find(self.model).Config,
+                self.config | setting,
+                source=f"baseline {self.model}",
+                key="search.space",
+            )
+        if self.candidates and self.search is None:
+            raise ValueError(
+                "candidates play a part in a search alone: add `search`, or leave them out"
+            )
+        return self
+
+
+def check_steps(step: Step, steps: dict[str, Step], where: str) -> None:
+    """A search ranks among candidates of the validation part of its own split; what is fitted again
+    has another step's settings, all of them.
+    """
+    job: Any = step.job
+    configured.require_again(step, steps, where)
+    if job.candidates is not None:
+        configured.require_candidates(step, steps, where, source=job.source, part=c.VALID)
+
+
+def run(ctx: Context, job: Job) -> Outcome:
+    """Raises DataError when there is nothing to fit on, or no validation event for a search."""
+    began, baseline = time.monotonic(), registry.find(job.model)
+    config = baseline.Config(**job.config)
+    fit_facts: dict[str, Any] = {}
+    if job.again is not None:
+        chosen = artefact.settings(ctx.inputs[job.again])
+        config = baseline.Config(**chosen)
+    if job.search is not None:
+        config, fit_facts = _chosen(ctx, job, job.search, baseline)
+    with _kept(_events(ctx, job, job.fit)) as events:
+        fit_facts |= baseline.write(
+            training(ctx, job, events), config, ctx.run_dir / artefact.INDEX
+        )
+    facts = {
+        "model": job.model,
+        "task": registry.task(job.model, config),
+        "fit": job.fit,
+        **config.model_dump(mode="json"),
+        **fit_facts,
+    }
+    # Play counts, say, of which a user expects more than that there was an event
+    if ctx.inputs[job.source].summary.get("values_differ"):
+        facts["value_of_an_event"] = (
+            "used" if registry.uses_values(job.model, config) else "ignored"
+        )
+    facts["seconds"] = round(time.monotonic() - began, 1)
+    logger.info(log.fields(stage=job.stage, **log.plain(facts), index=ctx.run_dir / artefact.INDEX))
+    return Outcome(tables=dict(ctx.inputs[job.source].output_versions), summary=facts)
+
+
+def _chosen(
+    ctx: Context, job: Job, options: Search, baseline: ModuleType
+) -> tuple[Any, dict[str, Any]]:
+    """The best configuration on validation; every trial is fitted on the training part alone."""
+    base = baseline.Config(**job.config)
+    judge = Judge(
+        ctx,
+        job.source,
+        task=registry.task(job.model, base),
+        metric=options.metric,
+        users=options.users,
+        candidates=job.candidates,
+        seen=options.seen,
+    )
+    folder = ctx.run_dir / "trial"
+
+    with _kept(_events(ctx, job, "train")) as events:
+        given = training(ctx, job, events)
+
+        def trial(values: dict[str, Any]) -> float:
+            baseline.write(given, baseline.Config(**job.config | values), folder)
+            return judge(folder)
+
+        best, facts = search.choose(ctx, job, options, judge.metric, trial)
+    shutil.rmtree(folder, ignore_errors=True)
+    return baseline.Config(**job.config | best), facts
+
+
+@contextmanager
+def _kept(events: DataFrame) -> Iterator[DataFrame]:
+    """Persists the events while in use, because fitting reads them many times. Raises DataError
+    when there are none.
+    """
+    events.persist()
+    try:
+        if events.isEmpty():
+            raise DataError(
+                "events to fit on",
+                found="none",
+                expected="at least one",
+                remedy="change the prepare step, or `fit`",
+            )
+        yield events
+    finally:
+        events.unpersist()
+
+
+def training(ctx: Context, job: Job, events: DataFrame) -> Training:
+    """`events` with the tables of their users and items, all at the versions recorded by the
+    source's run.
+    """
+    prepared = ctx.inputs[job.source]
+
+    def numbered(table: str, index: str, columns: tuple[str, ...]) -> DataFrame | None:
+        if table not in prepared.output_versions:
+            return None
+        rows, ids = ctx.read(table, job.source), ctx.read(index, job.source)
+        id_column, idx_column = ids.columns
+        number = F.col(idx_column).alias(c.QUERY_IDX if idx_column == c.USER_IDX else idx_column)
+        return rows.join(ids, on=id_column, how="inner").select(number, *columns)
+
+    return Training(
+        events,
+        int(prepared.summary["num_users"]),
+        int(prepared.summary["num_items"]),
+        ctx.seed,
+        users=numbered(c.USERS, c.USER_INDEX, ("fields",)),
+        items=numbered(c.ITEMS, c.ITEM_INDEX, ("title", "fields")),
+    )
+
+
+def plan(ctx: Context, job: Job) -> dict[str, Any]:
+    prepared = ctx.inputs[job.source].summary
+    rows = int(prepared[c.TRAIN]) + (int(prepared[c.VALID]) if job.fit == "train+valid" else 0)
+    fits = 1 + (job.search.trials if job.search else 0)
+    return {
+        "model": job.model,
+        "events": rows,
+        "fits": fits,
+        "driver_bytes": 4 * (int(prepared["num_items"]) + 1) * 4,
+    }
+
+
+def _events(ctx: Context, job: Job, fit: str) -> DataFrame:
+    events = lineage.split_rows(ctx, job.source)
+    return events.where(F.col(c.PART).isin(*c.FITTED_ON[fit])).select(
+        c.QUERY_IDX, c.ITEM_IDX, c.TS, c.VALUE
+    )

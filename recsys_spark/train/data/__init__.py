@@ -1,0 +1,1 @@
+"""Rows: their order, and the engines that read them."""

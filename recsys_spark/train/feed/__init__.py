@@ -1,0 +1,1 @@
+"""Batches on a device, with the draws that are added to them."""

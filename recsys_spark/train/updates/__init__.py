@@ -1,0 +1,1 @@
+"""The parts of a step: loss, gradients over all ranks, optimisers."""

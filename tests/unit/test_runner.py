@@ -1,0 +1,127 @@
+"""Which steps count as done, with a lake that is a list of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from recsys_spark.core.contracts import Run
+from recsys_spark.core.errors import RecsysError
+from recsys_spark.pipeline import runner
+from recsys_spark.pipeline.context import Job, Outcome
+from recsys_spark.pipeline.steps import Pipeline, Step
+
+STEP = {"stage": "toy"}
+
+
+class Recorded:
+    """Stands for a lake: the runs that were recorded."""
+
+    def __init__(self) -> None:
+        self.recorded: list[Run] = []
+        self.spark = None
+
+    def runs(self) -> list[Run]:
+        return [run for run in self.recorded if run.state == "done"]
+
+    def add_run(self, run: Run) -> None:
+        self.recorded = [other for other in self.recorded if other.run_id != run.run_id]
+        self.recorded.append(run)
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    return Pipeline(
+        name="t", env={"lake": "none", "runs": str(tmp_path / "runs")}, steps={"toy": STEP}
+    )
+
+
+def step(**module: Any) -> Step:
+    module = {"run": lambda ctx, job: Outcome()} | module
+    return Step("toy", SimpleNamespace(**module), Job(**STEP), ())  # type: ignore[arg-type]
+
+
+def kinds(pipeline: Pipeline, toy: Step, lake: Recorded, how: Any = runner.run) -> list[str]:
+    heard: list[str] = []
+    how(pipeline, [toy], lake=lake, listener=lambda event: heard.append(event.kind))
+    return heard
+
+
+def test_a_step_is_done_until_its_stage_counts_up_its_version(
+    pipeline: Pipeline, monkeypatch
+) -> None:
+    lake = Recorded()
+    assert kinds(pipeline, step(), lake) == ["start", "done"]
+    assert kinds(pipeline, step(), lake) == ["skipped"]
+    assert kinds(pipeline, step(STAGE_VERSION=1), lake) == ["skipped"]  # 1 where it has none
+    assert kinds(pipeline, step(STAGE_VERSION=2), lake) == ["start", "done"]
+    monkeypatch.setattr(runner, "VERSION", runner.VERSION + 1)  # of what stages hand on
+    assert kinds(pipeline, step(), lake) == ["start", "done"]
+    assert len({run.run_id for run in lake.recorded}) == 3
+
+
+def test_without_its_run_folder_a_run_is_no_longer_done_in_a_dry_run_either(
+    pipeline: Pipeline,
+) -> None:
+    lake, toy = Recorded(), step()
+    runner.run(pipeline, [toy], lake=lake, listener=lambda event: None)  # type: ignore[arg-type]
+    assert kinds(pipeline, toy, lake, runner.dry_run) == ["skipped"]
+    assert list(runner.kept(pipeline, [toy], lake=lake)) == ["toy"]  # type: ignore[arg-type]
+    folder = Path(lake.recorded[0].run_dir)
+    folder.rename(folder.with_name("away"))
+    assert kinds(pipeline, toy, lake, runner.dry_run) == ["planned"]
+    assert runner.kept(pipeline, [toy], lake=lake) == {}  # type: ignore[arg-type]
+    assert kinds(pipeline, toy, lake) == ["start", "done"]
+
+
+def test_what_is_kept_is_asked_without_fetching_raw_files(pipeline: Pipeline) -> None:
+    def fetch(job: Job) -> str:
+        raise AssertionError("this would download")
+
+    toy = step(missing=lambda job: "would be downloaded", source_fingerprint=fetch)
+    assert runner.kept(pipeline, [toy], lake=Recorded()) == {}  # type: ignore[arg-type]
+
+
+def test_two_processes_do_not_work_in_one_run_folder(tmp_path: Path) -> None:
+    with runner.only_runner(tmp_path / "run"):
+        with pytest.raises(RecsysError, match="another process is working in it"):
+            with runner.only_runner(tmp_path / "run"):
+                pass
+
+
+def test_a_failure_is_recorded_until_the_same_run_completes(pipeline: Pipeline) -> None:
+    def refuse(ctx: Any, job: Job) -> Outcome:
+        raise RecsysError("raw file x", found="nothing\nin it")
+
+    lake, events = Recorded(), []
+    with pytest.raises(RecsysError, match="raw file x"):
+        runner.run(pipeline, [step(run=refuse)], lake=lake, listener=events.append)  # type: ignore[arg-type]
+    assert [event.kind for event in events] == ["start", "failed"]
+    (failure,) = lake.recorded
+    assert (failure.state, failure.problem) == ("failed", "raw file x: found nothing in it")
+    assert runner.kept(pipeline, [step()], lake=lake) == {}  # type: ignore[arg-type]
+    assert kinds(pipeline, step(), lake) == ["start", "done"]
+    assert [(run.run_id, run.state) for run in lake.recorded] == [(failure.run_id, "done")]
+
+
+def test_a_lake_that_takes_no_record_does_not_hide_why_a_step_failed(pipeline: Pipeline) -> None:
+    class Full(Recorded):
+        def add_run(self, run: Run) -> None:
+            raise OSError("no space left")
+
+    def refuse(ctx: Any, job: Job) -> Outcome:
+        raise RecsysError("the disk")
+
+    with pytest.raises(RecsysError, match="the disk"):
+        runner.run(pipeline, [step(run=refuse)], lake=Full(), listener=print)  # type: ignore[arg-type]
+
+
+def test_a_forced_step_runs_again_under_its_id(pipeline: Pipeline) -> None:
+    lake, events = Recorded(), []
+    for force in ((), ("other",), ("toy",)):
+        runner.run(pipeline, [step()], lake=lake, listener=events.append, force=force)  # type: ignore[arg-type]
+    assert [event.kind for event in events] == ["start", "done", "skipped", "start", "done"]
+    assert len({event.run_id for event in events}) == 1
