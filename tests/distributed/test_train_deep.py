@@ -19,6 +19,7 @@ from recsys_spark.train.forecast import Network
 from recsys_spark.train.saves import checkpoint
 from recsys_spark.train.saves.record import RESULT
 from tests import shardsets, training
+from tests.logs import logged
 
 
 def _job(**values: Any) -> train_deep.Job:
@@ -210,7 +211,7 @@ def test_a_search_trains_each_trial_and_keeps_the_best(
     assert [Path(folder).parent.name for folder in trained[:2]] == ["trial", "trial"] and trained[
         2:
     ] == [str(ctx.run_dir)]
-    assert len(checkpoint.folders(ctx.run_dir)) and "already_trained" in caplog.text, (
+    assert len(checkpoint.folders(ctx.run_dir)) and "already_trained" in logged(caplog), (
         "the best trial's training is the step's"
     )
     assert [run.stage for run in recorded] == ["trial", "trial"]

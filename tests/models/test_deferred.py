@@ -25,6 +25,7 @@ from recsys_spark.train.saves import checkpoint
 from recsys_spark.train.updates import choice, optim
 from recsys_spark.train.updates.deferred import DeferredAdam
 from tests import shardsets, training
+from tests.logs import logged
 
 Source = tuple[Path, Any]
 
@@ -147,7 +148,7 @@ def test_auto_goes_by_rows_where_tables_are_large_and_says_so(
         'event=updates phase="" '
         'tables_by_rows="user (100 of 3,001 rows), item (100 of 3,101 rows)" '
         'tables_whole="item_bias (100 of 3,101 rows)"'
-    ) in caplog.text
+    ) in logged(caplog)
     stopper = iter([False] * 33 + [True] * 100)
     assert training.train_here(made, stop=lambda: next(stopper)) is None
     loop = Loop(made, workers.Workers())
@@ -163,7 +164,9 @@ def test_a_forecast_measures_the_updates_of_the_whole_batch(
     job = auto(tmp_path, large, batch_size=500)
     with caplog.at_level(logging.INFO, "recsys_spark"):
         assert forecast.step_s(job, 50) > 0
-    assert "tables_by_rows=none" in caplog.text and "user (1,000 of 3,001 rows)" in caplog.text
+    assert "tables_by_rows=none" in logged(caplog) and "user (1,000 of 3,001 rows)" in logged(
+        caplog
+    )
 
 
 def test_auto_is_the_same_on_two_ranks_and_on_another_number_of_them(

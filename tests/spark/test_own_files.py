@@ -18,6 +18,7 @@ from recsys_spark.core.errors import DataError
 from recsys_spark.datasets.files import folder as folders
 from recsys_spark.lake.tables import Lake
 from recsys_spark.stages import ingest
+from tests.logs import logged
 from tests.rawsets import job as raw_job
 from tests.rawsets import judge, plain, write
 
@@ -72,7 +73,7 @@ def test_what_spark_does_not_read_is_named_and_hidden_files_are_left_out(
     (folder / ".ipynb_checkpoints" / "events.csv").write_text(LINES)
     (folder / ".events.csv").write_text(LINES)
     assert read(lake, folder, files="**/*") == READ
-    assert "left_out" in caplog.text and ".ipynb_checkpoints/events.csv" in caplog.text
+    assert "left_out" in logged(caplog) and ".ipynb_checkpoints/events.csv" in logged(caplog)
     (folder / "_events-2.csv").write_text(LINES)
     refused(
         lake,

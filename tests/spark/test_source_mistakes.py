@@ -23,6 +23,7 @@ from recsys_spark.etl.raw import quarantine
 from recsys_spark.lake.tables import Lake
 from recsys_spark.pipeline import steps as pipeline
 from tests import rawsets
+from tests.logs import logged
 from tests.rawsets import events, write
 from tests.sources import COLUMNS, SOLD, TAKEN, T, job, run, sold
 
@@ -208,7 +209,7 @@ def test_a_schema_that_changed_between_two_runs(
     ).parquet(path)
     run(lake, {"files": path}, "ingest-2")
     assert events(lake) == TAKEN
-    assert "event=types_changed" in caplog.text and "user_id bigint -> string" in caplog.text
+    assert "event=types_changed" in logged(caplog) and "user_id bigint -> string" in logged(caplog)
     sold(spark).withColumnRenamed("customer", "client").write.mode("overwrite").parquet(path)
     with pytest.raises(ConfigError, match=r"no column customer; expected .*client"):
         run(lake, {"files": path}, "ingest-3")
@@ -234,7 +235,7 @@ def test_a_delta_table_whose_columns_changed_between_two_runs(
     added = added.withColumn("stars", F.col("stars").cast("long"))
     added.write.format("delta").mode("append").save(path)
     assert run(lake, source, "ingest-2").summary["rows"] == {"interactions": 1}
-    assert "value int -> bigint" in caplog.text
+    assert "value int -> bigint" in logged(caplog)
     now = sorted([*before, ("12", "007", T + 9, 7.0)])
     assert events(lake) == now
 
@@ -258,7 +259,7 @@ def test_times_that_are_all_equal_or_have_not_come_yet(
         rows = [(user, "i", time, 1, None, "buy") for user, time in enumerate(times)]
         sold(spark, rows).write.parquet(str(tmp_path / name))
         run(Lake(spark, str(tmp_path / name / "lake")), {"files": str(tmp_path / name / "p*")})
-        assert said in caplog.text
+        assert said in logged(caplog)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +293,7 @@ def test_stored_rows_that_the_source_has_no_longer(
         run(lake, {"files": path}, "ingest-2")
     loose = run(lake, {"files": path}, "ingest-3", max_quarantine_share=0.5)
     assert loose.summary["outlived"] == {"interactions": 2} and events(lake) == TAKEN
-    assert "event=outlived interactions=2" in caplog.text
+    assert "event=outlived interactions=2" in logged(caplog)
     follow = run(lake, {"files": path}, "ingest-4", stored="follow")
     assert events(lake) == [("12", "007", T, 1.0), ("12", "08", T + 1, 1.0)]
     assert run(lake, {"files": path}, "ingest-5", stored="follow").tables == follow.tables

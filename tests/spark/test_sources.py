@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 from recsys_spark.lake.tables import Lake
 from recsys_spark.pipeline.context import Outcome
 from tests import rawsets
+from tests.logs import logged
 from tests.rawsets import events, quarantined
 from tests.sources import SOLD, TAKEN, T, job, rows, run, sold
 
@@ -131,11 +132,11 @@ def test_what_a_delta_table_got_since_the_last_run(
     )
     assert outcome.summary["sources"]["interactions"]["since"] == 0
     assert steps(lake, path).summary["rows"] == {"interactions": 0}
-    assert events(lake) == sorted([*TAKEN, *more]) and "rows_taken_away" not in caplog.text
+    assert events(lake) == sorted([*TAKEN, *more]) and "rows_taken_away" not in logged(caplog)
 
     spark.sql(f"DELETE FROM delta.`{path}` WHERE customer = 20")
     steps(lake, path)
-    assert "DELETE at version 2" in caplog.text and events(lake) == sorted([*TAKEN, *more])
+    assert "DELETE at version 2" in logged(caplog) and events(lake) == sorted([*TAKEN, *more])
     if feed == "true":  # off for a while
         change = f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES (delta.enableChangeDataFeed = "
         spark.sql(f"{change} false)")
@@ -144,7 +145,7 @@ def test_what_a_delta_table_got_since_the_last_run(
         )
         spark.sql(f"{change} true)")
         assert steps(lake, path).summary["rows"] == {"interactions": 1}
-        assert "event=no_change_feed" in caplog.text
+        assert "event=no_change_feed" in logged(caplog)
         assert events(lake) == sorted([*TAKEN, *more, ("22", "1", T + 22, 1.0)])
 
 
@@ -162,7 +163,7 @@ def test_a_table_rewritten_vacuumed_or_made_anew_since_the_last_run(
     spark.conf.unset("spark.databricks.delta.retentionDurationCheck.enabled")
     steps(lake, str(path))
     now = sorted([*TAKEN, ("14", "1", T + 9, 1.0)])
-    assert events(lake) == now and "WRITE at version 1" in caplog.text
+    assert events(lake) == now and "WRITE at version 1" in logged(caplog)
 
     sold(spark, [SOLD[0]]).write.format("delta").mode("append").save(str(path))
     for file in [*path.glob("_delta_log/*0[0-3].*json"), *path.glob("_delta_log/*0[0-3].check*")]:
@@ -171,12 +172,12 @@ def test_a_table_rewritten_vacuumed_or_made_anew_since_the_last_run(
         file.unlink()
     spark.catalog.clearCache()
     assert steps(lake, str(path)).summary["rows"] == {"interactions": 6}
-    assert "is not there any more" in caplog.text and events(lake) == now
+    assert "is not there any more" in logged(caplog) and events(lake) == now
 
     shutil.rmtree(path)
     sold(spark).write.format("delta").save(str(path))
     assert steps(lake, str(path)).summary["rows"] == {"interactions": 4}
-    assert "it is another table than the one that the last run read" in caplog.text
+    assert "it is another table than the one that the last run read" in logged(caplog)
     assert events(lake) == now
 
 

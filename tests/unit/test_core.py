@@ -10,6 +10,7 @@ import pytest
 from recsys_spark.core import artifacts, locks, log, seeds
 from recsys_spark.core.contracts import Part, ShardFile, ShardSet
 from recsys_spark.core.errors import ConfigError, RecsysError, ShardError, is_disk_full
+from tests.logs import logged
 
 
 def test_an_error_says_thing_found_expected_and_remedy_and_travels() -> None:
@@ -131,7 +132,7 @@ def test_a_file_system_without_locks_is_worked_on_with_a_warning(
 
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
     with locks.alone(tmp_path / ".lock", busy=RecsysError("x", found="y")):
-        assert "event=no_lock" in caplog.text
+        assert "event=no_lock" in logged(caplog)
 
 
 def test_another_error_of_a_lock_is_not_taken_for_one_without_locks(
