@@ -38,7 +38,7 @@ def run(
     config: str | None, given: list[str] | None, wanted: Wanted, *, dry_run: bool = False
 ) -> dict[str, Any]:
     """{step: its run}; empty after a dry run. What of `given` is no key=value names a step."""
-    from recsys_spark.pipeline import production, steps
+    from recsys_spark.pipeline import steps
 
     console = screen()
     path, given = arguments(config, given)
@@ -46,7 +46,7 @@ def run(
     patterns = [*wanted.select, *(argument for argument in given if not is_setting(argument))]
     pipeline, known_steps = steps.load(path, overrides, in_production=wanted.in_production)
     if wanted.in_production and not patterns:
-        patterns = [production.PUBLISH]
+        patterns = [name for name in known_steps if name not in pipeline.steps]
     lake = None
     if "state:failed" in (*patterns, *wanted.exclude):  # the lake knows
         lake = _opened(console, pipeline)

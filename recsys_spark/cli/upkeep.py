@@ -59,6 +59,10 @@ def rollback(
         f"generation {facts['generation']}",
         highlight=False,
     )
+    production = pipeline.production
+    if production is not None and production.name == name:
+        for place in rollbacks.export(lake, record, production.exports):
+            screen().print(f"exported to {place}", highlight=False, soft_wrap=True)
 
 
 def forget(

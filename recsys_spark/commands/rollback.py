@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import functions as F
 
@@ -11,8 +13,8 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, TableError, nearest
 from recsys_spark.lake.tables import Lake
-from recsys_spark.pipeline import runner
-from recsys_spark.stages import publish
+from recsys_spark.pipeline import production, runner
+from recsys_spark.stages import export_lists, publish
 
 STAGE = "rollback"
 SWITCHES = ("publish", STAGE)  # stages whose runs make lists current
@@ -87,3 +89,14 @@ def rollback(lake: Lake, to: Run, *, pipeline: str, runs_dir: Path, now: float) 
     )
     lake.add_run(record)
     return record
+
+
+def export(lake: Lake, record: Run, exports: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Write what a rollback made current to the places that `production.exports` of a pipeline
+    names. Returns them; raises what an export_lists step does, the lists of Delta being switched.
+    """
+    current = lake.read(c.CURRENT, record.output_versions[c.CURRENT])
+    jobs = [export_lists.Job(of=production.PUBLISH, **place) for place in exports.values()]
+    for job in jobs:
+        export_lists.deliver(current, record.summary, job)
+    return [export_lists.place(job) for job in jobs]

@@ -52,6 +52,7 @@ QUARANTINED_AT = "quarantined_at"
 # Results.
 SCORE, RANK = "score", "rank"
 RUN_ID, MODEL, SCORED_AT = "run_id", "model", "scored_at"
+SIMILAR_ID, VECTOR = "similar_id", "vector"
 NAME, GENERATION, PUBLISHED_AT = "name", "generation", "published_at"  # of published lists
 TASK, ROW_KEY = "task", "row_key"
 SOURCE = "source"  # of a candidate, which also has a position
@@ -72,3 +73,4 @@ CANDIDATES, IMPRESSIONS = "candidates", "impressions"
 RECOMMENDATIONS, PREDICTIONS = "recommendations", "predictions"
 METRICS, RUNS = "metrics", "runs"
 CURRENT = "current_recommendations"
+SIMILAR_ITEMS, ITEM_VECTORS = "similar_items", "item_vectors"

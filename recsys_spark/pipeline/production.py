@@ -15,7 +15,7 @@ from recsys_spark.core.errors import ConfigError, nearest
 from recsys_spark.pipeline.context import TRAINED
 
 NOW = "_now"  # ends the names of the steps that are added
-PUBLISH = "publish" + NOW
+PUBLISH, SIMILAR = "publish" + NOW, "similar" + NOW
 SPARE = 2  # times k items are scored, so that some may be left out when the lists are published
 
 
@@ -30,6 +30,9 @@ class Production(Settings):
     available: str = ""  # of the publish step, as `exclude` and `serve`
     exclude: str = ""
     serve: bool = True
+    similar: int = Field(0, ge=0, le=1000)  # also the nearest items of each item, so many; 0: none
+    # Places outside of Delta that get the lists too: {name: what an export_lists step says}
+    exports: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
 def added(
@@ -69,8 +72,13 @@ def added(
         "task": "ranking",
         "k": production.k * SPARE,
     }
-    publish = production.model_dump(exclude={"score"})
+    publish = production.model_dump(exclude={"score", "exports", "similar"})
     new[PUBLISH] = {"stage": "publish", "of": production.score + NOW, **publish}
+    if production.similar:
+        nearest = {"model": score["model"] + NOW, "source": name, "k": production.similar}
+        new[SIMILAR] = {"stage": "similar_items", **nearest}
+    for name, place in production.exports.items():
+        new[f"export_{name}{NOW}"] = {"stage": "export_lists", "of": PUBLISH, **place}
     return new
 
 

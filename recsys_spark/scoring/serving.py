@@ -24,8 +24,8 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.config import Settings
 from recsys_spark.core.contracts import VERSION
 from recsys_spark.core.errors import CheckpointError, ConfigError
-from recsys_spark.scoring import index as indices
-from recsys_spark.scoring.queries import COLD, HISTORY, OFFSET, ROWS, SEEN, VALUES, VECTOR, WEIGHTS
+from recsys_spark.scoring import anonymous
+from recsys_spark.scoring.queries import COLD
 from recsys_spark.scoring.scorer import load as load_scorer
 
 MODEL, ITEMS, FACTS, FALLBACK = "model", "items.parquet", "serving.json", "popularity.npy"
@@ -108,7 +108,7 @@ class Recommender:
             seed=seeds.derive(facts.seed, "score"),
             fallback=folder / facts.fallback if facts.fallback else None,
         )
-        self.extra = _columns_of_queries(folder / MODEL)
+        self.own = anonymous.columns(folder / MODEL)
         items = pq.read_table(folder / ITEMS)
         numbers = items.column(c.ITEM_IDX).to_numpy()
         self.numbers = dict(zip(items.column(c.ITEM_ID).to_pylist(), numbers.tolist(), strict=True))
@@ -152,22 +152,4 @@ class Recommender:
         return [self.numbers[item] for item in items if item in self.numbers]
 
     def _query(self, history: list[int], out: list[int]) -> pa.RecordBatch:
-        ints, floats = pa.list_(pa.int32()), pa.list_(pa.float32())
-        columns = {
-            c.QUERY_IDX: pa.array([0], pa.int32()),
-            HISTORY: pa.array([history], ints),
-            SEEN: pa.array([out], ints),
-            VALUES: pa.array([[1.0] * len(history)], floats),
-        }
-        return pa.RecordBatch.from_pydict(columns | self.extra)
-
-
-def _columns_of_queries(folder: Path) -> dict[str, pa.Array]:
-    """The columns that an index has of its queries, empty: this one is new to it."""
-    if not (folder / indices.FILE).exists() or not (facts := indices.facts(folder)).queries:
-        return {}
-    ints, floats = pa.list_(pa.int32()), pa.list_(pa.float32())
-    if facts.kind == "dot":
-        return {VECTOR: pa.nulls(1, floats)}
-    own = {ROWS: pa.nulls(1, ints), WEIGHTS: pa.nulls(1, floats)}
-    return own | ({OFFSET: pa.nulls(1, pa.float32())} if facts.dampen is not None else {})
+        return anonymous.batch([history], [out], self.own)

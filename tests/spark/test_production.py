@@ -4,12 +4,14 @@ ranked without Spark.
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark import load
@@ -39,6 +41,8 @@ steps:
              virtual_shards: 2}}
   dae: {{stage: train_deep, shards: profiles, model: multi_dae, config: {{hidden_dim: 4}},
         workers: {{num_workers: 1}}, train: {{epochs: 2, batch_size: 8}}}}
+  ials: {{stage: train_baseline, source: last, model: ials, config: {{dim: 3, iterations: 2}}}}
+  score_ials: {{stage: score, model: ials, source: last, k: 5}}
   score_ease: {{stage: score, model: ease, source: last, k: 5}}
   score_dae: {{stage: score, model: dae, source: last, k: 5}}
 production: {{score: score_ease, k: 4}}
@@ -128,6 +132,40 @@ def test_a_history_is_ranked_without_spark_as_in_the_table(
         recommender.recommend(history, k=0)
 
 
+def test_the_nearest_items_are_a_table(shop: Shop, published: dict[str, Run]) -> None:
+    """Of a model of histories what a history of the item alone gets, else the cosine of vectors."""
+    ease = shop.run("production.similar=3", step="similar_now")["similar_now"]
+    serving = load(Path(published["publish_now"].run_dir) / publish.SERVING)
+    rows = shop.lake.read(c.SIMILAR_ITEMS).where(F.col(c.RUN_ID) == ease.run_id)
+    lists = nearest(rows)
+    assert set(lists) == {f"i{item}" for item in range(ITEMS)}
+    for item, similar in lists.items():
+        assert similar == [other for other, _ in serving.recommend([item], k=3)]
+    assert ease.summary["by"] == "history" and c.ITEM_VECTORS not in ease.output_versions
+
+    settings = ("production.similar=11", "production.score=score_ials")
+    ials = shop.run(*settings, step="similar_now")["similar_now"]
+    rows = shop.lake.read(c.ITEM_VECTORS).where(F.col(c.RUN_ID) == ials.run_id)
+    vectors = {row[c.ITEM_ID]: np.array(row[c.VECTOR]) for row in rows.collect()}
+    assert len(vectors) == ITEMS and all(vector.shape == (3,) for vector in vectors.values())
+    unit = {item: vector / np.linalg.norm(vector) for item, vector in vectors.items()}
+    rows = shop.lake.read(c.SIMILAR_ITEMS).where(F.col(c.RUN_ID) == ials.run_id)
+    for item, similar in nearest(rows).items():
+        cosines = [float(unit[item] @ unit[other]) for other in similar]
+        assert len(set(similar) - {item}) == ITEMS - 1
+        assert np.allclose(cosines, sorted(cosines, reverse=True), atol=1e-6)
+    for row in rows.collect():
+        expected = float(unit[row[c.ITEM_ID]] @ unit[row[c.SIMILAR_ID]])
+        assert row[c.SCORE] == pytest.approx(expected, abs=1e-6)
+
+
+def nearest(rows: DataFrame) -> dict[str, list[str]]:
+    lists: dict[str, list[str]] = {}
+    for row in rows.orderBy(c.ITEM_ID, c.RANK).collect():
+        lists.setdefault(row[c.ITEM_ID], []).append(row[c.SIMILAR_ID])
+    return lists
+
+
 def test_a_serving_folder_that_is_not_whole_is_refused(
     published: dict[str, Run], tmp_path: Path
 ) -> None:
@@ -191,7 +229,7 @@ def test_back_and_forth(shop: Shop, published: dict[str, Run], tmp_path: Path) -
     lists = shop.current()
     first = published["publish_now"]
 
-    def back(to: str = "") -> Run:
+    def back(to: str) -> Run:
         run = rollback.target(shop.lake, "default", to)
         return rollback.rollback(
             shop.lake, run, pipeline="shop", runs_dir=shop.root / "runs", now=generation
@@ -203,8 +241,11 @@ def test_back_and_forth(shop: Shop, published: dict[str, Run], tmp_path: Path) -
         rollback.target(shop.lake, "default")
     with pytest.raises(ConfigError, match="no publish run of the lists"):
         rollback.target(shop.lake, "default", "publish_now-1")
-    back(second["publish_now"].run_id)
+    record = back(second["publish_now"].run_id)
     assert shop.facts() == (generation + 2, run_id) and shop.current() == lists
+    assert rollback.export(shop.lake, record, {"files": {"parquet": {"path": str(tmp_path)}}})
+    pointer = json.loads((tmp_path / "default" / "current.json").read_text())
+    assert pointer["generation"] == generation + 2 and pointer["rows"] == 4 * USERS
     assert [run.stage for run in shop.lake.runs()].count("rollback") == 2
 
 

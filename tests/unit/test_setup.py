@@ -349,6 +349,24 @@ def test_a_wrong_jar_is_refused(
     assert [*(tmp_path / "jars").iterdir(), *(tmp_path / "cache").iterdir()] == []
 
 
+def test_set_up_goes_on_without_an_optional_jar(
+    jars: ModuleType,
+    tmp_path: Path,
+    repository: tuple[Path, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    served, url = repository
+    served.write_bytes(b"whole")
+    (tmp_path / "jars").mkdir()
+    monkeypatch.setattr(jars, "JARS", {"org/driver.jar": "0" * 64} | jars.JARS)
+    monkeypatch.setattr(jars, "OPTIONAL", {"org/driver.jar"})
+    jars.place(tmp_path / "cache", tmp_path / "jars", url)
+    assert [path.name for path in (tmp_path / "jars").iterdir()] == ["one.jar"]
+    said = capsys.readouterr().err
+    assert "driver.jar" in said and "no export of lists to PostgreSQL" in said
+
+
 def test_horovod_has_its_native_library() -> None:
     done = subprocess.run(
         [
