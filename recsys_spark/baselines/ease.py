@@ -4,7 +4,7 @@ Paper: H. Steck. Embarrassingly Shallow Autoencoders for Sparse Data. WWW 2019,
     doi:10.1145/3308558.3313710 (equation 8); with `dropout` H. Steck. Autoencoders that Don't
     Overfit towards the Identity. NeurIPS 2020 (the full-rank EDLAE: a regulariser that grows with
     an item's popularity).
-Differs: nothing known.
+Differs: a history may be weighted by recency (`decay`, `last`), when it is scored alone.
 
 Spark computes the Gram matrix in blocks; the inversion is not distributed: it takes 8 bytes times
 the squared number of items with events on the driver, and time with their cube (20,000 items:
@@ -41,6 +41,8 @@ class Config(Settings):
     # Dropout rate p: adds p / (1 - p) times an item's diagonal entry of the Gram matrix
     dropout: float = Field(0.0, ge=0, lt=1)
     values: bool = False  # entries are the sum of a pair's values; false: 1
+    last: int = Field(0, ge=0)  # of a history only so many newest items count; 0: all
+    decay: float = Field(1.0, gt=0, le=1)  # weight of each item of a history against the next one
     max_items: int = Field(20_000, ge=1)  # maximum of items with events, for the driver's memory
 
 
@@ -71,6 +73,8 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
             num_rows=training.num_items,
             matrix=_written(gram, active, training.num_items, work),
             popularity=popularity.astype(np.float32),
+            last=config.last,
+            decay=config.decay,
         )
     return {
         "pairs": int(popularity.sum()),

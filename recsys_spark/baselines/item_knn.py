@@ -5,7 +5,7 @@ Paper: B. Sarwar et al. Item-Based Collaborative Filtering Recommendation Algori
     doi:10.1145/371920.372071; M. Deshpande, G. Karypis. Item-Based Top-N Recommendation Algorithms.
     ACM TOIS 22(1), 2004, doi:10.1145/963770.963776.
 Differs: similarity.py's choice of weights and similarities; a history item counts 1 whatever its
-    value.
+    value, or less the older it is (`decay`, `last`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from recsys_spark.baselines.fitting import artifact
 from recsys_spark.baselines.fitting.training import Training
@@ -28,6 +29,8 @@ class Config(Similarity):
     neighbours_of: Literal["scored", "history"] = (
         "scored"  # sum over the nearest items of the scored item, or of each item in the history
     )
+    last: int = Field(0, ge=0)  # of a history only so many newest items count; 0: all
+    decay: float = Field(1.0, gt=0, le=1)  # weight of each item of a history against the next one
 
 
 def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
@@ -57,5 +60,7 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
             num_rows=training.num_items,
             matrix=kept["nearest"],
             popularity=popularity.astype(np.float32),
+            last=config.last,
+            decay=config.decay,
         )
     return facts

@@ -16,6 +16,7 @@ TS, VALUE = "ts", "value"  # seconds since 1970 (long), rating or weight (double
 # was shown
 SESSION_ID, ACTION, POSITION, STEP = "session_id", "action", "position", "step"
 IMPRESSION_ID = "impression_id"
+PLACE = "place"  # of an event among those of its query, oldest first
 CONTEXT = "context"  # {name: text}: what else is known of an event or impression
 SPLIT, PART = "split", "part"
 TRAIN, VALID, TEST = "train", "valid", "test"  # values of `part`

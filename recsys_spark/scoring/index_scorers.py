@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import vstack
 from torch import Tensor
 
@@ -122,6 +123,16 @@ class DotScorer(Scorer):
         )
 
 
+def places_from_end(history: Ragged) -> Tensor:
+    """int64 (entries,): 0 for the last entry of each list.
+
+    >>> places_from_end(Ragged(torch.tensor([0, 3, 3, 4]), torch.tensor([5, 7, 6, 9]))).tolist()
+    [2, 1, 0, 0]
+    """
+    ends = torch.repeat_interleave(history.offsets[1:], history.offsets.diff())
+    return ends - 1 - torch.arange(len(history.values))
+
+
 class SparseScorer(Scorer):
     """Weighted rows of one matrix: those that the query names, or those of its history."""
 
@@ -151,7 +162,8 @@ class SparseScorer(Scorer):
         return 1 << 20  # SparseIndex makes its own blocks
 
     def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
-        cold = ~self.index.reaches(ragged(batch.column(ROWS)) if self.own_rows else history)
+        read = ragged(batch.column(ROWS)) if self.own_rows else self._newest(history)
+        cold = ~self.index.reaches(read)
         if self.history:
             cold[cold.clone()] = ~self.index.reaches(select(history, cold.nonzero()[:, 0]))
         return cold
@@ -195,10 +207,26 @@ class SparseScorer(Scorer):
         values = self.bias[item].astype(np.float64) + np.nan_to_num(offset) + departure
         return pa.array(values.clip(self.facts.low, self.facts.high))
 
+    def _newest(self, history: Ragged) -> Ragged:
+        """The part of each history that counts."""
+        if not self.facts.last:
+            return history
+        kept = places_from_end(history) < self.facts.last
+        lengths = history.offsets.diff().clamp(max=self.facts.last)
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        return Ragged(offsets, history.values[kept])
+
+    def _decayed(self, history: Ragged) -> NDArray[np.float32] | None:
+        """Weights of the entries; None: all 1."""
+        if self.facts.decay == 1:
+            return None
+        return (self.facts.decay ** places_from_end(history).double()).float().numpy()
+
     def _pairs(self, batch: pa.RecordBatch, rows: Tensor, history: Ragged) -> Any:
         """Rows of the matrix and their weights: scipy CSR (B, num_rows + 1)."""
         if not self.own_rows:
-            return self.index.pairs(history)
+            history = self._newest(history)
+            return self.index.pairs(history, self._decayed(history))
         weights = batch.column(WEIGHTS).flatten().to_numpy(zero_copy_only=False)
         lists = ragged(batch.column(ROWS))
         pairs = self.index.pairs(lists, weights)[rows.numpy()]

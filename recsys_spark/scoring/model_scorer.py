@@ -87,7 +87,7 @@ class ModelScorer(Scorer):
 
     def _score_events(self, batch: pa.RecordBatch, fields: list[str], width: int) -> Tensor:
         """Each candidate as the event that it would be: float32 (B, width)."""
-        lengths = torch.from_numpy(batch.column(CANDIDATES).value_lengths().to_numpy())
+        lengths = torch.from_numpy(batch.column(CANDIDATES).value_lengths().to_numpy().copy())
         user = batch.column(c.QUERY_IDX).to_numpy(zero_copy_only=False)
         events = {
             c.QUERY_IDX: pa.array(np.repeat(user, lengths.numpy())),

@@ -99,6 +99,25 @@ def test_a_history_adds_its_rows(tmp_path: Path, dense: bool) -> None:
     ]
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_newest_items_of_a_history_count_most(tmp_path: Path, dense: bool) -> None:
+    """Oldest first: of [2, 1] item 1 counts 1 and item 2 a half; with `last` 1 item 1 alone, and a
+    history whose newest item leads nowhere is cold.
+    """
+    scorer = load(folder_of(tmp_path, SMALL, dense, decay=0.5), k=1, seed=1)
+    ranked = scorer.rank(batch_of([1, 2, 3], [[2, 1], [1, 2], [1, 3, 4]]))
+    assert ranked.column("item_idx").to_pylist() == [[3], [3], [2]]
+    assert ranked.column("score").to_pylist() == [[0.25 + 0.25], [0.5 + 0.125], [0.125]]
+    scorer = load(folder_of(tmp_path, SMALL, dense, decay=0.5, last=1), k=1, seed=1)
+    ranked = scorer.rank(batch_of([1, 2, 3], [[2, 1], [1, 2], [1, 3]]))
+    assert ranked.column("score").to_pylist() == [[0.25], [0.5], [9.0]]
+    assert ranked.column("cold").to_pylist() == [False, False, True]
+    offered = pa.array([[3, 2], [3, 1]], pa.list_(pa.int32()))
+    batch = batch_of([1, 2], [[2, 1], [1, 2]]).append_column("candidates", offered)
+    ranked = scorer.rank(batch)
+    assert ranked.column("score").to_pylist() == [[0.5, 0.25], [1.0, 0.5]]
+
+
 def test_a_query_brings_its_own_rows(tmp_path: Path) -> None:
     """Rows are users 1..3 here. The history is only left out; a query without rows, or with unknown
     ones, is cold.

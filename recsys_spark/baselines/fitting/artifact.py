@@ -97,6 +97,8 @@ def write_sparse(
     bias: NDArray[np.float32] | None = None,
     dampen: float | None = None,
     limits: tuple[float, float] | None = None,
+    last: int = 0,
+    decay: float = 1.0,
 ) -> Index:
     """matrix: one dense .npy float32 (num_rows + 1, I + 1), or a CSR with the same number of rows;
     its files are moved into the artefact.
@@ -105,7 +107,8 @@ def write_sparse(
     array<int>, weights array<float>): the query's own rows, written by the executors; without them
     a query is its history, and the rows are items. history: the rows are items, and a query that is
     not among `queries` is its history. bias (I + 1,), dampen, limits: for a model that predicts
-    ratings; its queries also have an `offset` float (contracts.Index).
+    ratings; its queries also have an `offset` float (contracts.Index). last, decay: what of a
+    history counts, and how much (contracts.Index); 0 and 1: all of it, alike.
     """
     assert (dampen is None) == (bias is None), "ratings are predicted from a bias"
     assert not history or num_rows == len(popularity) - 1, (
@@ -125,6 +128,8 @@ def write_sparse(
         queries=QUERIES if queries is not None else "",
         history=history and queries is not None,
         dampen=dampen,
+        last=last,
+        decay=decay,
         low=low,
         high=high,
         **_files({**arrays, **moved}),

@@ -35,6 +35,11 @@ def task(name: str, config: object) -> str:
     return str(baseline.task(config) if hasattr(baseline, "task") else baseline.TASK)
 
 
+def reads_order(name: str) -> bool:
+    """Whether it is given each event's place in its query's history."""
+    return bool(getattr(find(name), "ORDERED", False))
+
+
 def uses_values(name: str, config: object) -> bool:
     """Whether the values of events change what it learns; if not, an event counts as one."""
     return task(name, config) == "rating" or bool(getattr(config, "values", False))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from recsys_spark.core.config import Settings
 from recsys_spark.core.contracts.version import VERSION
 
@@ -29,9 +31,10 @@ class Index(Settings):
     dot: score = vector . items[i] + bias[i]; `vector` is a column of the query, or constant.
 
     sparse: score = sum over the query's pairs (row, weight) of weight * matrix[row, i]. The pairs
-    are columns of the query (`rows` and `weights`), or, where `queries` is empty, its history with
-    weight 1 (rows are then items). With `history`, a query whose own pairs reach no item, such as
-    that of a user who came after the fit, also uses its history. With `dampen` it predicts ratings:
+    are columns of the query (`rows` and `weights`), or, where `queries` is empty, its history (rows
+    are then items): the last `last` of it, or all, the n-th from the end with weight `decay` ** n.
+    With `history`, a query whose own pairs reach no item, such as that of a user who came after the
+    fit, also uses its history. With `dampen` it predicts ratings:
     bias[i] + the query's `offset` + (sum of weight * matrix[row, i]) / (dampen + sum of the weights
     of the rows that have i).
     """
@@ -54,6 +57,10 @@ class Index(Settings):
         None  # dot: gives a vector to a query with a history alone; none: such a query is cold
     )
     gram: str = ""  # .npy float64 (dim, dim), for fold_in
+    # sparse, without `queries`: how many of the newest items of a history count (0: all), and the
+    # weight of each against the one after it
+    last: int = Field(0, ge=0)
+    decay: float = Field(1.0, gt=0, le=1)
     # sparse, with `queries`: the rows are items, so that a history can replace a query's own pairs
     history: bool = False
     dampen: float | None = (

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from recsys_spark.baselines.fitting import registry
@@ -23,6 +23,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core import config as configuration
 from recsys_spark.core import log
 from recsys_spark.core.errors import DataError
+from recsys_spark.etl import queries
 from recsys_spark.pipeline import context, lineage
 from recsys_spark.pipeline.context import Context, Outcome, StepOf
 from recsys_spark.pipeline.steps import Step
@@ -199,7 +200,9 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
 
 
 def _events(ctx: Context, job: Job, fit: str) -> DataFrame:
-    events = lineage.split_rows(ctx, job.source)
-    return events.where(F.col(c.PART).isin(*c.FITTED_ON[fit])).select(
-        c.QUERY_IDX, c.ITEM_IDX, c.TS, c.VALUE
-    )
+    events = lineage.split_rows(ctx, job.source).where(F.col(c.PART).isin(*c.FITTED_ON[fit]))
+    columns = [F.col(name) for name in (c.QUERY_IDX, c.ITEM_IDX, c.TS, c.VALUE)]
+    if registry.reads_order(job.model):
+        of_query = Window.partitionBy(c.QUERY_IDX).orderBy(queries.oldest_first())
+        columns.append(F.row_number().over(of_query).alias(c.PLACE))
+    return events.select(*columns)
