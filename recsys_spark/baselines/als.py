@@ -23,9 +23,14 @@ from pyspark.sql import functions as F
 
 from recsys_spark.baselines.fitting import artifact
 from recsys_spark.baselines.fitting.training import Training
+from recsys_spark.baselines.neighbours import matrix
 from recsys_spark.core import columns as c
 from recsys_spark.core.config import Settings
 from recsys_spark.core.contracts import NormalEquations
+
+# Iterations after which the factors are written and their history is cut. Each adds some ten stages
+# to the plan of the next; a task with the plan of ten overflowed its stack, which ends the JVM.
+CHECKPOINT_EVERY = 4
 
 
 class Config(Settings):
@@ -56,6 +61,12 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     """Fits and writes the index at `folder`: user and item factors; a prediction of the explicit
     form is clamped to the range of the training values.
     """
+    with matrix.scratch(folder) as work:
+        training.events.sparkSession.sparkContext.setCheckpointDir(work.absolute().as_uri())
+        return _write(training, config, folder)
+
+
+def _write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     factors = fit(training.events, config, num_items=training.num_items, seed=training.seed)
     mean = np.full(training.num_items + 1, factors.mean, dtype=np.float32)
     doubled = factors.items.astype(np.float64)
@@ -96,7 +107,8 @@ def fit(events: DataFrame, config: Config, *, num_items: int, seed: int) -> Fact
     each pair occurs once.
 
     Rows are partitioned and sorted by a fixed rule, so that sums are added in the same order for
-    the same number of blocks.
+    the same number of blocks. Plans are cut in the checkpoint folder of Spark's context, where it
+    has one.
     """
     mean = 0.0 if config.implicit else float(events.agg(F.avg(c.VALUE)).collect()[0][0])
     value = F.lit(1.0) if config.implicit else F.col(c.VALUE) - F.lit(mean)
@@ -118,6 +130,7 @@ def fit(events: DataFrame, config: Config, *, num_items: int, seed: int) -> Fact
         seed=seed % 2**31,
         numUserBlocks=config.blocks,
         numItemBlocks=config.blocks,
+        checkpointInterval=CHECKPOINT_EVERY,
         coldStartStrategy="nan",  # never used: the scorer handles cold users and items
     ).fit(ratings)
     users = model.userFactors.select(

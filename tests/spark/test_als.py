@@ -42,6 +42,17 @@ def test_the_same_factors_however_the_events_lie(events: DataFrame) -> None:
     assert not one[0].any() and one[1:].any(axis=1).all()
 
 
+@pytest.mark.parametrize("implicit", [True, False])
+def test_many_iterations_do_not_overflow_the_stack(
+    events: DataFrame, tmp_path: Path, implicit: bool
+) -> None:
+    """Without a cut in its history a plan of so many ends the JVM, and with it all tests."""
+    config = als.Config(implicit=implicit, rank=2, iterations=40, blocks=2)
+    als.write(Training(events, USERS, ITEMS, seed=1), config, tmp_path / "index")
+    assert np.isfinite(np.load(tmp_path / "index" / "items.npy")).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["index"], "no checkpoint stays"
+
+
 def test_an_explicit_model_adds_the_mean_and_keeps_the_range(
     spark: SparkSession, tmp_path: Path
 ) -> None:
