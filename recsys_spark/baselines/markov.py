@@ -14,11 +14,16 @@ it learns the order in which they were shown.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.baselines.fitting import artifact
@@ -31,6 +36,7 @@ from recsys_spark.core.errors import DataError
 
 TASK = "ranking"
 ORDERED = True  # the events come with their place in the query's history
+WEIGHT, UNIT = "weight", 1 << 20  # a follower one event later weighs so many units
 
 
 class Config(Settings):
@@ -47,10 +53,12 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     order read. Raises DataError where no item follows another.
     """
     with matrix.scratch(folder) as work:
-        entries = _weighted(_followers(training.events, config.window), training.events, config)
+        followers = _followers(training.events, config).persist()
+        entries = _weighted(followers, training.events, config)
         kept = matrix.write({"followers": Rows(entries, training.num_items)}, work)["followers"]
-        followers = matrix.mapped(kept)
-        if not len(followers.data):
+        followers.unpersist()
+        rows = matrix.mapped(kept)
+        if not len(rows.data):
             raise DataError(
                 "transitions of markov",
                 found="no query with two events on different items",
@@ -58,8 +66,8 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
                 remedy="take another baseline, such as popularity",
             )
         facts = {
-            "entries": len(followers.data),
-            "items_with_followers": int((followers.lengths > 0).sum()),
+            "entries": len(rows.data),
+            "items_with_followers": int((rows.lengths > 0).sum()),
         }
         artifact.write_sparse(
             folder,
@@ -73,33 +81,66 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _followers(events: DataFrame, window: int) -> DataFrame:
-    """(row, column, and for each distance d up to `window` how often `column` came d events after
-    `row`): whole numbers, so that no order of summing them matters.
+def _followers(events: DataFrame, config: Config) -> DataFrame:
+    """(row, column, weight long): how often `column` came after `row`, in units of `UNIT`, whole
+    numbers so that no order of summing them matters.
     """
-    of_query = Window.partitionBy(c.QUERY_IDX).orderBy(c.PLACE)
-    before = [F.lag(c.ITEM_IDX, d).over(of_query) for d in range(1, window + 1)]
-    rows = events.select(F.col(c.ITEM_IDX).alias(COLUMN), F.array(*before).alias("before"))
-    pairs = rows.select(COLUMN, F.posexplode("before").alias("place", ROW))
-    followed = pairs.where(F.col(ROW).isNotNull() & (F.col(ROW) != F.col(COLUMN)))
-    times = [F.count_if(F.col("place") + 1 == d).alias(f"d{d}") for d in range(1, window + 1)]
-    return followed.groupBy(ROW, COLUMN).agg(*times)
+    ordered = events.select(c.QUERY_IDX, c.PLACE, c.ITEM_IDX).repartition(c.QUERY_IDX)
+    ordered = ordered.sortWithinPartitions(c.QUERY_IDX, c.PLACE)
+    pairs = ordered.mapInArrow(partial(_counted, config), f"{ROW} int, {COLUMN} int, {WEIGHT} long")
+    return pairs.groupBy(ROW, COLUMN).agg(F.sum(WEIGHT).alias(WEIGHT))
+
+
+def _counted(config: Config, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Pairs of events up to `window` apart, summed within each batch. The last events of a batch
+    are kept for the first of the next.
+    """
+    distances = np.arange(1.0, config.window + 1)
+    weights = np.round(distances**-config.distance * UNIT).astype(np.int64)
+    query, item = np.zeros(0, np.int32), np.zeros(0, np.int32)
+    for batch in batches:
+        new = batch.num_rows
+        query = np.concatenate([query, batch.column(0).to_numpy()])
+        item = np.concatenate([item, batch.column(2).to_numpy()])
+        parts = [_apart(query, item, d, new, weight) for d, weight in enumerate(weights, 1)]
+        row, column, weight = (np.concatenate(part) for part in zip(*parts, strict=True))
+        yield pa.RecordBatch.from_arrays(_summed(row, column, weight), names=[ROW, COLUMN, WEIGHT])
+        query, item = query[-config.window :], item[-config.window :]
+
+
+def _apart(
+    query: NDArray[np.int32], item: NDArray[np.int32], d: int, new: int, weight: np.int64
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+    """Pairs (row, column, weight) of one query's events d apart, of which the later is among the
+    last `new`.
+    """
+    first = max(0, len(query) - new - d)
+    before, after = item[first : len(item) - d], item[first + d :]
+    same = (query[first : len(query) - d] == query[first + d :]) & (before != after)
+    return before[same], after[same], np.full(int(same.sum()), weight)
+
+
+def _summed(
+    row: NDArray[np.int32], column: NDArray[np.int32], weight: NDArray[np.int64]
+) -> list[pa.Array]:
+    pair = row.astype(np.int64) << 32 | column
+    order = np.argsort(pair)
+    pair = pair[order]
+    starts = np.flatnonzero(np.diff(pair, prepend=-1))
+    sums = np.add.reduceat(weight[order], starts) if len(starts) else weight
+    return [
+        pa.array((pair[starts] >> 32).astype(np.int32)),
+        pa.array((pair[starts] & 0xFFFFFFFF).astype(np.int32)),
+        pa.array(sums),
+    ]
 
 
 def _weighted(followers: DataFrame, events: DataFrame, config: Config) -> DataFrame:
-    """(row, column, entry) from the counts of `_followers`."""
-    distances = range(1, config.window + 1)
-
-    def weight(count: str) -> Column:
-        terms = [F.col(count.format(d)) * float(d**-config.distance) for d in distances]
-        return sum(terms[1:], terms[0])
-
-    entries = followers.select(ROW, COLUMN, *(f"d{d}" for d in distances))
-    value = weight("d{}")
+    """(row, column, entry) from the sums of `_followers`."""
+    entries, value = followers, F.col(WEIGHT) / UNIT
     if config.normalise:
-        sums = [F.sum(f"d{d}").alias(f"sum{d}") for d in distances]
-        entries = entries.join(followers.groupBy(ROW).agg(*sums), on=ROW)
-        value = value / F.pow(weight("sum{}"), F.lit(config.normalise))
+        entries = entries.join(followers.groupBy(ROW).agg(F.sum(WEIGHT).alias("all")), on=ROW)
+        value = value / F.pow(F.col("all") / UNIT, F.lit(config.normalise))
     if config.discount:
         number = events.groupBy(F.col(c.ITEM_IDX).alias(COLUMN)).agg(F.count("*").alias("number"))
         entries = entries.join(number, on=COLUMN)
