@@ -35,7 +35,6 @@ from recsys_spark.core.config import Settings
 from recsys_spark.core.errors import DataError
 
 TASK = "ranking"
-ORDERED = True  # the events come with their place in the query's history
 WEIGHT, UNIT = "weight", 1 << 20  # a follower one event later weighs so many units
 
 
@@ -46,6 +45,10 @@ class Config(Settings):
     discount: float = Field(0.1, ge=0, le=1)  # of popular items
     last: int = Field(10, ge=1)  # events of the history that count
     decay: float = Field(0.7, gt=0, le=1)  # weight of each against the one after it
+
+
+def reads(config: Config) -> tuple[str, ...]:
+    return (c.PLACE,)
 
 
 def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:

@@ -48,6 +48,9 @@ class Config(Settings):
     max_segments: int = Field(64, ge=1)  # largest segments; users of others get the counts of all
     # Number of events, distributed as those of all users, added to each segment's own
     prior: float = Field(0.0, ge=0)
+    # all_time: events of this action alone, such as clicks; empty: all
+    action: str = ""
+    of: Literal["events", "users"] = "events"  # all_time: what is counted of an item
     # An item that more than this share of the users have is ranked after all others
     novelty_cap: float = Field(1.0, gt=0, le=1)
 
@@ -55,7 +58,17 @@ class Config(Settings):
     def _segment_is_named(self) -> Config:
         if self.kind == "by_segment" and not self.segment:
             raise ValueError("by_segment needs `segment`, the name of a field of the users")
+        if self.kind != "all_time" and (self.action or self.of != "events"):
+            raise ValueError("action and of: users go with kind: all_time")
         return self
+
+
+def reads(config: Config) -> tuple[str, ...]:
+    """Columns of an event that are counted by."""
+    return (
+        *((c.ACTION,) if config.action else ()),
+        *((c.USER_ID,) if config.of == "users" else ()),
+    )
 
 
 class Segments(NamedTuple):
@@ -74,7 +87,7 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     Raises DataError where the users have no such field.
     """
     capped = _too_common(training, config)
-    counts = artifact.counts(training.events, training.num_items)
+    counts = artifact.counts(_counted(training, config), training.num_items)
     facts = {
         "events": int(counts.sum(dtype=np.float64)),
         "cold_items": int((counts[1:] == 0).sum()),
@@ -103,6 +116,21 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
         folder, model="popularity", items=counts[:, None], popularity=counts, constant=(1.0,)
     )
     return facts
+
+
+def _counted(training: Training, config: Config) -> DataFrame:
+    """Rows of which each counts one. Raises DataError where no event has the action."""
+    events = training.events
+    if config.action:
+        events = events.where(F.col(c.ACTION) == config.action)
+        if events.isEmpty():
+            raise DataError(
+                "popularity by action",
+                found=f"no event of action {config.action!r}",
+                expected="an action of the fitted events",
+                remedy="correct config.action, or leave it out",
+            )
+    return events.select(c.USER_ID, c.ITEM_IDX).distinct() if config.of == "users" else events
 
 
 def _recent(training: Training, config: Config) -> tuple[NDArray[np.float32], int]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import recsys_spark
-from recsys_spark.cli import data, results, running, upkeep
+from recsys_spark.cli import data, results, running, submission, upkeep
 from recsys_spark.cli.listener import listener
 from recsys_spark.cli.options import (
     PARITY,
@@ -227,3 +227,5 @@ _PANELS: dict[str, dict[Callable[..., None], str]] = {
 for _panel, _commands in _PANELS.items():
     for _command, _example in _commands.items():
         app.command(rich_help_panel=_panel, epilog=_example)(_command)
+
+app.add_typer(submission.app, name="submission", rich_help_panel="Data")

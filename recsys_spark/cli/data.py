@@ -11,6 +11,7 @@ import typer
 from recsys_spark.cli import running
 from recsys_spark.cli.options import Overrides
 from recsys_spark.cli.screen import screen
+from recsys_spark.core.errors import ConfigError
 
 
 def init(
@@ -64,17 +65,39 @@ def download(
 
 
 def generate(
-    to: Annotated[str, typer.Argument(help="New folder for ratings.dat, users.dat, movies.dat.")],
+    to: Annotated[str, typer.Argument(help="New folder for the files.")],
     users: int = 6040,
     items: int = 3883,
     ratings: int = 1_000_209,
     seed: int = 1,
+    like: Annotated[
+        str, typer.Option(help="The format: ml-1m, trivago (its sessions), twitter (its tweets).")
+    ] = "ml-1m",
+    sessions: Annotated[int, typer.Option(help="Of trivago; some 5 rows each.")] = 1000,
+    tweets: Annotated[int, typer.Option(help="Of twitter; some 3 rows each.")] = 1000,
 ) -> None:
-    """Write a MovieLens-format set with planted tastes, of any size, the same for a seed."""
+    """Write a set with planted tastes or causes in a known format, of any size, the same for a
+    seed.
+    """
+    from recsys_spark.datasets.generators import trivago, twitter
+
+    if like == "trivago":
+        trivago.generate(Path(to), sessions=sessions, items=items, seed=seed)
+    elif like == "twitter":
+        twitter.generate(Path(to), tweets=tweets, users=users, seed=seed)
+    elif like == "ml-1m":
+        _movielens(to, users, items, ratings, seed)
+    else:
+        raise ConfigError(
+            "--like", found=repr(like), expected="one of ml-1m, trivago, twitter", remedy="name one"
+        )
+    screen().print(f"wrote {to}")
+
+
+def _movielens(to: str, users: int, items: int, ratings: int, seed: int) -> None:
     from recsys_spark.datasets.generators import synthetic
     from recsys_spark.lake import session
     from recsys_spark.pipeline.context import SparkSettings
 
     spark = session.session(SparkSettings(), "recsys_spark generate")
     synthetic.generate(spark, Path(to), users=users, items=items, ratings=ratings, seed=seed)
-    screen().print(f"wrote {to}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pyspark.sql import functions as F
+
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import TableError
 from recsys_spark.etl.profile import profile
@@ -18,4 +20,4 @@ def look(lake: Lake) -> Profile:
             expected="a lake into which an ingest step has read events",
             remedy="run the ingest step first: recsys-spark run FILE --step ingest",
         )
-    return profile(lake.read(c.INTERACTIONS))
+    return profile(lake.read(c.INTERACTIONS).where(F.col(c.ITEM_ID) != c.NO_ITEM))

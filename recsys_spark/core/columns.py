@@ -2,6 +2,7 @@
 
 # Ids: original strings (`*_id`), dense integers from 1 (`*_idx`, 0 is padding).
 USER_ID, ITEM_ID = "user_id", "item_id"
+NO_ITEM = ""  # item_id of an event that is of no item, such as a search or a filter
 USER_IDX, ITEM_IDX = "user_idx", "item_idx"
 # Whose list is made, and its number: of a user its user_idx, of a session or playlist its place in
 # `query_index`. The row side of every model, which models call its users.

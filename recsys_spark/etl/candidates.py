@@ -170,6 +170,24 @@ def shown(impressions: DataFrame, events: DataFrame, part: str) -> tuple[DataFra
     return rows, facts
 
 
+def unanswered(impressions: DataFrame, events: DataFrame) -> tuple[DataFrame, dict[str, int]]:
+    """As `shown`, of the last list of each query where nothing is known of what came of it. A query
+    without an event in the split has no number: its list is counted, and has no candidates.
+    """
+    by_list = Window.partitionBy(c.QUERY_ID, c.TS, c.IMPRESSION_ID)
+    latest = Window.partitionBy(c.QUERY_ID).orderBy(F.desc(c.TS), F.desc(c.IMPRESSION_ID))
+    lists = impressions.withColumns(
+        {"_known": F.max(F.col(c.VALUE).isNotNull()).over(by_list), "_list": F.rank().over(latest)}
+    )
+    asked = lists.where((F.col("_list") == 1) & ~F.col("_known"))
+    split = events.select(c.QUERY_ID).distinct()
+    counted = asked.select(c.QUERY_ID).distinct().join(split, on=c.QUERY_ID, how="left_anti")
+    rows = asked.join(split, on=c.QUERY_ID, how="left_semi").select(
+        c.QUERY_ID, c.ITEM_ID, F.lit(c.SHOWN).alias(c.SOURCE), c.POSITION, c.TS, c.CONTEXT
+    )
+    return rows, {"lists_of_queries_without_event": counted.count()}
+
+
 def lines_of(events: DataFrame, path: str) -> DataFrame:
     """(query_id, target, negatives array<string>) of a published file. Raises DataError for a line
     in another format.

@@ -48,6 +48,18 @@ _ROWS = (
         "one divided by the place of the first hit",
     ),
     Metric(
+        "official_mrr",
+        "MRR (official)",
+        "higher",
+        "one divided by the place of the clicked item; 0 where a list names it twice",
+    ),
+    Metric(
+        "official_map3",
+        "MAP@3 (official)",
+        "higher",
+        "a third where the clicked item is among the first three places",
+    ),
+    Metric(
         "map",
         "MAP",
         "higher",

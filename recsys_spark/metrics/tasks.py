@@ -15,6 +15,7 @@ import numpy as np
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import ConfigError, nearest
 from recsys_spark.metrics import candidates, ctr, exposure, lists, ranking, rating
+from recsys_spark.metrics.challenge import clickouts
 
 Errors = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
 
@@ -111,6 +112,17 @@ SHOWN = Task(
     among=c.SHOWN,
     **_AMONG_CANDIDATES,  # type: ignore[arg-type]
 )
+CLICKOUTS = Task(
+    "clickouts",  # the same lists, by the rules of the RecSys Challenge 2019
+    scored="lists",
+    measured="candidates",
+    metrics=clickouts.METRICS,
+    main="official_mrr",
+    title="RecSys Challenge 2019: click-outs",
+    best="answers click-outs best",
+    columns=clickouts.METRICS,
+    among=c.SHOWN,
+)
 SAMPLED = Task(
     # Among drawn candidates: always shown with the word "sampled", and with the full ranking where
     # it exists
@@ -151,7 +163,7 @@ CLICK = Task(
 )
 
 TASKS = {  # in the order of a page
-    task.name: task for task in (RANKING, NEW_ITEMS, SHOWN, SAMPLED, RATING, CLICK)
+    task.name: task for task in (RANKING, NEW_ITEMS, SHOWN, CLICKOUTS, SAMPLED, RATING, CLICK)
 }
 # Kinds that a model can have; any model that ranks can rank candidates
 OF_MODELS = tuple(name for name, task in TASKS.items() if not task.among)

@@ -4,6 +4,7 @@ alike.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from recsys_spark.scoring import index as indices
 from recsys_spark.scoring.index_scorers import DotScorer, SparseScorer
 from recsys_spark.scoring.model_scorer import ModelScorer
 from recsys_spark.scoring.queries import Scorer
+from recsys_spark.scoring.shown_scorer import ShownScorer
 
 
 def load(
@@ -28,7 +30,12 @@ def load(
     folder = Path(path)
     if (folder / indices.FILE).exists():
         facts = indices.facts(folder)
-        kind = {"dot": DotScorer, "sparse": SparseScorer}[facts.kind]
+        kinds: dict[str, Callable[..., Scorer]] = {
+            "dot": DotScorer,
+            "sparse": SparseScorer,
+            "shown": ShownScorer,
+        }
+        kind = kinds[facts.kind]
         return kind(folder, k, seed, _fallback(fallback, facts.num_items))
     if (folder / store.FACTS).exists():
         model = store.load(folder)

@@ -31,7 +31,8 @@ DRAWS = 99
 class Job(context.Job):
     stage: Literal["candidates"] = "candidates"
     source: Annotated[str, StepOf("prepare")]
-    part: Literal["valid", "test"] = "test"
+    # now: the lists that nothing is known to have come of, which are to be answered
+    part: Literal["valid", "test", "now"] = "test"
     draws: int = Field(DRAWS, ge=1, le=10_000)  # negatives of each query
     # new_items: all items of the part that are in no earlier part. shown: the last list that was
     # shown to the query, of table `impressions`, in its order
@@ -48,6 +49,8 @@ class Job(context.Job):
             )
         if self.among != c.SAMPLED and (self.published is not None or self.draws != DRAWS):
             raise ValueError(f"among: {self.among} takes all of them: neither draws nor published")
+        if self.part == c.NOW and self.among != c.SHOWN:
+            raise ValueError("part: now is of lists that were shown: set among: shown")
         return self
 
 
@@ -62,6 +65,8 @@ def source_fingerprint(job: Job, runs: Path) -> str:
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
     prepared = ctx.inputs[job.source].summary
+    if job.part == c.NOW:
+        return {"part": job.part, "queries": int(prepared["users"])}
     queries = min(int(prepared["users"]), int(prepared[job.part]))
     return {
         "part": job.part,
@@ -79,7 +84,7 @@ def run(ctx: Context, job: Job) -> Outcome:
         num_targets, queries = target_events.agg(
             F.count(F.lit(1)), F.countDistinct(c.QUERY_ID)
         ).collect()[0]
-        if not queries:
+        if not queries and job.part != c.NOW:
             raise DataError(
                 f"split {split!r}, part {job.part}",
                 found="no events",
@@ -87,7 +92,9 @@ def run(ctx: Context, job: Job) -> Outcome:
                 remedy=f"choose another part, or change {job.source}",
             )
         odd: dict[str, int] = {}
-        if job.among == c.SHOWN:
+        if job.part == c.NOW:
+            offered, odd = candidates.unanswered(_impressions(ctx, job), events)
+        elif job.among == c.SHOWN:
             offered, odd = candidates.shown(_impressions(ctx, job), events, job.part)
         elif job.among == c.NEW_ITEMS:
             offered = target_events.unionByName(candidates.new_items(events, job.part))
@@ -114,7 +121,7 @@ def run(ctx: Context, job: Job) -> Outcome:
     sizes = (
         written.groupBy(c.QUERY_ID)
         .count()
-        .agg(F.sum("count"), F.min("count"), F.max("count"))
+        .agg(F.sum("count"), F.min("count"), F.max("count"), F.count(F.lit(1)))
         .collect()[0]
     )
     summary = {
@@ -122,7 +129,7 @@ def run(ctx: Context, job: Job) -> Outcome:
         "part": job.part,
         "seed": ctx.seed,
         "source": job.among if job.published is None else c.PUBLISHED,
-        "queries": int(queries) - odd.get("queries_without_list", 0),
+        "queries": int(sizes[3]),
         "targets": int(num_targets),
         "rows": int(sizes[0]),
         "fewest": int(sizes[1]),

@@ -36,7 +36,7 @@ from recsys_spark.metrics.tasks import TASKS
 from recsys_spark.pipeline import lineage
 from recsys_spark.pipeline.context import Context, Outcome
 from recsys_spark.report.results import FIELDS
-from recsys_spark.stages.results import evaluated
+from recsys_spark.stages.results import evaluated, official
 from recsys_spark.stages.results.evaluated import Scored
 from recsys_spark.stages.results.evaluated import check_steps as check_steps
 from recsys_spark.stages.results.evaluation import Evaluation
@@ -52,6 +52,8 @@ class Job(Evaluation):
     engine: Literal["auto", "columnar", "spark"] = "auto"  # auto: columnar up to columnar_rows
     # Limit on events plus scored rows of one run: about 1 GB here and in Spark's driver
     columnar_rows: int = Field(10_000_000, ge=0)
+    # Also by the rules of a challenge's organisers (metrics/challenge)
+    challenge: Literal["", "clickouts"] = ""
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
@@ -86,6 +88,11 @@ def run(ctx: Context, job: Job) -> Outcome:
     finally:
         engine.close()
     pairs = list(zip(scored, measured, strict=True))
+    if job.challenge:
+        seed = seeds.derive(ctx.seed, "intervals")
+        pairs += official.of_clickouts(
+            ctx, job.source, job.part, scored, seed=seed, replicas=job.replicas
+        )
     paired.write(
         ctx.run_dir / paired.FILE,
         {
@@ -103,7 +110,9 @@ def run(ctx: Context, job: Job) -> Outcome:
         ctx.spark.createDataFrame(table, SCHEMAS[c.METRICS]).coalesce(1),
         {c.RUN_ID: ctx.run_id},
     )
-    odd_counts = {scored_run.step: partial.odd for scored_run, partial in pairs}
+    odd_counts: dict[str, dict[str, int]] = {}
+    for scored_run, partial in pairs:
+        odd_counts[scored_run.step] = odd_counts.get(scored_run.step, {}) | partial.odd
     for step, counts in odd_counts.items():
         if any(counts.values()):
             logger.warning(

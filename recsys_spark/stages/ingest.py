@@ -47,7 +47,7 @@ OUTLIVED = (
 
 
 class Job(context.Job):
-    stage: Literal["ingest"]
+    stage: Literal["ingest"] = "ingest"
     # A known data set, or any name for one described by `delimited`
     dataset: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     data: str | None = None  # its folder; null: $RECSYS_DATA/<dataset>, else ./data/<dataset>

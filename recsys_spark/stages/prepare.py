@@ -98,7 +98,7 @@ def run(ctx: Context, job: Job) -> Outcome:
     """
     rule = job.assigns
     events = ctx.read(c.INTERACTIONS, job.source).select(*EVENT, *rule.needs)
-    events = repeats.apply(events, repeats.said(ctx.inputs[job.source].config))
+    events = repeats.apply(rule.cut(events), repeats.said(ctx.inputs[job.source].config))
     kept, dropped = filters.apply(events, job.filters, rule.until)
     try:
         return _write(ctx, job, rule, kept, dropped)

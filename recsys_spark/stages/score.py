@@ -84,12 +84,12 @@ def check_steps(step: Step, steps: dict[str, Step], where: str) -> None:
             found=f"ranking, of {job.model}, which reads items' profiles",
             expected="rating",
         )
-    if job.part == c.NOW and (task != RANKING.name or job.candidates is not None):
+    if job.part == c.NOW and task != RANKING.name:
         raise ConfigError(
             f"{where}.part",
-            found=f"now, for {'candidates' if job.candidates else f'a {task}'}",
-            expected="a ranking of the whole catalogue",
-            remedy="set task: ranking and leave out candidates",
+            found=f"now, for a {task}",
+            expected="a ranking, of the whole catalogue or of lists that were shown",
+            remedy="set task: ranking",
         )
     if job.candidates is None:
         return

@@ -7,7 +7,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,6 +147,20 @@ def write_sparse(
             own.write.parquet(str(new / QUERIES))
         for field, source in moved.items():
             shutil.move(source, new / _file(field))
+        artifacts.write_model(new / FILE, index)
+    return index
+
+
+def write_shown(
+    folder: Path, *, model: str, popularity: NDArray[np.float32], lift: Literal["", "last"]
+) -> Index:
+    """popularity (I + 1,): the scores of a query to which no list was shown."""
+    arrays = {"fallback_scores": popularity.astype(np.float32)}
+    index = Index(
+        kind="shown", model=model, num_items=len(popularity) - 1, lift=lift, **_files(arrays)
+    )
+    with artifacts.new_folder(folder) as new:
+        _save(new, arrays)
         artifacts.write_model(new / FILE, index)
     return index
 

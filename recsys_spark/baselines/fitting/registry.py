@@ -35,9 +35,10 @@ def task(name: str, config: object) -> str:
     return str(baseline.task(config) if hasattr(baseline, "task") else baseline.TASK)
 
 
-def reads_order(name: str) -> bool:
-    """Whether it is given each event's place in its query's history."""
-    return bool(getattr(find(name), "ORDERED", False))
+def reads(name: str, config: object) -> tuple[str, ...]:
+    """Columns of an event that it reads beside those that every baseline gets."""
+    baseline = find(name)
+    return tuple(baseline.reads(config)) if hasattr(baseline, "reads") else ()
 
 
 def uses_values(name: str, config: object) -> bool:

@@ -17,8 +17,8 @@ from pyspark.sql import DataFrame
 @dataclass(frozen=True)
 class Training:
     """events: query_idx int, item_idx int, ts long, value double of the parts to fit on; a pair may
-    occur more than once. For a baseline that says `ORDERED = True` also `place` int, from 1 in each
-    query, oldest first.
+    occur more than once. Beside them what the baseline's `reads(config)` names, where it has one;
+    `place` int is an event's place in its query, from 1, oldest first.
 
     num_users, num_items: the highest dense index of each. users (query_idx, fields map) and items
     (item_idx, title, fields map) are None where the data have none.

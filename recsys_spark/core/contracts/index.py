@@ -37,10 +37,13 @@ class Index(Settings):
     fit, also uses its history. With `dampen` it predicts ratings:
     bias[i] + the query's `offset` + (sum of weight * matrix[row, i]) / (dampen + sum of the weights
     of the rows that have i).
+
+    shown: a list that was shown stays in its order, but for what `lift` puts first; a query without
+    a list gets the fallback.
     """
 
     version: int = VERSION
-    kind: Literal["dot", "sparse"]
+    kind: Literal["dot", "sparse", "shown"]
     model: str
     num_items: int
     dim: int = 0
@@ -79,6 +82,7 @@ class Index(Settings):
     fallback_scores: str = (
         ""  # .npy float32 (num_items + 1,); rating: the value predicted for a query without vector
     )
+    lift: Literal["", "last"] = ""  # shown: the last item of the history; empty: nothing
     low: float | None = (
         None  # rating: predictions are clamped to low..high, the range of the training values
     )

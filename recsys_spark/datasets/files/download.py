@@ -55,6 +55,14 @@ def download(name: str, to: Path, *, url: str | None = None) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
         logger.info(log.fields(event="download", dataset=name, folder=folder, what="there already"))
         return folder
+    if dataset.register:
+        raise ConfigError(
+            f"data set {name}",
+            found="a set that may not be passed on",
+            expected=f"your own copy, from {dataset.register}",
+            remedy="register there, unpack it, and point `data:` of the ingest step (or "
+            f"RECSYS_DATA/{name}) at its folder",
+        )
     if dataset.download is None:
         raise ConfigError(
             f"data set {name}",

@@ -49,6 +49,13 @@ class File:
     # Lines are rows of another table; a user or item is the first good line with its id. Further
     # lines with that id are not duplicates, and unusable lines are reported by the other table
     repeats: bool = False
+    # Columns of parallel lists, joined by `list_separator`: a line is a row for each entry, these
+    # columns hold the entry, and `place` its number from 1. What makes such a line unusable is
+    # reported by the other table of its file
+    lists: tuple[str, ...] = ()
+    list_separator: str = "|"
+    where: str = ""  # SQL condition over `columns`; other lines are no rows of this table
+    wrong: dict[str, str] = field(default_factory=dict)  # {reason to reject: SQL condition}
     required: bool = True
     rows: int | None = None  # number of lines (without header), if known
     own: bool = False  # a user's description of their own data, which may be mistaken
@@ -85,6 +92,8 @@ class Dataset:
     # Users and items are what the source says now; else a stored one stays as it is
     follows: bool = False
     stepped: bool = False  # events of one user, item and second differ by their step
+    itemless: bool = False  # there are events of no item: their item_id is NO_ITEM
+    register: str = ""  # where a set is asked for that nobody may pass on
     download: Download | None = None
     like_movielens_1m: bool = False  # the generator writes this format
 

@@ -5,6 +5,7 @@ names. Uses only built-in functions of Spark.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Iterable, Sequence
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -15,7 +16,16 @@ from recsys_spark.datasets.files.described import BOM
 from recsys_spark.datasets.files.spec import File
 from recsys_spark.datasets.forms import blocks
 from recsys_spark.datasets.forms.blocks import Stored
-from recsys_spark.datasets.forms.scan import AT, BLOCK, ENCODING, FIELDS, HEADER, Scan, inner
+from recsys_spark.datasets.forms.scan import (
+    AT,
+    BLOCK,
+    ENCODING,
+    ENTRY,
+    FIELDS,
+    HEADER,
+    Scan,
+    inner,
+)
 
 
 def scan(
@@ -45,7 +55,33 @@ def scan(
         *[field.alias(name) for name, field in zip(of_line, fields, strict=True)],
         *folders,
     )
-    return blocks.scanned(file, files, rows)
+    if file.wrong:
+        wrong = [F.when(F.expr(sql), F.lit(name)) for name, sql in file.wrong.items()]
+        rows = rows.withColumn(inner(c.REASON), F.coalesce(inner(c.REASON), *wrong))
+    scanned = blocks.scanned(file, files, rows)
+    return replace(scanned, rows=_entries(file, rows), lines=rows) if file.lists else scanned
+
+
+def _entries(file: File, lines: DataFrame) -> DataFrame:
+    """A row for each entry of the lists of usable lines; headers stay, as a sign that their file
+    was read.
+    """
+    of_table = F.expr(file.where) if file.where else F.lit(True)
+    kept = lines.where(F.col(inner(HEADER)) | (F.col(inner(c.REASON)).isNull() & of_table))
+    lists = [
+        F.split(F.coalesce(name, F.lit("")), re.escape(file.list_separator)).alias(name)
+        for name in file.lists
+    ]
+    entries = kept.withColumn(inner("lists"), F.arrays_zip(*lists)).drop(*file.lists)
+    exploded = entries.select(
+        *[F.col(name) for name in entries.columns if name != inner("lists")],
+        F.posexplode(inner("lists")).alias(inner(ENTRY), inner("of_lists")),
+    )
+    return exploded.select(
+        *[F.col(name) for name in exploded.columns if name != inner("of_lists")],
+        *[F.col(inner("of_lists")).getField(name).alias(name) for name in file.lists],
+        (F.col(inner(ENTRY)) + 1).alias("place"),
+    )
 
 
 def text(files: Sequence[Stored], reader: SparkSession, encoding: str = "UTF-8") -> DataFrame:

@@ -18,6 +18,7 @@ from recsys_spark.datasets.files.spec import File
 
 BLOCK, AT, FIRST = "block", "at", "first_line"
 PLACE = (c.SOURCE_FILE, BLOCK, AT)
+ENTRY = "entry"  # number of a row among those of its line, where a line holds lists; else 0
 HEADER = "header"
 
 FIELDS, ENCODING, RECORD = "wrong_number_of_fields", "wrong_encoding", "not_a_record"
@@ -42,6 +43,7 @@ class Scan:
     rows: DataFrame
     in_files: bool = True  # false: rows of a table, which have no line number
     num_rows: int | None = None  # where it is known beforehand
+    lines: DataFrame | None = None  # where `rows` are not each line once
 
     def first_lines(self) -> DataFrame:
         """One row per block: the line number (from 1) of `at` = 0 in that block, within its file
@@ -49,8 +51,9 @@ class Scan:
 
         This is a small job, which counts rows without parsing them.
         """
+        counted = self.rows if self.lines is None else self.lines
         blocks = (
-            self.rows.groupBy(
+            counted.groupBy(
                 F.col(inner(c.SOURCE_FILE)).alias(c.SOURCE_FILE), F.col(inner(BLOCK)).alias(BLOCK)
             )
             .agg(F.min(inner(AT)).alias(AT), F.count(F.lit(1)).alias("lines"))

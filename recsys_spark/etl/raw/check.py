@@ -14,7 +14,7 @@ from pyspark.storagelevel import StorageLevel
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import DataError
 from recsys_spark.datasets.files.spec import Dataset
-from recsys_spark.datasets.forms.scan import PLACE, Scan, inner
+from recsys_spark.datasets.forms.scan import Scan, inner
 from recsys_spark.etl.raw import clean
 from recsys_spark.etl.raw.clean import REASONS
 from recsys_spark.lake.schemas import KEYS
@@ -149,7 +149,7 @@ def events(
     if all(scan.file.expression(c.TS) for scan in scans) and seen["first"] is not None:
         checked.times = int(seen["first"]), int(seen["last"])
     checked.read = {scan.file.pattern: count for scan, count in zip(scans, num_read, strict=True)}
-    checked.reasons = {reason: seen[reason] for reason in REASONS if seen[reason]}
+    checked.reasons = {reason: seen[reason] for reason in _reasons(scans) if seen[reason]}
     return checked
 
 
@@ -186,8 +186,13 @@ def _facts(scans: list[Scan]) -> list[Column]:
         F.collect_set(c.SOURCE_FILE).alias("sources"),
         F.min(of_good).alias("first"),
         F.max(of_good).alias("last"),
-        *[F.count_if(F.col(c.REASON) == reason).alias(reason) for reason in REASONS],
+        *[F.count_if(F.col(c.REASON) == reason).alias(reason) for reason in _reasons(scans)],
     ]
+
+
+def _reasons(scans: list[Scan]) -> tuple[str, ...]:
+    """All that can be wrong with these rows."""
+    return tuple(dict.fromkeys([*REASONS, *(name for scan in scans for name in scan.file.wrong)]))
 
 
 def _mark_again(
@@ -201,9 +206,9 @@ def _mark_again(
     later = clean.mark_duplicates(several, checked.key, checked.content, stored).where(
         F.col(c.REASON).isNotNull()
     )
-    later = later.select(*PLACE, F.col(c.REASON).alias("_again")).persist(SPILLING)
+    later = later.select(*clean.ROW, F.col(c.REASON).alias("_again")).persist(SPILLING)
     again = {row["_again"]: row["count"] for row in later.groupBy("_again").count().collect()}
-    joined = rows.join(small(later), on=list(PLACE), how="left")
+    joined = rows.join(small(later), on=list(clean.ROW), how="left")
     checked.rows = joined.withColumn(c.REASON, F.coalesce(c.REASON, "_again")).drop("_again")
     checked.cached.append(later)
     return again

@@ -15,6 +15,7 @@ from recsys_spark.datasets.forms.scan import (
     AT,
     BLOCK,
     ENCODING,
+    ENTRY,
     FIELDS,
     FIRST,
     HEADER,
@@ -27,7 +28,8 @@ from recsys_spark.etl import queries
 from recsys_spark.etl.raw.typed import NO_UNIT, NO_ZONE, OTHER_UNIT, Typed, typed
 
 # SQL sort key of rows: files in the order of `folder.files`, then by block and line
-IN_ORDER = (f"substring_index({c.SOURCE_FILE}, '.', 1)", *PLACE)
+ROW = (*PLACE, ENTRY)
+IN_ORDER = (f"substring_index({c.SOURCE_FILE}, '.', 1)", *ROW)
 ONE_TASK_BYTES = 1 << 26  # smaller files are read by one task: no exchange, no tiny files
 NUMBER, TIME, NO_ID = "not_a_number", "not_a_time", "missing_id"
 VALUE_RANGE, TIME_RANGE = "value_out_of_range", "time_out_of_range"
@@ -74,6 +76,7 @@ def parse(scan: Scan, dataset: Dataset) -> DataFrame:
     )
     parsed = rows.where(~F.col(inner(HEADER))).select(
         *[F.col(inner(name)).alias(name) for name in PLACE],
+        (F.col(inner(ENTRY)) if file.lists else F.lit(0)).alias(ENTRY),
         F.make_valid_utf8(inner(c.RAW)).alias(c.RAW),
         reason.alias(c.REASON),
         *[column.alias(name) for name, column in columns.items()],
@@ -198,7 +201,8 @@ def _ids(file: File, rows: DataFrame, dataset: Dataset) -> tuple[dict[str, Colum
             columns[name] = given.column.try_cast("bigint").cast("string")
         else:
             columns[name] = given.id(trimmed=not file.typed)
-            wrong.append((given.blank(), NO_ID))
+            if not (dataset.itemless and name == c.ITEM_ID and file.table == c.INTERACTIONS):
+                wrong.append((given.blank(), NO_ID))
         wrong.append((columns[name].isNull(), NUMBER))
     return columns, wrong
 

@@ -19,7 +19,8 @@ partition or order of rows, never by a model.
 | C-ITEM | `cold_items` | items, with all their events | held_out.py |
 | | `published` | what the publisher held out | published.py |
 
-Parts are disjoint, and every event has one; only `rolling` leaves events out. The order of events,
+Parts are disjoint, and every event of an item has one; only `rolling` and `next_in_session` with an
+`action` leave events out. The order of events,
 ties in time included, is that of `queries.oldest_first`.
 """
 

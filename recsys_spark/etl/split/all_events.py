@@ -16,7 +16,9 @@ session_time    A session goes whole where its last event would go by global_tim
                 between two: its session_id is then its number among the user's, from 0.
 next_in_session The same sessions, each a query of its own (`user_id#session_id`): of those of valid
                 and test the last event is to be found and the ones before it are known
-                (valid_fold_in, test_fold_in). One of a single event is all known.
+                (valid_fold_in, test_fold_in). One of a single event is all known. With `action` the
+                last event of this action is to be found, also where it is the only one, and what
+                comes after it takes no part; a session without one is all known.
 rolling         `boundaries` b1 < b2 < ... (days, at 00:00 UTC, or seconds); in window w events
                 before b[w] are train, those before b[w + 1] valid, those before b[w + 2] test.
                 Later ones take no part: a window is what it would have been on that day.
@@ -35,7 +37,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.datasets.files.spec import seconds
 from recsys_spark.etl import order, queries
 from recsys_spark.etl.queries import newest_first
-from recsys_spark.etl.split.rule import Fractions, Rule, count_of, whole, with_part
+from recsys_spark.etl.split.rule import Fractions, Rule, count_of, sum_of, whole, with_part
 
 
 class Random(Rule):
@@ -101,13 +103,35 @@ class SessionTime(Rule):
 class NextInSession(SessionTime):
     held_out: ClassVar[bool] = True
     query_kind: ClassVar[queries.Kind] = "session"
+    action: str = ""  # of the event to be found; empty: of any
+
+    @model_validator(mode="after")
+    def _sessions_are_given(self) -> NextInSession:
+        if self.action and self.gap_s is not None:
+            raise ValueError("action goes by session_id: leave out gap_s")
+        return self
+
+    def cut(self, events: DataFrame) -> DataFrame:
+        """Without what a session has after its last event of `action`, also where that one's item
+        is not known: nothing of it may be read.
+        """
+        if not self.action:
+            return super().cut(events)
+        named = events.withColumn(c.QUERY_ID, queries.id_of(self.query_kind))
+        newest = newest_first(c.QUERY_ID)
+        asked = F.coalesce(F.col(c.ACTION) == self.action, F.lit(False)).cast("int")
+        until = F.sum(asked).over(newest.rowsBetween(Window.unboundedPreceding, 0))
+        marked = named.withColumns({"_until": until, "_of_session": sum_of(newest, asked)})
+        kept = marked.where((F.col("_until") > 0) | (F.col("_of_session") == 0))
+        return super().cut(kept).drop(c.QUERY_ID, "_until", "_of_session")
 
     def divide(self, events: DataFrame, seed: int) -> DataFrame:
         ended, part = self._ended(events)
         named = ended.withColumns({"_part": part, c.QUERY_ID: queries.id_of(self.query_kind)})
-        last = (F.row_number().over(newest_first(c.QUERY_ID)) == 1) & (
-            count_of(newest_first(c.QUERY_ID)) > 1
-        )
+        newest = newest_first(c.QUERY_ID)
+        # Of an action alone: a session that begins with it has a list to rank all the same
+        asked = F.col(c.ACTION) == self.action if self.action else count_of(newest) > 1
+        last = (F.row_number().over(newest) == 1) & F.coalesce(asked, F.lit(False))
         known = (
             F.when(F.col("_part") == c.TEST, c.TEST_FOLD_IN)
             .when(F.col("_part") == c.VALID, c.VALID_FOLD_IN)

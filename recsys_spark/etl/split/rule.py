@@ -35,6 +35,10 @@ class Rule(Settings):
         """Events from this time on take no part, and are left out before anything is counted."""
         return None
 
+    def cut(self, events: DataFrame) -> DataFrame:
+        """The events (EVENT, *needs) that take part: those of an item."""
+        return events.where(F.col(c.ITEM_ID) != c.NO_ITEM)
+
     def assign(self, events: DataFrame, seed: int) -> DataFrame:
         """events (EVENT, *needs) -> the same rows as (query_id, EVENT, part)."""
         return self.divide(events.withColumn(c.QUERY_ID, queries.id_of(self.query_kind)), seed)
@@ -65,6 +69,13 @@ def count_of(window: WindowSpec) -> Column:
     once.
     """
     return F.count(F.lit(1)).over(
+        window.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
+    )
+
+
+def sum_of(window: WindowSpec, value: Column) -> Column:
+    """Over all rows of the group, as `count_of`."""
+    return F.sum(value).over(
         window.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
     )
 

@@ -201,8 +201,8 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
 
 def _events(ctx: Context, job: Job, fit: str) -> DataFrame:
     events = lineage.split_rows(ctx, job.source).where(F.col(c.PART).isin(*c.FITTED_ON[fit]))
-    columns = [F.col(name) for name in (c.QUERY_IDX, c.ITEM_IDX, c.TS, c.VALUE)]
-    if registry.reads_order(job.model):
+    further = registry.reads(job.model, registry.find(job.model).Config(**job.config))
+    if c.PLACE in further:
         of_query = Window.partitionBy(c.QUERY_IDX).orderBy(queries.oldest_first())
-        columns.append(F.row_number().over(of_query).alias(c.PLACE))
-    return events.select(*columns)
+        events = events.withColumn(c.PLACE, F.row_number().over(of_query))
+    return events.select(c.QUERY_IDX, c.ITEM_IDX, c.TS, c.VALUE, *further)

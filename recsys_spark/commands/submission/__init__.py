@@ -1,0 +1,1 @@
+"""Answer files of challenges: every file writes and checks one challenge's."""

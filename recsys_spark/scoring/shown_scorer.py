@@ -1,0 +1,38 @@
+"""The scorer of an index of kind `shown`: the places of the list that was shown decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from recsys_spark.batches.base import Ragged
+from recsys_spark.scoring import index as indices
+from recsys_spark.scoring.queries import CANDIDATES, Scorer
+
+
+class ShownScorer(Scorer):
+    """Candidates come in the order in which they were shown: their score falls by one a place."""
+
+    def __init__(self, folder: Path, k: int, seed: int, fallback: Tensor | None) -> None:
+        facts = indices.facts(folder)
+        self.model, self.num_items, self.lift = facts.model, facts.num_items, facts.lift
+        popularity = indices.array(folder, facts.fallback_scores, (facts.num_items + 1,))
+        super().__init__(k, seed, popularity)
+
+    def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
+        """All where there is no list: then there is no order either."""
+        return torch.full((len(user),), CANDIDATES not in batch.schema.names)
+
+    def _score(
+        self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor
+    ) -> Tensor:
+        scores = -torch.arange(items.shape[1], dtype=torch.float32).repeat(len(items), 1)
+        if self.lift:
+            filled = history.offsets.diff() > 0
+            last = torch.zeros(len(items), dtype=items.dtype)
+            last[filled] = history.values[history.offsets[1:][filled] - 1].to(items.dtype)
+            scores[items == last[:, None]] = 1.0
+        return scores
