@@ -1,4 +1,4 @@
-"""The order in which a list was shown, with the item last met first: the two rules that a re-ranker of
+"""The order in which a list was shown, perhaps with the item last met first: what a re-ranker of
 shown lists must beat.
 
 Paper: P. Knees et al. RecSys Challenge 2019: Session-based Hotel Recommendations. RecSys 2019,

@@ -39,7 +39,7 @@ def check(
     answer: Answer,
     data: Annotated[Path, typer.Argument(help="The folder of the challenge's files.")],
 ) -> None:
-    """Refuse what the organisers would refuse, and what they would let slip, with line and reason."""
+    """Refuse what the organisers refuse, and what they let slip, with line and reason."""
     _say(f"{answer} is right", _found(challenge).check(answer, data))
 
 

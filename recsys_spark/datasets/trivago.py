@@ -1,5 +1,5 @@
-"""Sessions of trivago, as in the RecSys Challenge 2019: version 2 of the data (26 March 2019), whose
-lists have another order than those of version 1, which looks alike and must not be used.
+"""Sessions of trivago, as in the RecSys Challenge 2019: version 2 of the data (26 March 2019)
+alone. The lists of version 1 have another order, which its files do not tell.
 
 `train*.csv` and `test*.csv` have a line for each action of a session. The same lines fill two
 tables: every action is an event, and the list of a click-out is one of `impressions`. An event's
@@ -139,6 +139,7 @@ DATASETS = {
         unknown_ids="keep",  # not every item that was shown has metadata
         stepped=True,
         itemless=True,
+        generator="trivago",
         register="https://recsys.trivago.cloud",
     )
 }

@@ -169,6 +169,30 @@ _ROWS = (
         "share",
     ),
     Metric(
+        "official_rce",
+        "RCE (official)",
+        "higher",
+        "per cent of the log loss of a constant, the share of engagements, that is saved",
+    ),
+    Metric(
+        "official_pr_auc",
+        "PR-AUC (official)",
+        "higher",
+        "area under precision by recall, lines between points: a constant earns more than half",
+    ),
+    Metric(
+        "average_precision",
+        "Average precision",
+        "higher",
+        "precision at each engagement, on average: a constant earns the share of engagements",
+    ),
+    Metric(
+        "official_calibration",
+        "Calibration",
+        "",
+        "mean prediction divided by the share of engagements: 1 is right",
+    ),
+    Metric(
         "calibration",
         "Calibration",
         "",

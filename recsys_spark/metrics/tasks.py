@@ -15,7 +15,7 @@ import numpy as np
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import ConfigError, nearest
 from recsys_spark.metrics import candidates, ctr, exposure, lists, ranking, rating
-from recsys_spark.metrics.challenge import clickouts
+from recsys_spark.metrics.challenge import clickouts, engagements
 
 Errors = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
 
@@ -41,6 +41,7 @@ class Task:
     errors: Errors | None = None
     roots: tuple[str, ...] = ()
     binary: bool = False  # rows: every label is 0 or 1
+    official: bool = False  # a second measure of what another kind scores
     remedy: str = ""  # remedy in the error for a set whose labels are not binary
 
     def monitor(self, requested: str, thing: str) -> str:
@@ -122,6 +123,7 @@ CLICKOUTS = Task(
     best="answers click-outs best",
     columns=clickouts.METRICS,
     among=c.SHOWN,
+    official=True,
 )
 SAMPLED = Task(
     # Among drawn candidates: always shown with the word "sampled", and with the full ranking where
@@ -161,12 +163,27 @@ CLICK = Task(
     binary=True,
     remedy="export a split of rule click_time, or one whose values are 0 and 1",
 )
+ENGAGEMENTS = Task(
+    "engagements",  # the same rows, by the rules of the RecSys Challenge 2020
+    scored="rows",
+    measured="click",
+    metrics=engagements.METRICS,
+    main="official_rce",
+    title="RecSys Challenge 2020: engagements",
+    best="predicts engagements best",
+    columns=engagements.METRICS,
+    monitors=("log_loss",),
+    errors=_click_errors,
+    binary=True,
+    official=True,
+)
 
 TASKS = {  # in the order of a page
-    task.name: task for task in (RANKING, NEW_ITEMS, SHOWN, CLICKOUTS, SAMPLED, RATING, CLICK)
+    task.name: task
+    for task in (RANKING, NEW_ITEMS, SHOWN, CLICKOUTS, SAMPLED, RATING, CLICK, ENGAGEMENTS)
 }
 # Kinds that a model can have; any model that ranks can rank candidates
-OF_MODELS = tuple(name for name, task in TASKS.items() if not task.among)
+OF_MODELS = tuple(name for name, task in TASKS.items() if not task.among and not task.official)
 
 
 def of_lists(among: str) -> Task:

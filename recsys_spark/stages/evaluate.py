@@ -53,7 +53,7 @@ class Job(Evaluation):
     # Limit on events plus scored rows of one run: about 1 GB here and in Spark's driver
     columnar_rows: int = Field(10_000_000, ge=0)
     # Also by the rules of a challenge's organisers (metrics/challenge)
-    challenge: Literal["", "clickouts"] = ""
+    challenge: Literal["", "clickouts", "engagements"] = ""
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
@@ -90,9 +90,9 @@ def run(ctx: Context, job: Job) -> Outcome:
     pairs = list(zip(scored, measured, strict=True))
     if job.challenge:
         seed = seeds.derive(ctx.seed, "intervals")
-        pairs += official.of_clickouts(
-            ctx, job.source, job.part, scored, seed=seed, replicas=job.replicas
-        )
+        of = {"clickouts": official.of_clickouts, "engagements": official.of_engagements}
+        measured_so = of[job.challenge]
+        pairs += measured_so(ctx, job.source, job.part, scored, seed=seed, replicas=job.replicas)
     paired.write(
         ctx.run_dir / paired.FILE,
         {

@@ -1,12 +1,8 @@
-"""Sessions in trivago's format: reader, quarantine, what no feature may read, rules as baselines, the
-official figure, the answer file.
-"""
+"""Sessions in trivago's format: what becomes an event, what a list, what goes to quarantine."""
 
 from __future__ import annotations
 
 import csv
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.errors import ConfigError, QualityError
 from recsys_spark.datasets.files import download
 from recsys_spark.datasets.trivago import CLICKOUT, COLUMNS
-from recsys_spark.stages import ingest, prepare
+from recsys_spark.stages import ingest
 from tests.spark.chained import Chain
 
 T = 1_541_100_000

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterable
 
-from recsys_spark.core import log
+from recsys_spark.core import log, plugins
 from recsys_spark.core.errors import DataError
 from recsys_spark.datasets.files import download, folder
 from recsys_spark.datasets.files.spec import Dataset
@@ -47,7 +47,7 @@ def obtain(
                 event="generated_data",
                 dataset=dataset.name,
                 folder=location,
-                meaning="these ratings are made up; set RECSYS_DATA or data= to use the real set",
+                meaning="these data are made up; set RECSYS_DATA or data= to use the real set",
             )
         )
     return location
@@ -85,7 +85,7 @@ def _fetch_or_generate(
             problem = no_network
             if "generate" not in ways:
                 raise
-    if "generate" in ways and dataset.like_movielens_1m:
+    if "generate" in ways and (dataset.like_movielens_1m or dataset.generator):
         logger.warning(
             log.fields(
                 event="no_data",
@@ -94,7 +94,11 @@ def _fetch_or_generate(
                 doing="generate one",
             )
         )
-        synthetic.generate(spark(), generated_path, seed=seed)
+        if dataset.generator:
+            generators = "recsys_spark.datasets.generators"
+            plugins.load(generators, dataset.generator).generate(generated_path, seed=seed)
+        else:
+            synthetic.generate(spark(), generated_path, seed=seed)
         return generated_path
     raise DataError(
         f"data set {dataset.name}",

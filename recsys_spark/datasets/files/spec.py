@@ -32,7 +32,8 @@ class File:
     """
 
     pattern: str  # glob below the data folder; names with .gz, .bz2 and .zst added also match
-    table: Literal["interactions", "impressions", "users", "items"]
+    # left_out: item_ids, one a line, of which no row is read, not even into quarantine
+    table: Literal["interactions", "impressions", "users", "items", "left_out"]
     columns: tuple[str, ...]
     separator: str = "::"
     header: bool = False  # the first line has the names of `columns`
@@ -96,6 +97,7 @@ class Dataset:
     register: str = ""  # where a set is asked for that nobody may pass on
     download: Download | None = None
     like_movielens_1m: bool = False  # the generator writes this format
+    generator: str = ""  # a file of `generators/` that writes this format without Spark
 
     def of(self, table: str, *, adds_fields: bool = False) -> tuple[File, ...]:
         return tuple(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from random import Random
-from typing import Iterator, TextIO
+from typing import Any, Iterator, TextIO
 
 from recsys_spark.core import log
 from recsys_spark.core.artifacts import new_folder, write_text
@@ -109,7 +109,7 @@ def _require_possible(folder: Path, sessions: int, items: int) -> None:
             )
 
 
-def _writer(file: TextIO) -> "csv._writer":
+def _writer(file: TextIO) -> Any:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     return writer

@@ -65,15 +65,11 @@ def entities(
         return None
     key = clean.IDS[table]
     parsed = [clean.parse(scan, dataset) for scan in scans]
-    rows = _one_task(
-        scans,
-        _union(
-            [
-                clean.first_of_each(lines, key) if scan.file.repeats else lines
-                for scan, lines in zip(scans, parsed, strict=True)
-            ]
-        ),
-    )
+    several = [lines for scan, lines in zip(scans, parsed, strict=True) if scan.file.repeats]
+    single = [lines for scan, lines in zip(scans, parsed, strict=True) if not scan.file.repeats]
+    # Over all such files: a user of one may be in another
+    first = [clean.first_of_each(_union(several), key)] if several else []
+    rows = _one_task(scans, _union([*single, *first]))
     further = (
         _one_task(added, _union([clean.parse(scan, dataset) for scan in added])) if added else None
     )

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
 from recsys_spark.datasets.files import folder as folders
 from recsys_spark.datasets.files import spec
 from recsys_spark.datasets.forms import blocks, lines, opened
-from recsys_spark.datasets.forms.scan import Scan
+from recsys_spark.datasets.forms.scan import Scan, inner
 from recsys_spark.datasets.forms.source import Source
 from recsys_spark.etl.raw import check, mapping
 from recsys_spark.etl.raw.check import Checked
@@ -93,9 +94,27 @@ def of_folder(
         if kind:
             scan = lines.scan(spark, file, kind, reader, headers)
             scans[file.adds_fields].setdefault(file.table, []).append(scan)
+    for left_out in scans[False].pop("left_out", []):
+        scans = {
+            added: {
+                table: [_without(scan, left_out) for scan in of_table]
+                for table, of_table in tables.items()
+            }
+            for added, tables in scans.items()
+        }
     facts = {"folder": str(folder), "generated": folders.generated(folder) is not None}
     expected = folders.expected_rows(dataset, folder) if counts else {}
     return Gathered(dataset, scans[False], scans[True], facts, expected)
+
+
+def _without(scan: Scan, left_out: Scan) -> Scan:
+    """The rows whose item is not left out; lines are numbered as they stand in the file."""
+    item = scan.file.expression(c.ITEM_ID)
+    if item is None:
+        return scan
+    ids = left_out.rows.select(F.trim(c.ITEM_ID).alias(inner("left_out"))).distinct()
+    rows = scan.rows.join(ids, F.expr(item) == F.col(inner("left_out")), "left_anti")
+    return replace(scan, rows=rows, lines=scan.rows if scan.lines is None else scan.lines)
 
 
 def of_source(

@@ -8,7 +8,7 @@ global_time     One instant divides train from valid and one valid from test: th
                 together on the later side, so no training event is as late as a test event, and the
                 shares are met up to one second's events.
 click_time      As global_time; the value becomes the label, 1 where it was at least `threshold` and
-                else 0.
+                else 0; or 1 where the event's context has `label`.
 session_time    A session goes whole where its last event would go by global_time: every training
                 event is older than the end of every test session (a session that reaches over the
                 instant has events older than that). A session is what has one `session_id` and
@@ -17,8 +17,9 @@ session_time    A session goes whole where its last event would go by global_tim
 next_in_session The same sessions, each a query of its own (`user_id#session_id`): of those of valid
                 and test the last event is to be found and the ones before it are known
                 (valid_fold_in, test_fold_in). One of a single event is all known. With `action` the
-                last event of this action is to be found, also where it is the only one, and what
-                comes after it takes no part; a session without one is all known.
+                last event of this action is to be found, also where it is the only one; what comes
+                after it takes no part, and the shares are those of these events. A session without
+                one, or where its item is not known, is all known.
 rolling         `boundaries` b1 < b2 < ... (days, at 00:00 UTC, or seconds); in window w events
                 before b[w] are train, those before b[w + 1] valid, those before b[w + 2] test.
                 Later ones take no part: a window is what it would have been on that day.
@@ -27,7 +28,7 @@ rolling         `boundaries` b1 < b2 < ... (days, at 00:00 UTC, or seconds); in 
 from __future__ import annotations
 
 from datetime import date
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pyspark.sql import Column, DataFrame, Window
@@ -37,7 +38,10 @@ from recsys_spark.core import columns as c
 from recsys_spark.datasets.files.spec import seconds
 from recsys_spark.etl import order, queries
 from recsys_spark.etl.queries import newest_first
-from recsys_spark.etl.split.rule import Fractions, Rule, count_of, sum_of, whole, with_part
+from recsys_spark.etl.split.rule import Fractions, Rule, count_of, whole, with_part
+
+UNLABELLED = "unlabelled"
+_ANSWERED = "_answered"
 
 
 class Random(Rule):
@@ -67,14 +71,43 @@ class GlobalTime(Rule):
 
 
 class ClickTime(Rule):
-    threshold: float  # values from here on are clicks
+    threshold: float | None = None  # values from here on are clicks
+    label: str = ""  # or: events that have this in their context
+    # Where it is not known what came of an event (`unlabelled` in its context): left out, or the
+    # part test, for an answer that nothing here can measure
+    unlabelled: Literal["leave_out", "test"] = "leave_out"
     fractions: Fractions = (0.8, 0.1, 0.1)
+    needs: ClassVar[tuple[str, ...]] = (c.CONTEXT,)
+
+    @model_validator(mode="after")
+    def _says_what_is_a_click(self) -> ClickTime:
+        if (self.threshold is None) == (not self.label):
+            raise ValueError("threshold or label: what makes an event a click")
+        return self
+
+    def cut(self, events: DataFrame) -> DataFrame:
+        events = super().cut(events)
+        return events if self.unlabelled == c.TEST else events.where(~_unlabelled())
 
     def divide(self, events: DataFrame, seed: int) -> DataFrame:
-        label = (F.col(c.VALUE) >= self.threshold).cast("double")
-        return with_part(
-            events, _before(F.col(c.TS), *_instants(events, self.fractions)), value=label
+        clicked = (
+            F.col(c.CONTEXT).getItem(self.label).isNotNull()
+            if self.label
+            else F.col(c.VALUE) >= self.threshold
         )
+        label = F.coalesce(clicked, F.lit(False)).cast("double")
+        if self.unlabelled == "leave_out":
+            part = _before(F.col(c.TS), *_instants(events, self.fractions))
+            return with_part(events, part, value=label)
+        train, valid, _ = self.fractions
+        known = events.where(~_unlabelled())
+        instants = _instants(known, (train / (train + valid), valid / (train + valid), 0.0))
+        part = F.when(F.col(c.TS) < instants[0], c.TRAIN).otherwise(c.VALID)
+        return with_part(events, F.when(_unlabelled(), c.TEST).otherwise(part), value=label)
+
+
+def _unlabelled() -> Column:
+    return F.coalesce(F.col(c.CONTEXT).getItem(UNLABELLED).isNotNull(), F.lit(False))
 
 
 class SessionTime(Rule):
@@ -89,7 +122,7 @@ class SessionTime(Rule):
         """The events with the session_id of their session, and the part where a whole session
         goes.
         """
-        instants = _instants(events, self.fractions)
+        instants = _instants(self._timed(events), self.fractions)
         if self.gap_s is None:
             queries.require_session_ids(events, ", or set gap_s")
         else:
@@ -98,6 +131,10 @@ class SessionTime(Rule):
             "_end", F.max(c.TS).over(Window.partitionBy(c.USER_ID, c.SESSION_ID))
         )
         return ended, _before(F.col("_end"), *instants)
+
+    def _timed(self, events: DataFrame) -> DataFrame:
+        """The events of which `fractions` are shares."""
+        return events
 
 
 class NextInSession(SessionTime):
@@ -112,32 +149,45 @@ class NextInSession(SessionTime):
         return self
 
     def cut(self, events: DataFrame) -> DataFrame:
-        """Without what a session has after its last event of `action`, also where that one's item
-        is not known: nothing of it may be read.
+        """Without what a session has after its last event of `action`: nothing of it may be read.
+        _ANSWERED: whether that event's item is known, so that it can be found.
         """
         if not self.action:
             return super().cut(events)
         named = events.withColumn(c.QUERY_ID, queries.id_of(self.query_kind))
         newest = newest_first(c.QUERY_ID)
-        asked = F.coalesce(F.col(c.ACTION) == self.action, F.lit(False)).cast("int")
-        until = F.sum(asked).over(newest.rowsBetween(Window.unboundedPreceding, 0))
-        marked = named.withColumns({"_until": until, "_of_session": sum_of(newest, asked)})
-        kept = marked.where((F.col("_until") > 0) | (F.col("_of_session") == 0))
-        return super().cut(kept).drop(c.QUERY_ID, "_until", "_of_session")
+        asked = F.coalesce(F.col(c.ACTION) == self.action, F.lit(False))
+        until = newest.rowsBetween(Window.unboundedPreceding, 0)
+        whole = newest.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
+        marked = named.withColumns(
+            {
+                "_until": F.max(asked).over(until),
+                "_last": F.first(F.when(asked, F.col(c.ITEM_ID)), ignorenulls=True).over(whole),
+            }
+        )
+        kept = marked.where(F.col("_until") | F.col("_last").isNull())
+        answered = F.coalesce(F.col("_last") != c.NO_ITEM, F.lit(False))
+        return super().cut(kept.withColumn(_ANSWERED, answered)).drop(c.QUERY_ID, "_until", "_last")
 
     def divide(self, events: DataFrame, seed: int) -> DataFrame:
         ended, part = self._ended(events)
         named = ended.withColumns({"_part": part, c.QUERY_ID: queries.id_of(self.query_kind)})
         newest = newest_first(c.QUERY_ID)
         # Of an action alone: a session that begins with it has a list to rank all the same
-        asked = F.col(c.ACTION) == self.action if self.action else count_of(newest) > 1
-        last = (F.row_number().over(newest) == 1) & F.coalesce(asked, F.lit(False))
+        asked = self._to_find() if self.action else count_of(newest) > 1
+        last = (F.row_number().over(newest) == 1) & asked
         known = (
             F.when(F.col("_part") == c.TEST, c.TEST_FOLD_IN)
             .when(F.col("_part") == c.VALID, c.VALID_FOLD_IN)
             .otherwise(c.TRAIN)
         )
         return with_part(named, F.when(last, F.col("_part")).otherwise(known))
+
+    def _timed(self, events: DataFrame) -> DataFrame:
+        return events.where(self._to_find()) if self.action else events
+
+    def _to_find(self) -> Column:
+        return F.col(_ANSWERED) & F.coalesce(F.col(c.ACTION) == self.action, F.lit(False))
 
 
 class Rolling(Rule):

@@ -73,13 +73,6 @@ def count_of(window: WindowSpec) -> Column:
     )
 
 
-def sum_of(window: WindowSpec, value: Column) -> Column:
-    """Over all rows of the group, as `count_of`."""
-    return F.sum(value).over(
-        window.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
-    )
-
-
 def whole(total: int, share: float) -> int:
     """The largest whole number that is at most `share` of `total`.
 

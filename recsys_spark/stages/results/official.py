@@ -12,9 +12,9 @@ from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import ConfigError
-from recsys_spark.metrics.challenge import clickouts
+from recsys_spark.metrics.challenge import clickouts, engagements
 from recsys_spark.metrics.partials import Partial
-from recsys_spark.metrics.tasks import CLICKOUTS
+from recsys_spark.metrics.tasks import CLICKOUTS, ENGAGEMENTS
 from recsys_spark.pipeline import lineage
 from recsys_spark.pipeline.context import Context
 from recsys_spark.stages.results.evaluated import Scored
@@ -76,3 +76,25 @@ def _measured(asked: DataFrame, run: Scored, *, seed: int, replicas: int) -> Par
         replicas=replicas,
     )
     return Partial(measured, {"clicked_item_not_listed": int((columns["place"] == 0).sum())})
+
+
+def of_engagements(
+    ctx: Context, source: str, part: str, scored: list[Scored], *, seed: int, replicas: int
+) -> list[tuple[Scored, Partial]]:
+    """24 bytes a row of the part come to the driver."""
+    pairs = []
+    for run in scored:
+        if run.table == c.PREDICTIONS:
+            unit = F.xxhash64(c.QUERY_ID).alias("unit")
+            rows = run.rows.select(unit, c.LABEL, c.VALUE).toArrow()
+            # In an order of their own, so that sums do not depend on the partitions
+            rows = rows.sort_by(
+                [("unit", "ascending"), (c.VALUE, "ascending"), (c.LABEL, "ascending")]
+            )
+            label, p, units = (rows[name].to_numpy() for name in (c.LABEL, c.VALUE, "unit"))
+            usable = np.isfinite(p)
+            p = np.where(usable, p, p[usable].mean() if usable.any() else 0.0)
+            measured = engagements.measure(label, p, units, seed=seed, replicas=replicas)
+            odd = {"rows_without_prediction": int((~usable).sum())}
+            pairs.append((replace(run, task=ENGAGEMENTS.name), Partial(measured, odd)))
+    return pairs

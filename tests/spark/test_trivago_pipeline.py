@@ -1,0 +1,217 @@
+"""conf/pipelines/trivago.yaml on generated sessions: rules as baselines, the official figures, the
+answer file; and that nothing from the click-out on is read.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+from typer.testing import CliRunner
+
+from recsys_spark.cli.commands import app
+from recsys_spark.commands.submission import clickouts
+from recsys_spark.core import columns as c
+from recsys_spark.core.contracts import Run
+from recsys_spark.core.errors import ConfigError, DataError
+from recsys_spark.datasets.generators import trivago
+from recsys_spark.lake.tables import Lake
+from recsys_spark.pipeline import runner, steps
+from recsys_spark.stages import candidates, prepare, score, train_baseline
+from tests.spark.test_trivago import action, clickout, read, write
+from tests.spark.typed import ROOT
+
+SESSIONS = 250
+FILE = ROOT / "conf" / "pipelines" / "trivago.yaml"
+
+
+class Ran:
+    def __init__(self, spark: SparkSession, root: Path) -> None:
+        self.data = root / "data"
+        trivago.generate(self.data, sessions=SESSIONS, items=200, seed=4)
+        settings = (f"steps.ingest.data={self.data}", "steps.clickouts.replicas=100")
+        settings += (f"env.lake={root}/lake", f"env.runs={root}/runs")
+        pipeline, known = steps.load(FILE, settings)
+        self.lake = Lake(spark, str(root / "lake"), root / "runs")
+        chosen = steps.closure(known, list(known))
+        self.done: dict[str, Run] = runner.run(
+            pipeline, chosen, lake=self.lake, listener=lambda event: None
+        )
+
+
+@pytest.fixture(scope="module")
+def ran(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return Ran(spark, tmp_path_factory.mktemp("trivago"))
+
+
+def figures(ran: Ran, slice_name: str = "all", task: str = "clickouts") -> dict[str, float]:
+    """{score step: official MRR}."""
+    steps_of = {run.run_id: step for step, run in ran.done.items()}
+    metric = "official_mrr" if task == "clickouts" else "mrr"
+    rows = ran.lake.read(c.METRICS).where(
+        f"run_id = '{ran.done['clickouts'].run_id}' and task = '{task}' and slice = '{slice_name}'"
+    )
+    return {
+        steps_of[row.of_run_id]: row.value
+        for row in rows.collect()
+        if row.metric == metric and row.k in (0, 25)
+    }
+
+
+def test_the_planted_rule_wins_and_chance_is_where_it_must_be(ran: Ran) -> None:
+    of = figures(ran)
+    assert of["score_last_item"] > of["score_position"] + 0.1 > of["score_popularity"] + 0.1
+    without = figures(ran, "before:none")
+    assert without["score_last_item"] == without["score_position"], "nothing was met: same lists"
+    assert figures(ran, "before:item")["score_last_item"] > 0.6
+    # The lists have no ties here, so the project's own figure is the official one
+    ours = figures(ran, task="shown_ranking")
+    for step in ("score_last_item", "score_position"):
+        assert ours[step] == pytest.approx(of[step], abs=1e-12)
+
+
+def test_the_report_shows_the_official_figures(ran: Ran) -> None:
+    page = (Path(ran.done["report"].run_dir) / "report.html").read_text()
+    assert "RecSys Challenge 2019: click-outs" in page and "MRR (official)" in page
+
+
+def test_the_official_figure_is_that_of_the_lists(ran: Ran) -> None:
+    """Against the lists and the file of sessions, by plain Python."""
+    with open(ran.data / "train.csv", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["action_type"] == "clickout item"]
+    clicked = {f"{row['user_id']}#{row['session_id']}": row["reference"] for row in rows}
+    run_id = ran.done["score_item_knn"].run_id
+    lists: dict[str, dict[int, str]] = {}
+    for row in ran.lake.read(c.RECOMMENDATIONS).where(f"run_id = '{run_id}'").collect():
+        lists.setdefault(row.query_id, {})[row.rank] = row.item_id
+    values = [
+        1 / next(rank for rank, item in items.items() if item == clicked[query])
+        for query, items in lists.items()
+    ]
+    # The test part has a fifth of the answered click-outs, those of one second together
+    assert len(values) == pytest.approx(0.2 * 0.8 * SESSIONS, abs=1)
+    assert figures(ran)["score_item_knn"] == pytest.approx(sum(values) / len(values), abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def answer(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("answer") / "answer.csv"
+    counts = clickouts.write(ran.lake, "answer", path)
+    assert counts["rows"] == SESSIONS // 5 and 0 < counts["as_shown"] < counts["rows"]
+    return path
+
+
+def test_the_answer_is_right_and_scored_as_the_organisers_do(ran: Ran, answer: Path) -> None:
+    assert clickouts.check(answer, ran.data) == {"rows": SESSIONS // 5}
+    facts = clickouts.score(answer, ran.data / "groundtruth.csv")
+    assert facts["rows"] == SESSIONS // 5 and not facts["missing"]
+    assert facts["official_mrr"] > 0.4
+    for arguments in (["check", "clickouts", str(answer), str(ran.data)],):
+        said = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["submission", *arguments])
+        assert said.exit_code == 0 and "is right: rows 50" in said.output
+    with pytest.raises(ConfigError, match=r"score_position: found part test.*part: now"):
+        clickouts.write(ran.lake, "score_position", answer.with_name("other.csv"))
+
+
+def _first(change: Callable[[list[str]], list[str] | None]) -> Callable[[list[list[str]]], Any]:
+    """Changes the first answer; None: takes it away."""
+
+    def changed(rows: list[list[str]]) -> list[list[str]]:
+        first = change(rows[1])
+        return [rows[0], *([] if first is None else [first]), *rows[2:]]
+
+    return changed
+
+
+def _items(change: Callable[[list[str]], list[str]]) -> Callable[[list[list[str]]], Any]:
+    return _first(lambda row: [*row[:4], " ".join(change(row[4].split()))])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            _items(lambda items: [*items, items[0]][-26:]),
+            r"line 2: .*(more than once|more than 25)",
+        ),
+        (_items(lambda items: items + ["7"] * 26), r"line 2: \d+ items, more than 25"),
+        (
+            _items(lambda items: [*items[:-1], "999999"]),
+            r"line 2: item 999999, which was not shown",
+        ),
+        (_items(lambda items: items[:-1]), r"line 2: 1 items of the list are missing"),
+        (_first(lambda row: None), r"no row for session '"),
+        (_first(lambda row: [*row[:3], "77", row[4]]), r"line 2: .*,77, where .* is asked"),
+        (_first(lambda row: [row[0], "nobody", *row[2:]]), r"line 2: session 'nobody', of which"),
+        (_first(lambda row: row[:4]), r"line 2: 4 fields, not 5"),
+        (lambda rows: [*rows, rows[1]], r"line 52: session '\w+' again, after line 2"),
+        (
+            lambda rows: [["team_info", "main", "x", "y@z"], *rows[1:]],
+            r"line 1: 'team_info,main,x,y@z' in place of the header user_id,session_id",
+        ),
+    ],
+)
+def test_a_wrong_answer_is_refused_with_line_and_reason(
+    ran: Ran, answer: Path, tmp_path: Path, change: Callable[..., Any], message: str
+) -> None:
+    with open(answer, encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    with open(tmp_path / "a.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(change(rows))
+    with pytest.raises(DataError, match=message):
+        clickouts.check(tmp_path / "a.csv", ran.data)
+
+
+def test_nothing_from_the_click_out_on_is_read(spark: SparkSession, tmp_path: Path) -> None:
+    """What was clicked, and what the session and the user did afterwards, is changed: what a
+    feature may read, and the lists, stay. So too where the click-out is one to be answered.
+    """
+    early = [
+        row
+        for n in range(8)
+        for row in (
+            action(f"a{n}", 1, "interaction item info", 11 + n % 3, timestamp=1_541_050_000 + n),
+            clickout(f"a{n}", 2, 11 + n % 3, timestamp=1_541_050_010 + n),
+        )
+    ]
+    known = [action("s1", 1, "interaction item info", 12), clickout("s1", 2, 13)]
+    asked = [action("s9", 1, "interaction item info", 13)]
+    after = [
+        action("s1", 4, "interaction item deals", 13, timestamp=1_541_100_003),
+        action("s1", 5, "search for item", 11),
+    ]
+    done = []
+    for name, clicked, later in (("one", 12, []), ("other", 13, after)):
+        rows = [*early, *known, clickout("s1", 3, clicked), *later]
+        folder = write(tmp_path / name, rows)
+        late = [{**row, "session_id": "s9", "user_id": "u9"} for row in later]
+        write(folder, [*asked, clickout("s9", 2, ""), *late], "test.csv")
+        chain = read(spark, folder, tmp_path / f"lake_{name}")
+        rule = {"rule": "next_in_session", "action": "clickout item", "fractions": (0.7, 0.1, 0.2)}
+        chain.run("sessions", prepare, source="ingest", **rule)
+        chain.run("shown", candidates, source="sessions", among="shown")
+        chain.run("asked", candidates, source="sessions", among="shown", part="now")
+        config = {"lift": "last"}
+        chain.run("last", train_baseline, source="sessions", model="shown_order", config=config)
+        chain.run("lists", score, model="last", source="sessions", candidates="shown")
+        now = {"part": "now", "candidates": "asked"}
+        chain.run("now", score, model="last", source="sessions", **now)
+        read_of = sorted(
+            (row.query_id, row.item_id, row.ts, row.step, row.part)
+            for row in chain.rows(c.SPLITS, "sessions")
+            if row.part != "test"
+        )
+        lists = [
+            sorted(
+                (row.query_id, row.rank, row.item_id) for row in chain.rows(c.RECOMMENDATIONS, of)
+            )
+            for of in ("lists", "now")
+        ]
+        done.append((read_of, *lists))
+    assert done[0] == done[1]
+    assert [item for query, _, item in done[0][1] if query == "u1#s1"] == ["13", "11", "12"]
+    assert [item for query, _, item in done[0][2]] == ["13", "11", "12"]
