@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from recsys_spark.batches.base import Ragged
 from recsys_spark.scoring import index as indices
-from recsys_spark.scoring.queries import CANDIDATES, Scorer
+from recsys_spark.scoring.lists import ragged
+from recsys_spark.scoring.queries import CANDIDATES, OF_CANDIDATES, Scorer
 
 
 class ShownScorer(Scorer):
@@ -18,7 +20,7 @@ class ShownScorer(Scorer):
 
     def __init__(self, folder: Path, k: int, seed: int, fallback: Tensor | None) -> None:
         facts = indices.facts(folder)
-        self.model, self.num_items, self.lift = facts.model, facts.num_items, facts.lift
+        self.model, self.num_items, self.facts = facts.model, facts.num_items, facts
         popularity = indices.array(folder, facts.fallback_scores, (facts.num_items + 1,))
         super().__init__(k, seed, popularity)
 
@@ -29,10 +31,21 @@ class ShownScorer(Scorer):
     def _score(
         self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor
     ) -> Tensor:
+        if self.facts.fields:
+            return self._weighted(batch, rows, items.shape[1])
         scores = -torch.arange(items.shape[1], dtype=torch.float32).repeat(len(items), 1)
-        if self.lift:
+        if self.facts.lift:
             filled = history.offsets.diff() > 0
             last = torch.zeros(len(items), dtype=items.dtype)
             last[filled] = history.values[history.offsets[1:][filled] - 1].to(items.dtype)
             scores[items == last[:, None]] = 1.0
         return scores
+
+    def _weighted(self, batch: pa.RecordBatch, rows: Tensor, width: int) -> Tensor:
+        """float32 (b, width): the weighted sum of the fields of each candidate."""
+        lengths = torch.from_numpy(batch.column(CANDIDATES).value_lengths().to_numpy())
+        scores = torch.zeros(len(lengths), width)
+        filled = torch.arange(width) < lengths[:, None]
+        for name, weight in zip(self.facts.fields, self.facts.weights, strict=True):
+            scores[filled] += weight * ragged(batch.column(OF_CANDIDATES + name), np.float32).values
+        return scores[rows]

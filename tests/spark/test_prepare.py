@@ -232,7 +232,10 @@ def test_nothing_left_is_refused_before_anything_is_written(steps: Steps) -> Non
             "rule strong, test_users: found 1.5; expected .*a whole number, or a share below 1",
         ),
         ({"rule": "strong", "fold_in": 1}, "rule strong, fold_in: found 1; expected .*below 1"),
-        ({"rule": "click_time"}, "rule click_time, missing key threshold"),
+        (
+            {"rule": "click_time"},
+            "rule click_time.*threshold or label: what makes an event a click",
+        ),
         (
             {"rule": "rolling", "boundaries": ["2000-01-01", "2000-03-01", "2000-02-01"]},
             "boundaries that increase, not 2000-01-01, 2000-03-01",

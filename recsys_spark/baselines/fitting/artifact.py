@@ -152,12 +152,25 @@ def write_sparse(
 
 
 def write_shown(
-    folder: Path, *, model: str, popularity: NDArray[np.float32], lift: Literal["", "last"]
+    folder: Path,
+    *,
+    model: str,
+    popularity: NDArray[np.float32],
+    lift: Literal["", "last"] = "",
+    fields: tuple[str, ...] = (),
+    weights: tuple[float, ...] = (),
 ) -> Index:
     """popularity (I + 1,): the scores of a query to which no list was shown."""
+    assert len(fields) == len(weights), "a weight for each field"
     arrays = {"fallback_scores": popularity.astype(np.float32)}
     index = Index(
-        kind="shown", model=model, num_items=len(popularity) - 1, lift=lift, **_files(arrays)
+        kind="shown",
+        model=model,
+        num_items=len(popularity) - 1,
+        lift=lift,
+        fields=fields,
+        weights=weights,
+        **_files(arrays),
     )
     with artifacts.new_folder(folder) as new:
         _save(new, arrays)

@@ -30,3 +30,5 @@ class Training:
     seed: int
     users: DataFrame | None = None
     items: DataFrame | None = None
+    # Of a baseline with READS_LISTS: etl/shown_features.answered, of the queries of `events`
+    lists: DataFrame | None = None

@@ -38,8 +38,9 @@ class Index(Settings):
     bias[i] + the query's `offset` + (sum of weight * matrix[row, i]) / (dampen + sum of the weights
     of the rows that have i).
 
-    shown: a list that was shown stays in its order, but for what `lift` puts first; a query without
-    a list gets the fallback.
+    shown: a list that was shown stays in its order, but for what `lift` puts first; with `fields`,
+    score = the sum of weights * fields of the item in its list. A query without a list gets the
+    fallback.
     """
 
     version: int = VERSION
@@ -83,6 +84,8 @@ class Index(Settings):
         ""  # .npy float32 (num_items + 1,); rating: the value predicted for a query without vector
     )
     lift: Literal["", "last"] = ""  # shown: the last item of the history; empty: nothing
+    fields: tuple[str, ...] = ()  # shown: of etl/shown_features.py
+    weights: tuple[float, ...] = ()  # shown: one a field
     low: float | None = (
         None  # rating: predictions are clamped to low..high, the range of the training values
     )

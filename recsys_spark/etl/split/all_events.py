@@ -83,17 +83,20 @@ class ClickTime(Rule):
     def _says_what_is_a_click(self) -> ClickTime:
         if (self.threshold is None) == (not self.label):
             raise ValueError("threshold or label: what makes an event a click")
+        if self.unlabelled == c.TEST and not self.label:
+            raise ValueError("unlabelled goes with label")
         return self
 
     def cut(self, events: DataFrame) -> DataFrame:
         events = super().cut(events)
-        return events if self.unlabelled == c.TEST else events.where(~_unlabelled())
+        everything = not self.label or self.unlabelled == c.TEST
+        return events if everything else events.where(~_unlabelled())
 
     def divide(self, events: DataFrame, seed: int) -> DataFrame:
         clicked = (
             F.col(c.CONTEXT).getItem(self.label).isNotNull()
             if self.label
-            else F.col(c.VALUE) >= self.threshold
+            else F.col(c.VALUE) >= F.lit(self.threshold)
         )
         label = F.coalesce(clicked, F.lit(False)).cast("double")
         if self.unlabelled == "leave_out":

@@ -24,7 +24,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core import seeds
 from recsys_spark.core.contracts import Seen
 from recsys_spark.etl import layout as layouts
-from recsys_spark.etl import queries, row_key
+from recsys_spark.etl import queries, row_key, shown_features
 from recsys_spark.etl.layouts import profile
 from recsys_spark.etl.shards import event_fields
 from recsys_spark.models import registry, store
@@ -244,6 +244,10 @@ class Scoring:
         names = self._event_fields() if shown else []
         numbered = event_fields.of_candidates(numbered, names)
         fields = [c.TS if name == "ts" else c.EVENT + name for name in names]
+        if (self.folder / index.FILE).exists() and index.facts(self.folder).fields and shown:
+            known = self.events().where(F.col(c.PART).isin(*c.KNOWN[self.part]))
+            numbered = shown_features.of_lists(numbered, known)
+            fields += index.facts(self.folder).fields
         # The first ones order the list
         entry = F.struct(*([c.POSITION] if shown else []), c.ITEM_IDX, *fields)
         sets = numbered.groupBy(c.QUERY_ID).agg(F.sort_array(F.collect_list(entry)).alias("set"))

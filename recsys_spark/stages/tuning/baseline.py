@@ -22,8 +22,8 @@ from recsys_spark.baselines.fitting.training import Training
 from recsys_spark.core import columns as c
 from recsys_spark.core import config as configuration
 from recsys_spark.core import log
-from recsys_spark.core.errors import DataError
-from recsys_spark.etl import queries
+from recsys_spark.core.errors import ConfigError, DataError
+from recsys_spark.etl import queries, shown_features
 from recsys_spark.pipeline import context, lineage
 from recsys_spark.pipeline.context import Context, Outcome, StepOf
 from recsys_spark.pipeline.steps import Step
@@ -97,7 +97,7 @@ def run(ctx: Context, job: Job) -> Outcome:
         config, fit_facts = _chosen(ctx, job, job.search, baseline)
     with _kept(_events(ctx, job, job.fit)) as events:
         fit_facts |= baseline.write(
-            training(ctx, job, events), config, ctx.run_dir / artefact.INDEX
+            training(ctx, job, events, job.fit), config, ctx.run_dir / artefact.INDEX
         )
     facts = {
         "model": job.model,
@@ -133,7 +133,7 @@ def _chosen(
     folder = ctx.run_dir / "trial"
 
     with _kept(_events(ctx, job, "train")) as events:
-        given = training(ctx, job, events)
+        given = training(ctx, job, events, "train")
 
         def trial(values: dict[str, Any]) -> float:
             baseline.write(given, baseline.Config(**job.config | values), folder)
@@ -163,9 +163,9 @@ def _kept(events: DataFrame) -> Iterator[DataFrame]:
         events.unpersist()
 
 
-def training(ctx: Context, job: Job, events: DataFrame) -> Training:
-    """`events` with the tables of their users and items, all at the versions recorded by the
-    source's run.
+def training(ctx: Context, job: Job, events: DataFrame, fit: str) -> Training:
+    """`events`, those of `fit`, with the tables of their users and items, all at the versions
+    recorded by the source's run.
     """
     prepared = ctx.inputs[job.source]
 
@@ -184,7 +184,25 @@ def training(ctx: Context, job: Job, events: DataFrame) -> Training:
         ctx.seed,
         users=numbered(c.USERS, c.USER_INDEX, ("fields",)),
         items=numbered(c.ITEMS, c.ITEM_INDEX, ("title", "fields")),
+        lists=_lists(ctx, job, fit)
+        if getattr(registry.find(job.model), "READS_LISTS", False)
+        else None,
     )
+
+
+def _lists(ctx: Context, job: Job, fit: str) -> DataFrame:
+    """Raises ConfigError where the data have no lists that were shown."""
+    if c.IMPRESSIONS not in ctx.inputs[job.source].output_versions:
+        raise ConfigError(
+            f"step {ctx.step}, model",
+            found=f"{job.model}, and no table {c.IMPRESSIONS}",
+            expected="lists that were shown, to fit it on",
+            remedy="name them under `impressions` of `source` in the ingest step",
+        )
+    kind = F.col(c.QUERY_KIND) == lineage.query_kind(ctx, job.source)
+    events = lineage.split_rows(ctx, job.source).where(F.col(c.PART).isin(*c.FITTED_ON[fit]))
+    impressions = ctx.read(c.IMPRESSIONS, job.source).where(kind)
+    return shown_features.answered(impressions, events)
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
