@@ -86,7 +86,7 @@ def _files(pattern: str, *, labelled: bool, required: bool = False) -> tuple[Fil
             "users",
             columns,
             SEPARATOR,
-            mapped={"user_id": READER[0]},
+            mapped={"user_id": READER[0], "item_id": "tweet_id"},
             fields=_READER_FIELDS,
             repeats=True,
             required=required,

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from typer.testing import CliRunner
 
 from recsys_spark.cli.commands import app
@@ -22,13 +23,18 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.datasets.generators import trivago
+from recsys_spark.datasets.trivago import CLICKOUT
+from recsys_spark.etl import shown_features
+from recsys_spark.etl.shown_features import NAMES
+from recsys_spark.etl.split import RULES
 from recsys_spark.lake.tables import Lake
 from recsys_spark.pipeline import runner, steps
 from recsys_spark.stages import candidates, prepare, score, train_baseline
-from tests.spark.test_trivago import action, clickout, read, write
+from tests.spark.test_trivago import read
 from tests.spark.typed import ROOT
 
 SESSIONS = 1000
+T = 1_541_100_000
 FILE = ROOT / "conf" / "pipelines" / "trivago.yaml"
 
 
@@ -115,6 +121,7 @@ def test_the_re_ranker_closes_half_of_the_gap_to_the_oracle(ran: Ran) -> None:
     assert facts["weight_shown_last"] > 2 and facts["iterations"] < 20
 
 
+@pytest.mark.soak
 def test_without_the_cause_nothing_is_gained(
     spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -220,55 +227,48 @@ def test_a_wrong_answer_is_refused_with_line_and_reason(
         clickouts.check(tmp_path / "a.csv", ran.data)
 
 
-def test_nothing_from_the_click_out_on_is_read(spark: SparkSession, tmp_path: Path) -> None:
-    """What was clicked, and what the session and the user did afterwards, is changed: what a
-    feature may read, and the lists, stay. So too where the click-out is one to be answered.
+def test_nothing_from_the_click_out_on_is_read(spark: SparkSession) -> None:
+    """What was clicked, and what the session did afterwards, is changed: no event and no feature
+    that may be read changes with it. So too where the click-out is one to be answered.
     """
     early = [
-        row
+        event
         for n in range(8)
-        for row in (
-            action(f"a{n}", 1, "interaction item info", 11 + n % 3, timestamp=1_541_050_000 + n),
-            clickout(f"a{n}", 2, 11 + n % 3, timestamp=1_541_050_010 + n),
+        for event in (
+            (f"a{n}", "x", T + n, "interaction item info", 1),
+            (f"a{n}", "y", T + n + 10, CLICKOUT, 2),
         )
     ]
-    known = [action("s1", 1, "interaction item info", 12), clickout("s1", 2, 13)]
-    asked = [action("s9", 1, "interaction item info", 13)]
+    before = [("s1", "p", T + 50, "interaction item info", 1), ("s1", "q", T + 51, CLICKOUT, 2)]
+    before += [("s9", "q", T + 50, "interaction item info", 1)]
     after = [
-        action("s1", 4, "interaction item deals", 13, timestamp=1_541_100_003),
-        action("s1", 5, "search for item", 11),
+        (session, item, T + 52, action, step)
+        for session in ("s1", "s9")
+        for item, action, step in (("r", "interaction item deals", 4), ("p", "search for item", 5))
     ]
+    shown = [(f"u#{session}", item, n) for session in ("s1", "s9") for n, item in enumerate("pqr")]
+    lists = spark.createDataFrame(shown, "query_id string, item_id string, position int")
+    lists = lists.withColumn(c.CONTEXT, F.create_map(F.lit("price"), F.lit("7")))
+    rule = RULES["next_in_session"](action=CLICKOUT, fractions=(0.7, 0.1, 0.2))
     done = []
-    for name, clicked, later in (("one", 12, []), ("other", 13, after)):
-        rows = [*early, *known, clickout("s1", 3, clicked), *later]
-        folder = write(tmp_path / name, rows)
-        late = [{**row, "session_id": "s9", "user_id": "u9"} for row in later]
-        write(folder, [*asked, clickout("s9", 2, ""), *late], "test.csv")
-        chain = read(spark, folder, tmp_path / f"lake_{name}")
-        rule = {"rule": "next_in_session", "action": "clickout item", "fractions": (0.7, 0.1, 0.2)}
-        chain.run("sessions", prepare, source="ingest", **rule)
-        chain.run("shown", candidates, source="sessions", among="shown")
-        chain.run("asked", candidates, source="sessions", among="shown", part="now")
-        config = {"lift": "last"}
-        chain.run("last", train_baseline, source="sessions", model="shown_order", config=config)
-        chain.run("lists", score, model="last", source="sessions", candidates="shown")
-        now = {"part": "now", "candidates": "asked"}
-        chain.run("now", score, model="last", source="sessions", **now)
-        read_of = sorted(
-            (row.query_id, row.item_id, row.ts, row.step, row.part)
-            for row in chain.rows(c.SPLITS, "sessions")
-            if row.part != "test"
+    for clicked, later in (("p", []), ("r", after)):
+        asked = [("s1", clicked, T + 52, CLICKOUT, 3), ("s9", c.NO_ITEM, T + 52, CLICKOUT, 3)]
+        rows = [("u", *event, 1.0, None) for event in (*early, *before, *asked, *later)]
+        events = spark.createDataFrame(
+            rows,
+            "user_id string, session_id string, item_id string, ts long, action string, step int, "
+            "value double, position int",
         )
-        lists = [
-            sorted(
-                (row.query_id, row.rank, row.item_id) for row in chain.rows(c.RECOMMENDATIONS, of)
-            )
-            for of in ("lists", "now")
-        ]
-        done.append((read_of, *lists))
+        split = rule.assign(rule.cut(events), 1).persist()
+        target = split.where("part = 'test'").collect()
+        assert [(row.query_id, row.item_id) for row in target] == [("u#s1", clicked)]
+        known = split.where(F.col(c.PART) != c.TEST)
+        features = shown_features.of_lists(lists, known).select(c.QUERY_ID, c.ITEM_ID, *NAMES)
+        read_of = known.select(c.QUERY_ID, c.ITEM_ID, c.TS, c.STEP, c.ACTION, c.PART)
+        done.append([sorted(map(tuple, frame.collect())) for frame in (read_of, features)])
     assert done[0] == done[1]
-    assert [item for query, _, item in done[0][1] if query == "u1#s1"] == ["13", "11", "12"]
-    assert [item for query, _, item in done[0][2]] == ["13", "11", "12"]
+    last = {row[:2]: row[-1] for row in done[0][1]}
+    assert [key for key in last if last[key]] == [("u#s1", "q"), ("u#s9", "q")]
 
 
 def test_the_real_sample_goes_through_unchanged(spark: SparkSession, tmp_path: Path) -> None:

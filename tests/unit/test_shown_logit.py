@@ -1,4 +1,4 @@
-"""The likelihood of the linear re-ranker, its gradient and its Hessian, against finite differences."""
+"""The likelihood of the linear re-ranker by hand; gradient and Hessian by finite differences."""
 
 from __future__ import annotations
 
