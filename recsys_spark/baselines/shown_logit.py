@@ -27,12 +27,13 @@ from recsys_spark.core.errors import DataError
 
 TASK = "ranking"
 READS_LISTS = True
+TOLERANCE = 1e-7  # of the log likelihood of a list
 Floats = NDArray[np.float64]
 
 
 class Config(Settings):
     reg: float = Field(1.0, gt=0)  # weight of the squared weights against one list's log likelihood
-    iterations: int = Field(20, ge=1)  # at most, of Newton's method
+    iterations: int = Field(30, ge=1)  # at most, of Newton's method
 
 
 def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
@@ -59,11 +60,10 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
 def _newton(
     lists: DataFrame, names: tuple[str, ...], config: Config
 ) -> tuple[Floats, dict[str, Any]]:
-    size = len(names)
-    weights, before = np.zeros(size), -np.inf
-    facts: dict[str, Any] = {}
+    """(weights (F,), facts). A step that does not raise the likelihood is halved."""
+    weights, step, best = np.zeros(len(names)), np.zeros(len(names)), -np.inf
     for iteration in range(1, config.iterations + 1):
-        count, likelihood, gradient, hessian = _sums(lists, names, weights)
+        count, likelihood, gradient, hessian = _sums(lists, names, weights + step)
         if not count:
             raise DataError(
                 "lists to fit on",
@@ -71,20 +71,19 @@ def _newton(
                 expected="at least one in the fitted parts",
                 remedy="give impressions a `value`, and a split of sessions by action",
             )
-        likelihood -= config.reg * float(weights @ weights) / 2
-        facts = {
-            "lists": count,
-            "iterations": iteration,
-            "log_likelihood": likelihood / count,
-            **{f"weight_{name}": float(w) for name, w in zip(names, weights, strict=True)},
-        }
-        if likelihood - before < 1e-9 * count:
+        likelihood -= config.reg * float((weights + step) @ (weights + step)) / 2
+        if likelihood < best:
+            step = step / 2
+            continue
+        gained, best, weights = likelihood - best, likelihood, weights + step
+        if gained < TOLERANCE * count:
             break
-        before = likelihood
-        weights = weights + np.linalg.solve(
-            hessian + config.reg * np.eye(size), gradient - config.reg * weights
+        step = np.linalg.solve(
+            hessian + config.reg * np.eye(len(names)), gradient - config.reg * weights
         )
-    return weights, facts
+    learned = {f"weight_{name}": float(w) for name, w in zip(names, weights, strict=True)}
+    facts = {"lists": count, "iterations": iteration, "log_likelihood": best / count}
+    return weights, facts | learned
 
 
 def _sums(

@@ -78,7 +78,7 @@ def test_the_planted_rule_wins_and_chance_is_where_it_must_be(ran: Ran) -> None:
     assert of["score_last_item"] > of["score_position"] + 0.1 > of["score_popularity"] + 0.1
     without = figures(ran, "before:none")
     assert without["score_last_item"] == without["score_position"], "nothing was met: same lists"
-    assert figures(ran, "before:item")["score_last_item"] > 0.6
+    assert figures(ran, "before:item")["score_last_item"] > 0.5
     # The lists have no ties here, so the project's own figure is the official one
     ours = figures(ran, task="shown_ranking")
     for step in ("score_last_item", "score_position"):
@@ -99,7 +99,8 @@ def oracle(ran: Ran) -> float:
         met = [row["reference"] for row in before if row["action_type"].startswith("interaction")]
         shown, prices = click["impressions"].split("|"), list(map(int, click["prices"].split("|")))
         odds = [
-            1 / place * math.exp(-2.0 * sum(p < price for p in prices) / (len(prices) - 1))
+            place**-cause.place
+            * math.exp(-cause.price * sum(p < price for p in prices) / (len(prices) - 1))
             for place, price in enumerate(prices, 1)
         ]
         share = cause.last if met else 0.0
@@ -118,7 +119,7 @@ def test_the_re_ranker_closes_half_of_the_gap_to_the_oracle(ran: Ran) -> None:
     assert of["score_logit"] - of["score_last_item"] > gap / 2
     facts = ran.done["logit"].summary
     assert facts["weight_shown_place"] < 0 > facts["weight_shown_price"]
-    assert facts["weight_shown_last"] > 2 and facts["iterations"] < 20
+    assert facts["weight_shown_last"] > 2 and facts["iterations"] < 15
 
 
 @pytest.mark.soak

@@ -34,3 +34,23 @@ def test_gradient_and_hessian_are_those_of_the_likelihood() -> None:
         assert (down[2:5] - up[2:5]) / (2 * step) == pytest.approx(
             sums[5 + 3 * place : 8 + 3 * place], abs=1e-7
         )
+
+
+def test_a_step_too_far_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feature that nearly always decides makes plain Newton diverge from 0."""
+    draw = np.random.default_rng(2)
+    lengths, chosen = np.full(400, 25), np.zeros(400, np.int64)
+    values = np.stack([draw.random(10_000), np.zeros(10_000)], axis=1)
+    values[::25, 1] = draw.random(400) < 0.6  # of the chosen item
+    values[1::50, 1] = 1.0 - values[::50, 1]  # in every second list of another
+
+    def sums(lists: object, names: object, weights: np.ndarray) -> tuple[object, ...]:
+        total = shown_logit.of_lists(values, lengths, chosen, weights)
+        return 400, total[1], total[2:4], total[4:].reshape(2, 2)
+
+    monkeypatch.setattr(shown_logit, "_sums", sums)
+    config = shown_logit.Config(reg=1.0)
+    weights, facts = shown_logit._newton(None, ("a", "b"), config)  # type: ignore[arg-type]
+    gradient = sums(None, None, weights)[2] - config.reg * weights  # type: ignore[operator]
+    assert np.abs(gradient).max() < 0.05 and facts["iterations"] < config.iterations
+    assert facts["log_likelihood"] > -np.log(25)

@@ -44,9 +44,9 @@ Row = list[str | int]
 class Cause:
     """How strongly each cause acts; 0: not at all."""
 
-    last: float = 0.6  # share of click-outs of the item last interacted with
-    place: float = 1.0
-    price: float = 2.0
+    last: float = 0.5  # share of click-outs of the item last interacted with
+    place: float = 0.5
+    price: float = 4.0
 
 
 def generate(
