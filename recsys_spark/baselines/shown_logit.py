@@ -61,7 +61,9 @@ def _newton(
     lists: DataFrame, names: tuple[str, ...], config: Config
 ) -> tuple[Floats, dict[str, Any]]:
     """(weights (F,), facts). A step that does not raise the likelihood is halved."""
-    weights, step, best = np.zeros(len(names)), np.zeros(len(names)), -np.inf
+    weights: Floats = np.zeros(len(names))
+    step: Floats = np.zeros(len(names))
+    best = -np.inf
     for iteration in range(1, config.iterations + 1):
         count, likelihood, gradient, hessian = _sums(lists, names, weights + step)
         if not count:
@@ -78,9 +80,8 @@ def _newton(
         gained, best, weights = likelihood - best, likelihood, weights + step
         if gained < TOLERANCE * count:
             break
-        step = np.linalg.solve(
-            hessian + config.reg * np.eye(len(names)), gradient - config.reg * weights
-        )
+        curved = hessian + config.reg * np.eye(len(names))
+        step = np.asarray(np.linalg.solve(curved, gradient - config.reg * weights), np.float64)
     learned = {f"weight_{name}": float(w) for name, w in zip(names, weights, strict=True)}
     facts = {"lists": count, "iterations": iteration, "log_likelihood": best / count}
     return weights, facts | learned

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Iterable, Sequence
+from functools import partial
+from typing import Callable, Iterable, Sequence
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -41,8 +42,10 @@ def scan(
     if file.multiline:
         return _multiline(spark, file, files, reader)
     folders = blocks.partitions(files)
-    lines = blocks.in_session(spark, text(files, reader, file.encoding))
     of_line = [name for name in file.columns if name not in folders]
+    # Where lines are numbered: elsewhere Spark would parse a line again for each use of a field
+    parse = partial(_parsed, file, len(of_line)) if file.quoted else None
+    lines = blocks.in_session(spark, text(files, reader, file.encoding, parse))
     width, fields = _split(file, len(of_line))
     reason = F.when(width != len(of_line), FIELDS)
     if file.encoding == "UTF-8":
@@ -84,14 +87,20 @@ def _entries(file: File, lines: DataFrame) -> DataFrame:
     )
 
 
-def text(files: Sequence[Stored], reader: SparkSession, encoding: str = "UTF-8") -> DataFrame:
-    """The lines of text files under inner names: source_file, block, at, raw; beside them the
-    columns of partition folders.
+def text(
+    files: Sequence[Stored],
+    reader: SparkSession,
+    encoding: str = "UTF-8",
+    parse: Callable[[Column], Column] | None = None,
+) -> DataFrame:
+    """The lines of text files under inner names: source_file, block, at, raw, and what `parse`
+    makes of a line; beside them the columns of partition folders.
     """
     line = F.col("value")
     if encoding != "UTF-8":
         line = F.decode(line.cast("binary"), encoding)
     marked = F.startswith(line, F.lit(BOM))
+    raw = F.when(marked, F.substring(line, 2, 1 << 30)).otherwise(line)
     return (
         reader.read.options(**blocks.base(files))
         .text(blocks.paths(files))
@@ -101,7 +110,8 @@ def text(files: Sequence[Stored], reader: SparkSession, encoding: str = "UTF-8")
             # Keeps Spark from pushing a filter below this step, where each line would be split
             # again for every use of a field
             blocks.number_in_task().alias(inner(AT)),
-            F.when(marked, F.substring(line, 2, 1 << 30)).otherwise(line).alias(inner(c.RAW)),
+            raw.alias(inner(c.RAW)),
+            *([] if parse is None else [parse(raw).alias(inner("parsed"))]),
             *blocks.partitions(files),
         )
     )
@@ -156,7 +166,11 @@ def _split(file: File, width: int) -> tuple[Column, list[Column]]:
         return F.size(parts), [F.get(parts, F.lit(place)) for place in range(width)]
     # Quoted text may contain the separator
     bare = F.regexp_replace(line, '"([^"]|"")*"', "")
+    parsed = F.col(inner("parsed"))
+    return F.size(F.split(bare, separator, -1)), [parsed[f"_{place}"] for place in range(width)]
+
+
+def _parsed(file: File, width: int, line: Column) -> Column:
     options = {"sep": file.separator, "quote": '"', "escape": '"'}
     schema = ", ".join(f"_{place} string" for place in range(width))
-    parsed = F.from_csv(line, schema, options)
-    return F.size(F.split(bare, separator, -1)), [parsed[f"_{place}"] for place in range(width)]
+    return F.from_csv(line, schema, options)
