@@ -87,12 +87,7 @@ def files(dataset: Dataset, folder: Path) -> list[Raw]:
     raw_files: list[Raw] = []
     of_kind: dict[tuple[str, str], File] = {}  # {(table, name): kind}
     for file in dataset.files:
-        paths = [
-            path
-            for ending in ("", *listing.COMPRESSED)
-            for path in folder.glob(file.pattern + ending)
-            if path.is_file()
-        ]
+        paths = _matching(file, folder)
         relative = {path.relative_to(folder).as_posix(): path for path in paths}
         names = {name: relative[name] for name in listing.readable(folder, relative)}
         if file.required and not names:
@@ -129,6 +124,15 @@ def files(dataset: Dataset, folder: Path) -> list[Raw]:
     return raw_files
 
 
+def _matching(file: File, folder: Path) -> list[Path]:
+    return [
+        path
+        for ending in ("", *listing.COMPRESSED)
+        for path in folder.glob(file.pattern + ending)
+        if path.is_file()
+    ]
+
+
 def require_whole(raws: list[Raw], runs: Path | None = None) -> None:
     """Raises DataError, naming the file, unless every file has a line, ends with a line break and
     has its header: truncated files are rejected here.
@@ -151,10 +155,12 @@ def _require_end(raw: Raw, last_byte: str) -> None:
         raise DataError(
             str(raw.path),
             found="an empty file",
-            expected="lines of " + raw.file.separator.join(raw.file.columns),
+            expected=f"{raw.file.form} of this data set"
+            if raw.file.form
+            else "lines of " + raw.file.separator.join(raw.file.columns),
             remedy=f"take it away, or {_again(raw)}",
         )
-    if last_byte in "\r\n" or raw.path.suffix in listing.COMPRESSED:
+    if last_byte in "\r\n" or raw.path.suffix in listing.COMPRESSED or raw.file.form:
         return
     if raw.file.own:
         logger.warning(
@@ -220,6 +226,9 @@ def estimated_rows(raw: Raw) -> int:
     with heads.opened(raw.path) as source:
         lines = source.readlines(1 << 16)
     size = raw.size_bytes * (4 if raw.path.suffix in listing.COMPRESSED else 1)
+    if raw.file.mark:
+        marks = sum(line.count(raw.file.mark.encode()) for line in lines)
+        return round(size * marks / max(1, sum(map(len, lines))))
     return round(size * len(lines) / max(1, sum(map(len, lines))))
 
 
@@ -230,11 +239,16 @@ def generated(folder: Path) -> dict[str, Any] | None:
 
 
 def expected_rows(dataset: Dataset, folder: Path) -> dict[str, int]:
-    """{file pattern: rows}, for files with a known number of lines."""
+    """{label of a kind of files: rows}, for kinds with a known number of rows."""
     note = generated(folder)
     if note is not None:
         return {str(pattern): int(rows) for pattern, rows in note["rows"].items()}
-    return {file.pattern: file.rows for file in dataset.files if file.rows is not None}
+    return {
+        file.label: file.rows
+        for file in dataset.files
+        if file.rows is not None
+        and file.of_files in (None, len(_matching(file, folder)))
+    }
 
 
 def _wanted(dataset: Dataset) -> str:

@@ -59,8 +59,19 @@ class File:
     wrong: dict[str, str] = field(default_factory=dict)  # {reason to reject: SQL condition}
     required: bool = True
     rows: int | None = None  # number of lines (without header), if known
+    of_files: int | None = None  # `rows` is what so many files have; None: however many there are
+    form: str = ""  # module of datasets/forms that reads it; empty: lines of delimited text
+    # What stands once in each row, by which rows are estimated; empty: the end of a line
+    mark: str = ""
     own: bool = False  # a user's description of their own data, which may be mistaken
     typed: bool = False  # its columns have types of their own, so that text is not trimmed
+
+    @property
+    def label(self) -> str:
+        """What its rows are counted under: the pattern, of a form with rows of several tables also
+        the table.
+        """
+        return f"{self.pattern} ({self.table})" if self.form else self.pattern
 
     def expression(self, name: str) -> str | None:
         """SQL expression of a column of the table; None where the file does not have it."""
@@ -69,12 +80,15 @@ class File:
 
 @dataclass(frozen=True)
 class Download:
-    """A zip on its publisher's server. sha256 is empty for a data set that changes over time."""
+    """A zip on its publisher's server. sha256 is empty for a data set that changes over time.
+    url is empty for one that is not handed out to everybody: `terms` says what to do.
+    """
 
     url: str
     folder: str  # folder inside the zip
     size_bytes: int | None = None
     sha256: str = ""
+    terms: str = ""
 
 
 @dataclass(frozen=True)

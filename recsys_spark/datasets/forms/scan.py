@@ -22,6 +22,10 @@ ENTRY = "entry"  # number of a row among those of its line, where a line holds l
 HEADER = "header"
 
 FIELDS, ENCODING, RECORD = "wrong_number_of_fields", "wrong_encoding", "not_a_record"
+# Of records with keys
+MISSING_KEY, UNKNOWN_KEY, CUT = "missing_key", "unknown_key", "cut_short"
+TWICE, ELSEWHERE = "id_twice", "id_of_another_file"
+WRONG_COUNT = "wrong_number_of_entries"
 
 _INNER = "_recsys_"
 

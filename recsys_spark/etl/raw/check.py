@@ -25,7 +25,7 @@ SPILLING = StorageLevel.MEMORY_AND_DISK
 
 @dataclass
 class Checked:
-    """Rows with `reason` (null: good). read: {file pattern: lines}; reasons: {reason: rejected
+    """Rows with `reason` (null: good). read: {label of the files: rows}; reasons: {reason: rejected
     rows}.
     """
 
@@ -93,12 +93,12 @@ def entities(
         marked = marked.unionByName(bad, allowMissingColumns=True)
     marked = marked.persist(SPILLING)
     counts = marked.groupBy(c.SOURCE_FILE, c.REASON).count().collect()
-    pattern = {name: scan.file.pattern for scan in scans for name in scan.names}
-    read = {scan.file.pattern: 0 for scan in scans}
+    label = {name: scan.file.label for scan in scans for name in scan.names}
+    read = {scan.file.label: 0 for scan in scans}
     reasons: dict[str, int] = {}
     for row in counts:
-        if row[c.SOURCE_FILE] in pattern:
-            read[pattern[row[c.SOURCE_FILE]]] += row["count"]
+        if row[c.SOURCE_FILE] in label:
+            read[label[row[c.SOURCE_FILE]]] += row["count"]
         if row[c.REASON] is not None:
             reasons[row[c.REASON]] = reasons.get(row[c.REASON], 0) + row["count"]
     return Checked(table, key, content, marked, [*scans, *added], read, reasons, [marked])
@@ -130,7 +130,7 @@ def events(
     if rows.isEmpty():
         if not may_be_none:
             raise _no_row(scans, table)
-        read = {scan.file.pattern: 0 for scan in scans}
+        read = {scan.file.label: 0 for scan in scans}
         return Checked(table, key, content, rows, scans, read, {})
     observation = Observation()
     watched = rows.observe(observation, *_facts(scans))
@@ -144,7 +144,7 @@ def events(
         seen = seen | _mark_again(checked, hashes, num_repeated, stored)
     if all(scan.file.expression(c.TS) for scan in scans) and seen["first"] is not None:
         checked.times = int(seen["first"]), int(seen["last"])
-    checked.read = {scan.file.pattern: count for scan, count in zip(scans, num_read, strict=True)}
+    checked.read = {scan.file.label: count for scan, count in zip(scans, num_read, strict=True)}
     checked.reasons = {reason: seen[reason] for reason in _reasons(scans) if seen[reason]}
     return checked
 

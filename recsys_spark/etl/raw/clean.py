@@ -14,13 +14,19 @@ from recsys_spark.datasets.files.spec import Dataset, File
 from recsys_spark.datasets.forms.scan import (
     AT,
     BLOCK,
+    CUT,
+    ELSEWHERE,
     ENCODING,
     ENTRY,
     FIELDS,
     FIRST,
     HEADER,
+    MISSING_KEY,
     PLACE,
     RECORD,
+    TWICE,
+    UNKNOWN_KEY,
+    WRONG_COUNT,
     Scan,
     inner,
 )
@@ -36,7 +42,7 @@ VALUE_RANGE, TIME_RANGE = "value_out_of_range", "time_out_of_range"
 NO_USER, NO_ITEM = "unknown_user", "unknown_item"
 EXACT, CONFLICT = "exact_duplicate", "conflicting_duplicate"
 REASONS = (
-    *(ENCODING, FIELDS, RECORD),
+    *(ENCODING, FIELDS, RECORD, MISSING_KEY, UNKNOWN_KEY, CUT, TWICE, ELSEWHERE, WRONG_COUNT),
     *(NO_ID, NUMBER, TIME, NO_UNIT, NO_ZONE, OTHER_UNIT, VALUE_RANGE, TIME_RANGE),
     *(NO_USER, NO_ITEM, EXACT, CONFLICT),
 )

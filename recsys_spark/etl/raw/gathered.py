@@ -10,6 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
+from recsys_spark.core import plugins
 from recsys_spark.datasets.files import folder as folders
 from recsys_spark.datasets.files import spec
 from recsys_spark.datasets.forms import blocks, lines, opened
@@ -18,11 +19,13 @@ from recsys_spark.datasets.forms.source import Source
 from recsys_spark.etl.raw import check, mapping
 from recsys_spark.etl.raw.check import Checked
 
+_FORMS = "recsys_spark.datasets.forms"
+
 
 @dataclass(frozen=True)
 class Gathered:
     """The scans of each table. added: those that only add fields. facts: for the run's record.
-    expected: {file pattern: rows}, as far as they are known.
+    expected: {label of files: rows}, as far as they are known.
     """
 
     dataset: spec.Dataset
@@ -92,7 +95,11 @@ def of_folder(
         kind = [raw for raw in raws if raw.file is file]
         headers = {name for raw in kind for name in folders.header_of(raw)} if file.header else ()
         if kind:
-            scan = lines.scan(spark, file, kind, reader, headers)
+            scan = (
+                plugins.load(_FORMS, file.form).scan(spark, file, kind)
+                if file.form
+                else lines.scan(spark, file, kind, reader, headers)
+            )
             scans[file.adds_fields].setdefault(file.table, []).append(scan)
     for left_out in scans[False].pop("left_out", []):
         scans = {
