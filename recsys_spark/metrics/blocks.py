@@ -46,6 +46,11 @@ class Settings:
     catalogue: Catalogue
     low: float = -np.inf  # rating: range of the training values
     high: float = np.inf
+    # Of rankings measured in another way: (users, settings, shown) -> Partial
+    block: Callable[..., Partial] | None = None
+
+    def ranking(self, users: pa.Table, shown: Shown) -> Partial:
+        return (self.block or ranking_block)(users, self, shown)
 
 
 def ranking_block(users: pa.Table, settings: Settings, shown: Shown) -> Partial:
@@ -100,7 +105,7 @@ def ranking_block(users: pa.Table, settings: Settings, shown: Shown) -> Partial:
         return chosen(ranking.from_lists(single[rows], starts, item_targets, ks), settings)
 
     parts = [
-        *_by_user(users, values, settings, whole),
+        *by_user(users, values, settings, whole),
         *_by_target(catalogue, indptr, targets, of_targets),
     ]
     return summed(users, parts, odd, settings)
@@ -144,7 +149,7 @@ def candidate_block(users: pa.Table, settings: Settings) -> Partial:
         )
 
     parts = [
-        *_by_user(users, values, settings, {}),
+        *by_user(users, values, settings, {}),
         *_by_target(settings.catalogue, indptr, targets, of_targets),
     ]
     return summed(users, parts, odd, settings)
@@ -188,6 +193,12 @@ def _is_target(
     return np.isin(entry, target_keys) & (items > NO_ITEM)
 
 
+def is_target_of(items: NDArray, indptr: NDArray, targets: NDArray) -> NDArray[np.bool_]:
+    """(B, K): whether the item at a place is a target of its query."""
+    starts = np.arange(len(items) + 1) * items.shape[1]
+    return _is_target(items.ravel(), starts, indptr, targets).reshape(items.shape)
+
+
 def field_column(number: int) -> str:
     """Name of the column with a user field's values: field names may not be valid column names."""
     return f"field_{number}"
@@ -201,7 +212,7 @@ def families_of(users: pa.Table, settings: Settings) -> list[slices.Family]:
     return slices.families(settings.users, users["events"].to_numpy(), fields)
 
 
-def _by_user(
+def by_user(
     users: pa.Table, values: Mapping[str, Floats], settings: Settings, whole: Mapping[str, Floats]
 ) -> list[tuple[str, Part]]:
     """Parts of all users and of every slice of users. whole: values that only all users have."""

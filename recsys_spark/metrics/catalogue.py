@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -31,6 +31,8 @@ class Catalogue:
     members: NDArray[np.bool_]  # (S, I + 1): whether the item is in the slice
     # (I + 1, V) rows of length 1, or 0 for an item without a value; None: no fields
     vectors: NDArray[np.float64] | None
+    # (I + 1,) number of the item's artist (or other value that earns credit), 0: none
+    credit: NDArray[np.int64] | None = None
 
     @classmethod
     def of(
@@ -95,6 +97,11 @@ class Catalogue:
             membership,
             _vectors(sets, slices.most_frequent(values, MOST_VALUES)) if fields else None,
         )
+
+    def crediting(self, codes: NDArray[np.int64]) -> Catalogue:
+        """With `credit`. codes (I + 1,): equal for items with one value, 0 for those without."""
+        numbers = np.unique(codes, return_inverse=True)[1]
+        return replace(self, credit=np.where(codes == 0, 0, numbers + 1))
 
     @cached_property
     def size(self) -> int:

@@ -18,6 +18,38 @@ class Metric(NamedTuple):
 
 _ROWS = (
     Metric(
+        "r_precision_artist",
+        "R-precision with artists",
+        "higher",
+        "withheld tracks among as many first places, and a quarter for each of their artists met "
+        "there by another track",
+    ),
+    Metric(
+        "r_precision",
+        "R-precision",
+        "higher",
+        "share of the withheld tracks among as many first places",
+    ),
+    Metric(
+        "playlist_ndcg",
+        "NDCG of 500",
+        "higher",
+        "hits among 500 places, the higher the better placed, relative to a perfect list",
+    ),
+    Metric(
+        "clicks",
+        "Clicks",
+        "lower",
+        "pages of ten tracks before the first hit, 51 without one; lower is better",
+    ),
+    Metric(
+        "playlist_ndcg_rules",
+        "NDCG by the rules' page",
+        "higher",
+        "as printed in the rules: relative to a list that begins with the hits; not the leader "
+        "board's",
+    ),
+    Metric(
         "ndcg",
         "NDCG",
         "higher",

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import ConfigError, nearest
 from recsys_spark.metrics import candidates, ctr, exposure, lists, ranking, rating
-from recsys_spark.metrics.challenge import clickouts, engagements
+from recsys_spark.metrics.challenge import clickouts, engagements, playlists
 
 Errors = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
 
@@ -34,6 +34,10 @@ class Task:
     columns: tuple[str, ...]  # columns of the terminal's table
     baseline: str = ""  # a model that must be measured too; empty: none
     among: str = ""  # lists: the source of the candidates that they rank; empty: the catalogue
+    # lists: measures those that were made for another kind, by a block of its own and (0: as `ks`
+    # says) of so many places
+    block: Callable[..., Any] | None = None
+    places: int = 0
     # Metrics by which a training may choose its epochs; the default is the first
     monitors: tuple[str, ...] = ()
     # rows: (labels, predictions), both (n,) -> one number per row, for every metric of `monitors`;
@@ -135,6 +139,20 @@ SAMPLED = Task(
     among=c.SAMPLED,
     **_AMONG_CANDIDATES,  # type: ignore[arg-type]
 )
+PLAYLISTS = Task(
+    # Full lists, measured as in the RecSys Challenge 2018
+    "playlist_continuation",
+    scored="lists",
+    measured="ranking",
+    metrics=playlists.METRICS,
+    main="r_precision_artist",
+    title="Playlists continued",
+    best="continues playlists best",
+    columns=("r_precision_artist", "r_precision", "playlist_ndcg", "clicks"),
+    baseline="popularity",
+    block=playlists.block,
+    places=playlists.PLACES,
+)
 RATING = Task(
     "rating",
     scored="rows",
@@ -180,10 +198,17 @@ ENGAGEMENTS = Task(
 
 TASKS = {  # in the order of a page
     task.name: task
-    for task in (RANKING, NEW_ITEMS, SHOWN, CLICKOUTS, SAMPLED, RATING, CLICK, ENGAGEMENTS)
+    for task in (
+        *(RANKING, PLAYLISTS, NEW_ITEMS, SHOWN, CLICKOUTS, SAMPLED),
+        *(RATING, CLICK, ENGAGEMENTS),
+    )
 }
+# Kinds as which lists of the whole catalogue can be measured
+OF_RANKINGS = (RANKING.name, *(name for name, task in TASKS.items() if task.block))
 # Kinds that a model can have; any model that ranks can rank candidates
-OF_MODELS = tuple(name for name, task in TASKS.items() if not task.among and not task.official)
+OF_MODELS = tuple(
+    name for name, task in TASKS.items() if not (task.among or task.official or task.block)
+)
 
 
 def of_lists(among: str) -> Task:

@@ -155,7 +155,7 @@ def _measure(ctx: Context, job: Job, engine: Engine, scored_run: Scored) -> Part
         if job.item_fields or name not in names.ITEM_FIELDS
     )
     settings = Settings(
-        job.ks,
+        (job.longest,) if TASKS[scored_run.task].places else job.ks,
         seeds.derive(ctx.seed, "intervals"),
         job.replicas,
         metrics,
@@ -164,6 +164,7 @@ def _measure(ctx: Context, job: Job, engine: Engine, scored_run: Scored) -> Part
         facts.catalogue,
         facts.low,
         facts.high,
+        TASKS[scored_run.task].block,
     )
     task, rows = TASKS[scored_run.task], scored_run.rows
     if task.binary and not facts.binary:
@@ -176,7 +177,7 @@ def _measure(ctx: Context, job: Job, engine: Engine, scored_run: Scored) -> Part
     if task.scored == "lists":
         rows = rows.where(F.col(c.QUERY_KIND) == lineage.query_kind(ctx, job.source))
         # Candidate sets are ranked completely, without a cut
-        rows = rows if task.among else rows.where(F.col(c.RANK) <= max(job.ks))
+        rows = rows if task.among else rows.where(F.col(c.RANK) <= job.longest)
     measure: Callable[[DataFrame, Settings], Partial] = getattr(engine, task.measured)
     return measure(rows, settings)
 

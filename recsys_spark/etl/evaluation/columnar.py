@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame
 
 from recsys_spark.core import columns as c
 from recsys_spark.etl import row_key
-from recsys_spark.etl.evaluation.engine import Facts, Source, clicks, top_values
+from recsys_spark.etl.evaluation.engine import CREDIT, Facts, Source, clicks, top_values
 from recsys_spark.metrics import blocks, ctr, exposure, partials, row_blocks, slices
 from recsys_spark.metrics.blocks import NAN, UNKNOWN, Settings
 from recsys_spark.metrics.catalogue import Catalogue
@@ -82,12 +82,17 @@ class Columnar:
             for name in _fields(tables.item_fields)
         }
         evaluated = np.bincount(item, minlength=size + 1)
+        catalogue = Catalogue.of(train_events, of_items, evaluated)
+        if CREDIT in self.items.column_names:
+            codes = np.zeros(size + 1, np.int64)
+            codes[self.item_idx] = self.items[CREDIT].fill_null(0).to_numpy()
+            catalogue = catalogue.crediting(codes)
         return Facts(
             num_users=len(self.users),
             num_rows=len(item),
             unseen_rows=int((train_events[item] == 0).sum()),
             users=self._slices(),
-            catalogue=Catalogue.of(train_events, of_items, evaluated),
+            catalogue=catalogue,
             mean=float(f"{values.mean():.6g}") if len(values) else 0.0,
             low=float(values.min(initial=np.inf)),
             high=float(values.max(initial=-np.inf)),
@@ -119,7 +124,7 @@ class Columnar:
             shown = exposure.parts(counts, settings.catalogue, settings.num_users, settings.metrics)
         partial = self._measure(
             {"targets": self.targets, "items": lists, "known": self.known},
-            lambda block: blocks.ranking_block(block, settings, shown),
+            lambda block: settings.ranking(block, shown),
         )
         return partials.merge([partial, Partial({}, {"lists_without_target": strangers})])
 

@@ -20,6 +20,8 @@ from recsys_spark.metrics.blocks import Settings
 from recsys_spark.metrics.catalogue import Catalogue
 from recsys_spark.metrics.partials import Partial, merge
 
+CREDIT = "credit"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -32,7 +34,8 @@ class Source:
     # query_idx, item_idx, value, trained boolean, counted boolean (in `Facts.events`): events of
     # earlier parts
     known: DataFrame
-    items: DataFrame  # item_id, item_idx: every item of the data set
+    # item_id, item_idx: every item of the data set; perhaps `credit`, see Catalogue.crediting
+    items: DataFrame
     user_fields: DataFrame | None  # query_id, fields
     item_fields: DataFrame | None  # item_id, fields
 

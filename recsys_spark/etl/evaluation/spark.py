@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
 from recsys_spark.etl import row_key
-from recsys_spark.etl.evaluation.engine import Facts, Source, clicks, top_values
+from recsys_spark.etl.evaluation.engine import CREDIT, Facts, Source, clicks, top_values
 from recsys_spark.metrics import blocks, ctr, exposure, partials, row_blocks, slices
 from recsys_spark.metrics.blocks import NAN, UNKNOWN, Settings
 from recsys_spark.metrics.catalogue import Catalogue
@@ -45,8 +45,11 @@ class Distributed:
         )
         if source.item_fields is not None:
             items = items.join(source.item_fields, on=c.ITEM_ID, how="left")
+        credit = [CREDIT] if CREDIT in items.columns else []
         catalogue = _catalogue(
-            items.select(c.ITEM_IDX, "events", "asked", *map(_quoted, item_fields)).toArrow(),
+            items.select(
+                c.ITEM_IDX, "events", "asked", *credit, *map(_quoted, item_fields)
+            ).toArrow(),
             item_fields,
         )
         numbers = (
@@ -132,7 +135,7 @@ class Distributed:
             partial = self._measure(
                 users,
                 ("targets", "items", "known"),
-                lambda table: blocks.ranking_block(table, settings, shown),
+                lambda table: settings.ranking(table, shown),
             )
             return partials.merge(
                 [partial, Partial({}, {"lists_without_target": self._strangers(lists)})]
@@ -344,4 +347,9 @@ def _catalogue(items: pa.Table, fields: list[str]) -> Catalogue:
         columns[name] = [None] * (size + 1)
         for at, value in zip(number.tolist(), items[name].to_pylist(), strict=True):
             columns[name][at] = value
-    return Catalogue.of(counts[0], columns, counts[1])
+    catalogue = Catalogue.of(counts[0], columns, counts[1])
+    if CREDIT not in items.column_names:
+        return catalogue
+    codes = np.zeros(size + 1, np.int64)
+    codes[number] = items[CREDIT].fill_null(0).to_numpy()
+    return catalogue.crediting(codes)

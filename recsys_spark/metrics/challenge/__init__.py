@@ -1,1 +1,1 @@
-"""Figures of challenges as their organisers compute them: every file is one challenge's."""
+"""Metrics of challenges as their organisers compute them, a file a challenge."""

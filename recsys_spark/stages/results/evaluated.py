@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, DataError, nearest
-from recsys_spark.etl.evaluation.engine import Source
+from recsys_spark.etl.evaluation.engine import CREDIT, Source
 from recsys_spark.metrics import names
 from recsys_spark.metrics.tasks import RANKING, RATING, TASKS, of_lists
 from recsys_spark.pipeline import lineage
@@ -57,6 +57,7 @@ def check_steps(step: Step, steps: dict[str, Step], where: str) -> None:
                 )
         task = configured.measured_as(score, steps)
         if task == RANKING.name:
+            task = job.task
             _require_length(f"{where}.ks", name, score.k, job)
         names.of_task(task, job.metrics)
         model: Any = steps[score.model].job
@@ -95,15 +96,15 @@ def _task(ctx: Context, job: Evaluation, step: str) -> str:
     stored = run.config.get("k")
     if isinstance(stored, int):
         _require_length(f"step {ctx.step}, ks", step, stored, job)
-    return RANKING.name
+    return job.task
 
 
 def _require_length(where: str, step: str, k: int, job: Evaluation) -> None:
     """k: the length of the lists of `step`."""
-    if k < max(job.ks):
+    if k < job.longest:
         raise ConfigError(
             where,
-            found=max(job.ks),
+            found=job.longest,
             expected=f"at most {k}, the length of the lists of {step}",
             remedy=f"raise k of {step}, or lower ks",
         )
@@ -207,11 +208,22 @@ def source(ctx: Context, job: Evaluation) -> Source:
     return Source(
         rows,
         earlier,
-        ctx.read(c.ITEM_INDEX, job.source),
+        _items(ctx, job),
         # Only a split of users has fields of them
         _fields(ctx, job, c.USERS, F.col(c.USER_ID).alias(c.QUERY_ID)),
         _fields(ctx, job, c.ITEMS, F.col(c.ITEM_ID)),
     )
+
+
+def _items(ctx: Context, job: Evaluation) -> DataFrame:
+    """(item_id, item_idx), and of a task that gives credit a code for the value that earns it."""
+    items = ctx.read(c.ITEM_INDEX, job.source)
+    if not TASKS[job.task].block or c.ITEMS not in ctx.inputs[job.source].output_versions:
+        return items
+    value = F.col("fields").getItem(job.artist_field)
+    code = F.when(value.isNotNull(), F.xxhash64(value)).otherwise(F.lit(0))
+    codes = ctx.read(c.ITEMS, job.source).select(c.ITEM_ID, code.alias(CREDIT))
+    return items.join(codes, on=c.ITEM_ID, how="left")
 
 
 def _fields(ctx: Context, job: Evaluation, table: str, key: Column) -> DataFrame | None:
