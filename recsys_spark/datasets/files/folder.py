@@ -246,8 +246,7 @@ def expected_rows(dataset: Dataset, folder: Path) -> dict[str, int]:
     return {
         file.label: file.rows
         for file in dataset.files
-        if file.rows is not None
-        and file.of_files in (None, len(_matching(file, folder)))
+        if file.rows is not None and file.of_files in (None, len(_matching(file, folder)))
     }
 
 

@@ -16,6 +16,7 @@ partition or order of rows, never by a model.
 | K-STRONG | `strong` | users; a share of their events stays known | held_out.py |
 | C-USER | `cold_users` | users; their first `known` events are known | held_out.py |
 | K-STRONG | `playlist_continuation` | playlists; their first events stay known | held_out.py |
+| | `challenge_scenarios` | playlists, as in the RecSys Challenge 2018 | scenarios.py |
 | C-ITEM | `cold_items` | items, with all their events | held_out.py |
 | | `published` | what the publisher held out | published.py |
 
@@ -39,6 +40,7 @@ from recsys_spark.etl.split.by_user import LastShare, LeaveLastOut, Stratified
 from recsys_spark.etl.split.held_out import ColdItems, ColdUsers, PlaylistContinuation, Strong
 from recsys_spark.etl.split.published import Published
 from recsys_spark.etl.split.rule import Rule
+from recsys_spark.etl.split.scenarios import ChallengeScenarios
 
 RULES: dict[str, type[Rule]] = {
     "leave_last_out": LeaveLastOut,
@@ -53,6 +55,7 @@ RULES: dict[str, type[Rule]] = {
     "strong": Strong,
     "cold_users": ColdUsers,
     "playlist_continuation": PlaylistContinuation,
+    "challenge_scenarios": ChallengeScenarios,
     "cold_items": ColdItems,
     "published": Published,
     "everything": Everything,

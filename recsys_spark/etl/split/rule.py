@@ -43,6 +43,12 @@ class Rule(Settings):
         """events (EVENT, *needs) -> the same rows as (query_id, EVENT, part)."""
         return self.divide(events.withColumn(c.QUERY_ID, queries.id_of(self.query_kind)), seed)
 
+    def scenarios(self, events: DataFrame, seed: int) -> DataFrame | None:
+        """(query_id, part, scenario) of held-out queries, where the rule treats them in several
+        ways. events: all of the split, with their query_id.
+        """
+        return None
+
     def divide(self, events: DataFrame, seed: int) -> DataFrame:
         """As `assign`, of events that have their query_id."""
         raise NotImplementedError

@@ -120,9 +120,7 @@ def block(playlists: pa.Table, settings: Settings, _shown: Shown) -> Partial:
     targets, indptr = csr(playlists["targets"])
     items = dense(playlists["items"], PLACES)
     usable = np.maximum(items, NO_ITEM)
-    values = blocks.chosen(
-        from_lists(usable, indptr, targets, settings.catalogue.credit), settings
-    )
+    values = blocks.chosen(from_lists(usable, indptr, targets, settings.catalogue.credit), settings)
     length = (items != NO_ITEM).sum(axis=1)
     odd = {
         "users_without_list": (length == 0).sum(),

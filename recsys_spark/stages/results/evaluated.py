@@ -14,6 +14,8 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, DataError, nearest
 from recsys_spark.etl.evaluation.engine import CREDIT, Source
+from recsys_spark.etl.split import RULES
+from recsys_spark.etl.split.scenarios import SCENARIO
 from recsys_spark.metrics import names
 from recsys_spark.metrics.tasks import RANKING, RATING, TASKS, of_lists
 from recsys_spark.pipeline import lineage
@@ -210,9 +212,17 @@ def source(ctx: Context, job: Evaluation) -> Source:
         earlier,
         _items(ctx, job),
         # Only a split of users has fields of them
-        _fields(ctx, job, c.USERS, F.col(c.USER_ID).alias(c.QUERY_ID)),
+        _fields(ctx, job, c.USERS, F.col(c.USER_ID).alias(c.QUERY_ID)) or scenarios(ctx, job),
         _fields(ctx, job, c.ITEMS, F.col(c.ITEM_ID)),
     )
+
+
+def scenarios(ctx: Context, job: Evaluation) -> DataFrame | None:
+    """(query_id, scenario), by which the report is sliced, where the split's rule has several."""
+    facts = ctx.inputs[job.source].summary
+    rule = RULES[facts["rule"]].model_validate(facts["arguments"])
+    of_queries = rule.scenarios(events(ctx, job), facts["seed"])
+    return None if of_queries is None else of_queries.select(c.QUERY_ID, SCENARIO)
 
 
 def _items(ctx: Context, job: Evaluation) -> DataFrame:

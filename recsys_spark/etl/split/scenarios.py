@@ -1,0 +1,132 @@
+"""challenge_scenarios
+            The ten scenarios of the RecSys Challenge 2018, each of a tenth of the held-out
+            playlists: what is known of one is its title alone, its title and the first track, the
+            first 5 or 10 tracks with and without the title, or 25 or 100 tracks with the title, the
+            first ones or random ones. Every other track is to be found, at least one.
+A playlist is what has one `session_id`. Which: the scenarios that need the longest playlists choose
+first; each takes those with the lowest hash(seed, session_id) that are long enough and not taken,
+for test, then for valid. How many: a number of playlists or a share of them, of which each scenario
+gets a tenth to the nearest whole number. A random track has a low hash(seed, session_id, item_id,
+ts, step). Tracks that stand in a playlist several times are held out as any other: those that are
+also known cannot be found by lists that leave out what is known.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from recsys_spark.core import columns as c
+from recsys_spark.core.errors import DataError
+from recsys_spark.etl import order, queries
+from recsys_spark.etl.queries import newest_first
+from recsys_spark.etl.split.held_out import Perhaps, Some
+from recsys_spark.etl.split.rule import Rule, count_of, with_part
+
+SCENARIO = "scenario"
+_HASH, _COUNT, _PLACE, _DRAWN = "_hash", "_count", "_place", "_drawn"
+
+
+class Scenario(NamedTuple):
+    name: str
+    known: int  # tracks
+    titled: bool = True
+    random: bool = False
+
+
+SCENARIOS = (  # in the organisers' order
+    Scenario("title", 0),
+    Scenario("title_first_1", 1),
+    Scenario("title_first_5", 5),
+    Scenario("first_5", 5, titled=False),
+    Scenario("title_first_10", 10),
+    Scenario("first_10", 10, titled=False),
+    Scenario("title_first_25", 25),
+    Scenario("title_random_25", 25, random=True),
+    Scenario("title_first_100", 100),
+    Scenario("title_random_100", 100, random=True),
+)
+UNTITLED = tuple(scenario.name for scenario in SCENARIOS if not scenario.titled)
+
+
+class ChallengeScenarios(Rule):
+    held_out: ClassVar[bool] = True
+    query_kind: ClassVar[queries.Kind] = "playlist"
+    valid_playlists: Perhaps = 0.01
+    test_playlists: Some = 0.01
+
+    def divide(self, events: DataFrame, seed: int) -> DataFrame:
+        """Raises DataError for events without session_id, and where a scenario lacks playlists that
+        are long enough.
+        """
+        queries.require_session_ids(events, "")
+        chosen = F.broadcast(self.scenarios(events, seed))
+        others = events.join(chosen, on=c.QUERY_ID, how="left_anti")
+        return with_part(others, F.lit(c.TRAIN)).unionByName(self._held_out(events, chosen, seed))
+
+    def scenarios(self, events: DataFrame, seed: int) -> DataFrame:
+        """(query_id, part, scenario, known, random) of the held-out playlists, whose number is
+        bounded by the arguments. events: all events of the split, with their query_id.
+        """
+        drawn = order.hashed(seed, "scenarios", c.QUERY_ID).alias(_HASH)
+        playlists = events.groupBy(c.QUERY_ID).agg(F.count(F.lit(1)).alias(_COUNT))
+        playlists = playlists.select(c.QUERY_ID, _COUNT, drawn).persist()
+        try:
+            return self._chosen(playlists)
+        finally:
+            playlists.unpersist()
+
+    def _chosen(self, playlists: DataFrame) -> DataFrame:
+        total, taken = playlists.count(), F.lit(False)
+        sizes = {
+            part: _tenth(wanted, total)
+            for part, wanted in ((c.TEST, self.test_playlists), (c.VALID, self.valid_playlists))
+        }
+        tables: list[pa.Table] = []
+        for known in sorted({scenario.known for scenario in SCENARIOS}, reverse=True):
+            level = [scenario for scenario in SCENARIOS if scenario.known == known]
+            wanted = [(part, one, size) for part, size in sizes.items() for one in level if size]
+            number = sum(size for _, _, size in wanted)
+            free = playlists.where((F.col(_COUNT) > known) & ~taken)
+            hashes = order.ranks(free, F.col(_HASH), low=0, high=order.HASH_END - 1)
+            if hashes.count <= number:
+                raise DataError(
+                    f"playlists for scenario {level[0].name}",
+                    found=f"{hashes.count} of more than {known} tracks that no other scenario has",
+                    expected=f"{number}, and more to train on",
+                    remedy="lower test_playlists and valid_playlists, or add playlists",
+                )
+            first, end = 0, hashes.at([number])[0]
+            lowest = free.where(F.col(_HASH) < end).select(c.QUERY_ID, _HASH).toArrow()
+            lowest = lowest.sort_by([(_HASH, "ascending"), (c.QUERY_ID, "ascending")])
+            for part, scenario, size in wanted:
+                rows = lowest.slice(first, size).select([c.QUERY_ID])
+                facts = (part, scenario.name, scenario.known, scenario.random)
+                names = (c.PART, SCENARIO, "known", "random")
+                for name, value in zip(names, facts, strict=True):
+                    rows = rows.append_column(name, pa.array([value] * len(rows)))
+                tables.append(rows)
+                first += size
+            taken = taken | ((F.col(_COUNT) > known) & (F.col(_HASH) < end))
+        return playlists.sparkSession.createDataFrame(pa.concat_tables(tables))
+
+    def _held_out(self, events: DataFrame, chosen: DataFrame, seed: int) -> DataFrame:
+        drawn = order.hashed(seed, "random_tracks", c.QUERY_ID, c.ITEM_ID, c.TS, c.STEP)
+        in_order = newest_first(c.QUERY_ID)
+        by_hash = Window.partitionBy(c.QUERY_ID).orderBy(_DRAWN, c.ITEM_ID, c.TS, c.STEP)
+        held = events.drop(c.PART).join(chosen, on=c.QUERY_ID, how="inner")
+        placed = held.withColumns(
+            {_DRAWN: drawn, _PLACE: count_of(in_order) - F.row_number().over(in_order)}
+        )
+        place = F.when(F.col("random"), F.row_number().over(by_hash) - 1).otherwise(F.col(_PLACE))
+        fold_in = F.concat(c.PART, F.lit("_fold_in"))
+        return with_part(placed, F.when(place < F.col("known"), fold_in).otherwise(F.col(c.PART)))
+
+
+def _tenth(wanted: float, total: int) -> int:
+    """Playlists of each scenario; at least one where any are wanted."""
+    number = wanted if wanted >= 1 else wanted * total
+    return max(1, round(number / len(SCENARIOS))) if number else 0
