@@ -25,7 +25,7 @@ from recsys_spark.etl.shards import export as shards
 from recsys_spark.etl.shards.features import Entities, Features
 from recsys_spark.pipeline import context, lineage
 from recsys_spark.pipeline.context import Context, Outcome, StepOf
-from recsys_spark.stages.bridge import shard_set
+from recsys_spark.stages.bridge import entities, shard_set
 from recsys_spark.stages.bridge.shard_set import FOLDER
 
 
@@ -180,11 +180,8 @@ def _entities(ctx: Context, job: Job) -> list[Entities]:
     field or table.
     """
     entities = []
-    sides: tuple[tuple[Literal["user", "item"], str, str], ...] = (
-        ("user", c.USERS, c.USER_INDEX),
-        ("item", c.ITEMS, c.ITEM_INDEX),
-    )
-    for side_name, table, index in sides:
+    sides: tuple[tuple[Literal["user", "item"], str], ...] = (("user", c.USERS), ("item", c.ITEMS))
+    for side_name, table in sides:
         requested, thing = (
             getattr(job.features, side_name),
             f"step {ctx.step}, features.{side_name}",
@@ -197,10 +194,10 @@ def _entities(ctx: Context, job: Job) -> list[Entities]:
                 found=", ".join(field.name for field in requested),
                 expected=f"none, for the data set has no table {table}",
             )
-        rows = ctx.read(table, job.source)
+        rows, index = entities.of_side(ctx, side_name, job.source)
         features.check(rows, requested, thing)
         count = int(ctx.inputs[job.source].summary[f"num_{table}"])
-        entities.append(Entities(side_name, rows, ctx.read(index, job.source), count))
+        entities.append(Entities(side_name, rows, index, count))
     return entities
 
 

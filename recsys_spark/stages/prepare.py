@@ -159,12 +159,20 @@ def _write(ctx: Context, job: Job, rule: Rule, kept: DataFrame, dropped: dict[st
     logger.info(log.fields(stage="prepare", **log.plain(summary)))
     # What later steps read through this one: its source's tables, at the versions that it saw.
     source = ctx.inputs[job.source].output_versions
-    # What is known of users is not known of a query of another kind.
-    tables = (c.INTERACTIONS, c.IMPRESSIONS, c.ITEMS, *((c.USERS,) if kind == c.USER else ()))
+    users = (c.USERS,) if _has_users(kept, kind) else ()
+    tables = (c.INTERACTIONS, c.IMPRESSIONS, c.ITEMS, *users)
     return Outcome(
         tables={name: source[name] for name in tables if name in source} | versions,
         summary=summary,
     )
+
+
+def _has_users(events: DataFrame, kind: str) -> bool:
+    """Whether the table of users says something of the queries: not of sessions, and of playlists
+    only where user_id names the playlist.
+    """
+    other = ~F.col(c.USER_ID).eqNullSafe(F.col(c.SESSION_ID))
+    return kind == c.USER or (kind == c.PLAYLIST and events.where(other).isEmpty())
 
 
 def _extend_index(

@@ -135,8 +135,8 @@ def _finer(unit: str | None) -> str:
 
 
 def require_expected(checked: Checked, expected: dict[str, int], folder: str) -> None:
-    """Raises QualityError when a known data set has an unexpected number of rows. expected: {label of
-    the files: rows}, which only a table with a row for each line counts.
+    """Raises QualityError when a known data set has an unexpected number of rows. expected:
+    {label of the files: rows}, which only a table with a row for each line counts.
     """
     listed = {scan.file.label for scan in checked.scans if scan.file.lists or scan.file.repeats}
     for pattern, rows in checked.read.items():

@@ -27,6 +27,8 @@ ties in time included, is that of `queries.oldest_first`.
 
 from __future__ import annotations
 
+from typing import Any
+
 from recsys_spark.etl.split.all_events import (
     ClickTime,
     Everything,
@@ -61,4 +63,11 @@ RULES: dict[str, type[Rule]] = {
     "everything": Everything,
 }
 
-__all__ = ["RULES", "Rule"]
+
+
+def rule_of(prepared: dict[str, Any]) -> Rule:
+    """The rule of a split. prepared: the summary of the run of the prepare step."""
+    return RULES[prepared["rule"]].model_validate(prepared["arguments"])
+
+
+__all__ = ["RULES", "Rule", "rule_of"]

@@ -49,6 +49,12 @@ class Rule(Settings):
         """
         return None
 
+    def known_fields(self, users: DataFrame, events: DataFrame, seed: int) -> DataFrame:
+        """Queries (query_id, fields, ...) with those of their fields that are known when their
+        lists are made. events: as for `scenarios`.
+        """
+        return users
+
     def divide(self, events: DataFrame, seed: int) -> DataFrame:
         """As `assign`, of events that have their query_id."""
         raise NotImplementedError

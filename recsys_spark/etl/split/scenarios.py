@@ -49,6 +49,7 @@ SCENARIOS = (  # in the organisers' order
     Scenario("title_first_100", 100),
     Scenario("title_random_100", 100, random=True),
 )
+_ALWAYS, _TITLES = ("num_tracks",), ("name", "title")  # fields that the challenge set gives
 UNTITLED = tuple(scenario.name for scenario in SCENARIOS if not scenario.titled)
 
 
@@ -78,6 +79,21 @@ class ChallengeScenarios(Rule):
             return self._chosen(playlists)
         finally:
             playlists.unpersist()
+
+    def known_fields(self, users: DataFrame, events: DataFrame, seed: int) -> DataFrame:
+        """Of a held-out playlist, as in the challenge set, its number of tracks and, unless its
+        scenario withholds it, its title.
+        """
+        chosen = self.scenarios(events, seed).select(c.QUERY_ID, SCENARIO)
+        told, scenario = F.broadcast(chosen), F.col(SCENARIO)
+        known = F.map_filter(
+            "fields",
+            lambda name, _: scenario.isNull()
+            | name.isin(*_ALWAYS)
+            | (name.isin(*_TITLES) & ~scenario.isin(*UNTITLED)),
+        )
+        joined = users.join(told, on=c.QUERY_ID, how="left")
+        return joined.withColumn("fields", known).select(*users.columns)
 
     def _chosen(self, playlists: DataFrame) -> DataFrame:
         total, taken = playlists.count(), F.lit(False)

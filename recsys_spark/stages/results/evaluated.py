@@ -14,7 +14,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, DataError, nearest
 from recsys_spark.etl.evaluation.engine import CREDIT, Source
-from recsys_spark.etl.split import RULES
+from recsys_spark.etl.split import rule_of
 from recsys_spark.etl.split.scenarios import SCENARIO
 from recsys_spark.metrics import names
 from recsys_spark.metrics.tasks import RANKING, RATING, TASKS, of_lists
@@ -211,17 +211,26 @@ def source(ctx: Context, job: Evaluation) -> Source:
         rows,
         earlier,
         _items(ctx, job),
-        # Only a split of users has fields of them
-        _fields(ctx, job, c.USERS, F.col(c.USER_ID).alias(c.QUERY_ID)) or scenarios(ctx, job),
+        _of_queries(ctx, job),
         _fields(ctx, job, c.ITEMS, F.col(c.ITEM_ID)),
     )
+
+
+def _of_queries(ctx: Context, job: Evaluation) -> DataFrame | None:
+    """(query_id, one column per field) by which queries are sliced: the fields that are asked for,
+    and the scenarios of a rule that has several.
+    """
+    fields = _fields(ctx, job, c.USERS, F.col(c.USER_ID).alias(c.QUERY_ID))
+    several = scenarios(ctx, job)
+    if fields is None or several is None:
+        return several if fields is None else fields
+    return fields.join(several, on=c.QUERY_ID, how="left")
 
 
 def scenarios(ctx: Context, job: Evaluation) -> DataFrame | None:
     """(query_id, scenario), by which the report is sliced, where the split's rule has several."""
     facts = ctx.inputs[job.source].summary
-    rule = RULES[facts["rule"]].model_validate(facts["arguments"])
-    of_queries = rule.scenarios(events(ctx, job), facts["seed"])
+    of_queries = rule_of(facts).scenarios(events(ctx, job), facts["seed"])
     return None if of_queries is None else of_queries.select(c.QUERY_ID, SCENARIO)
 
 

@@ -27,7 +27,7 @@ from recsys_spark.etl import queries, shown_features
 from recsys_spark.pipeline import context, lineage
 from recsys_spark.pipeline.context import Context, Outcome, StepOf
 from recsys_spark.pipeline.steps import Step
-from recsys_spark.stages.bridge import artefact, configured
+from recsys_spark.stages.bridge import artefact, configured, entities
 from recsys_spark.stages.tuning import search
 from recsys_spark.stages.tuning.judge import Judge
 from recsys_spark.stages.tuning.search import Search
@@ -169,21 +169,25 @@ def training(ctx: Context, job: Job, events: DataFrame, fit: str) -> Training:
     """
     prepared = ctx.inputs[job.source]
 
-    def numbered(table: str, index: str, columns: tuple[str, ...]) -> DataFrame | None:
-        if table not in prepared.output_versions:
-            return None
-        rows, ids = ctx.read(table, job.source), ctx.read(index, job.source)
-        id_column, idx_column = ids.columns
-        number = F.col(idx_column).alias(c.QUERY_IDX if idx_column == c.USER_IDX else idx_column)
-        return rows.join(ids, on=id_column, how="inner").select(number, *columns)
+    users, items = entities.users(ctx, job.source), None
+    if users is not None:
+        numbers = entities.user_index(ctx, job.source)
+        users = users.join(numbers, on=c.USER_ID, how="inner").select(
+            F.col(c.USER_IDX).alias(c.QUERY_IDX), "fields"
+        )
+    if c.ITEMS in prepared.output_versions:
+        items = ctx.read(c.ITEMS, job.source).join(
+            ctx.read(c.ITEM_INDEX, job.source), on=c.ITEM_ID, how="inner"
+        )
+        items = items.select(c.ITEM_IDX, "title", "fields")
 
     return Training(
         events,
         int(prepared.summary["num_users"]),
         int(prepared.summary["num_items"]),
         ctx.seed,
-        users=numbered(c.USERS, c.USER_INDEX, ("fields",)),
-        items=numbered(c.ITEMS, c.ITEM_INDEX, ("title", "fields")),
+        users=users,
+        items=items,
         lists=_lists(ctx, job, fit)
         if getattr(registry.find(job.model), "READS_LISTS", False)
         else None,
