@@ -71,17 +71,27 @@ def generate(
     ratings: int = 1_000_209,
     seed: int = 1,
     like: Annotated[
-        str, typer.Option(help="The format: ml-1m, trivago (its sessions), twitter (its tweets).")
+        str,
+        typer.Option(
+            help="The format: ml-1m, spotify-mpd (its playlists), trivago (its sessions), "
+            "twitter (its tweets)."
+        ),
     ] = "ml-1m",
+    playlists: Annotated[int, typer.Option(help="Of spotify-mpd; some 66 tracks each.")] = 10_000,
+    tracks: Annotated[int, typer.Option(help="Of spotify-mpd.")] = 20_000,
+    challenge: Annotated[int, typer.Option(help="Playlists of spotify-mpd's challenge set.")] = 0,
     sessions: Annotated[int, typer.Option(help="Of trivago; some 5 rows each.")] = 1000,
     tweets: Annotated[int, typer.Option(help="Of twitter; some 3 rows each.")] = 1000,
 ) -> None:
     """Write a set with planted tastes or causes in a known format, of any size, the same for a
     seed.
     """
+    from recsys_spark.datasets.generators import playlists as mpd
     from recsys_spark.datasets.generators import trivago, twitter
 
-    if like == "trivago":
+    if like == "spotify-mpd":
+        mpd.generate(Path(to), playlists=playlists, tracks=tracks, challenge=challenge, seed=seed)
+    elif like == "trivago":
         trivago.generate(Path(to), sessions=sessions, items=items, seed=seed)
     elif like == "twitter":
         twitter.generate(Path(to), tweets=tweets, users=users, seed=seed)
@@ -89,7 +99,10 @@ def generate(
         _movielens(to, users, items, ratings, seed)
     else:
         raise ConfigError(
-            "--like", found=repr(like), expected="one of ml-1m, trivago, twitter", remedy="name one"
+            "--like",
+            found=repr(like),
+            expected="one of ml-1m, spotify-mpd, trivago, twitter",
+            remedy="name one",
         )
     screen().print(f"wrote {to}")
 

@@ -29,7 +29,7 @@ def write(
     overrides: Overrides = None,
 ) -> None:
     """Write the lists or predictions of a score step as the organisers want them."""
-    lake = running.open_lake(config, overrides)[1]
+    lake = running.named_lake(config, overrides)
     _say(f"wrote {answer}", _found(challenge).write(lake, step, answer))
 
 

@@ -10,7 +10,7 @@ Counts are those of the organisers' own statistics; they are checked where all s
 
 from __future__ import annotations
 
-from recsys_spark.datasets.files.spec import Dataset, Download, File
+from recsys_spark.datasets.files.spec import Dataset, File
 from recsys_spark.datasets.forms.playlists import PLAYLIST
 
 _SLICES = 1000
@@ -19,11 +19,9 @@ _TITLE = (
     "nullif(trim(regexp_replace(regexp_replace(lower(name), "
     "'[.,/#!$%\\\\^*;:{}=_`~()@]', ' '), '(?U)\\\\s+', ' ')), '')"
 )
-_TERMS = (
-    "the set is for research, and its download was withdrawn: who registered for the challenge "
-    "(https://www.aicrowd.com/challenges/spotify-million-playlist-dataset-challenge) may use the "
-    "copy they have, others ask Spotify Research; "
-    "`recsys-spark generate mpd FOLDER` writes playlists of the same format"
+_REGISTER = (
+    "https://www.aicrowd.com/challenges/spotify-million-playlist-dataset-challenge, which has "
+    "withdrawn the download: Spotify Research may be asked for it"
 )
 
 
@@ -80,7 +78,7 @@ def _files(pattern: str, *, playlists: int, entries: int, tracks: int) -> tuple[
 _OF_TRACK = ("album_uri", "album_name", "duration_ms")
 
 
-def _dataset(name: str, folder: str, files: tuple[File, ...]) -> Dataset:
+def _dataset(name: str, files: tuple[File, ...], generator: str = "") -> Dataset:
     return Dataset(
         name,
         files,
@@ -89,19 +87,19 @@ def _dataset(name: str, folder: str, files: tuple[File, ...]) -> Dataset:
         unknown_ids="keep",  # tracks and playlists come from the very rows
         follows=True,
         stepped=True,
-        download=Download("", folder, terms=_TERMS),
+        register=_REGISTER,
+        generator=generator,
     )
 
 
 _ALL = (
     _dataset(
         "spotify-mpd",
-        "spotify_million_playlist_dataset",
         _files("**/mpd.slice.*.json", playlists=1_000_000, entries=66_346_428, tracks=2_262_292),
+        generator="playlists",
     ),
     _dataset(
         "spotify-mpd-popular",
-        "mpd_popular_playlists",
         _files("mpd_popular_playlists.jsonl", playlists=5_365, entries=519_521, tracks=169_802),
     ),
 )

@@ -25,7 +25,8 @@ from recsys_spark.etl.shards import export as shards
 from recsys_spark.etl.shards.features import Entities, Features
 from recsys_spark.pipeline import context, lineage
 from recsys_spark.pipeline.context import Context, Outcome, StepOf
-from recsys_spark.stages.bridge import entities, shard_set
+from recsys_spark.stages.bridge import shard_set
+from recsys_spark.stages.bridge.entities import of_side
 from recsys_spark.stages.bridge.shard_set import FOLDER
 
 
@@ -194,7 +195,7 @@ def _entities(ctx: Context, job: Job) -> list[Entities]:
                 found=", ".join(field.name for field in requested),
                 expected=f"none, for the data set has no table {table}",
             )
-        rows, index = entities.of_side(ctx, side_name, job.source)
+        rows, index = of_side(ctx, side_name, job.source)
         features.check(rows, requested, thing)
         count = int(ctx.inputs[job.source].summary[f"num_{table}"])
         entities.append(Entities(side_name, rows, index, count))

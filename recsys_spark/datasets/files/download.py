@@ -69,13 +69,6 @@ def download(name: str, to: Path, *, url: str | None = None) -> Path:
             found="no address to fetch it from",
             expected="a set that its publisher serves as a zip",
         )
-    if not dataset.download.url:
-        raise ConfigError(
-            f"data set {name}",
-            found="no address to fetch it from",
-            expected="files of your own",
-            remedy=dataset.download.terms,
-        )
     archive = to / f"{name}.zip"
     if not archive.exists():
         to.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,7 @@ def _fetch_or_generate(
     seed: int,
 ) -> Path:
     problem = None
-    if "download" in ways and dataset.download is not None and dataset.download.url:
+    if "download" in ways and dataset.download is not None:
         try:
             return download.download(dataset.name, root)
         except download.NoNetwork as no_network:
@@ -104,7 +104,5 @@ def _fetch_or_generate(
         f"data set {dataset.name}",
         found=f"neither $RECSYS_DATA/{dataset.name} nor {root / dataset.name}",
         expected="a folder with its files",
-        remedy=f"{dataset.download.terms}; then pass data=/its/folder"
-        if dataset.download is not None and dataset.download.terms
-        else f"run `recsys-spark download {dataset.name}`, or pass data=/its/folder",
+        remedy=f"run `recsys-spark download {dataset.name}`, or pass data=/its/folder",
     )

@@ -80,15 +80,12 @@ class File:
 
 @dataclass(frozen=True)
 class Download:
-    """A zip on its publisher's server. sha256 is empty for a data set that changes over time.
-    url is empty for one that is not handed out to everybody: `terms` says what to do.
-    """
+    """A zip on its publisher's server. sha256 is empty for a data set that changes over time."""
 
     url: str
     folder: str  # folder inside the zip
     size_bytes: int | None = None
     sha256: str = ""
-    terms: str = ""
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,9 @@ def generate(
     signal: float = 1.0,
     seed: int = 1,
 ) -> None:
-    """Writes `mpd.slice.*.json`, and `challenge_set.json` of so many playlists (a multiple of ten),
-    into the new folder `folder`, completely or not at all. Raises ConfigError for impossible sizes.
+    """Writes `mpd.slice.*.json`, and `challenge_set.json` of so many playlists (a multiple of ten)
+    with what was withheld of them in `withheld.jsonl`, into the new folder `folder`, completely or
+    not at all. Raises ConfigError for impossible sizes.
     """
     _require_possible(folder, playlists, tracks, challenge, signal)
     entries = 0
@@ -62,8 +63,12 @@ def generate(
             with open(staging / f"mpd.slice.{first}-{last}.json", "w", encoding="utf-8") as out:
                 entries += _write(out, {"slice": f"{first}-{last}", "version": "v1"}, drawn)
         if challenge:
+            asked = _challenge(challenge, tracks, signal, seed)
             with open(staging / "challenge_set.json", "w", encoding="utf-8") as out:
-                _write(out, None, _questions(challenge, tracks, signal, seed))
+                _write(out, None, (question for question, _ in asked))
+            asked = _challenge(challenge, tracks, signal, seed)
+            with open(staging / "withheld.jsonl", "w", encoding="utf-8") as out:
+                out.writelines(json.dumps(answer) + "\n" for _, answer in asked)
         facts = {"playlists": playlists, "tracks": tracks, "signal": signal, "seed": seed}
         pattern = "**/mpd.slice.*.json"
         counts = {f"{pattern} (users)": playlists, f"{pattern} (interactions)": entries}
@@ -188,8 +193,10 @@ def _track(place: int, track: int) -> dict[str, Any]:
     }
 
 
-def _questions(number: int, tracks: int, signal: float, seed: int) -> Iterator[dict[str, Any]]:
-    """The challenge set: of each playlist what is known of it by its scenario."""
+def _challenge(
+    number: int, tracks: int, signal: float, seed: int
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Of each playlist what is known of it by its scenario, and the other tracks."""
     each = number // len(_SCENARIOS)
     for place, (known, titled, random) in enumerate(_SCENARIOS):
         first = CHALLENGE_FIRST + place * each
@@ -198,11 +205,14 @@ def _questions(number: int, tracks: int, signal: float, seed: int) -> Iterator[d
             draw = np.random.default_rng(derive(seed, "known", playlist["pid"]))
             rows = playlist["tracks"]
             given = draw.permutation(len(rows))[:known] if random else range(known)
-            yield {
+            given = sorted(map(int, given))
+            question = {
                 **({"name": playlist["name"]} if titled else {}),
                 "num_holdouts": len(rows) - known,
                 "pid": playlist["pid"],
                 "num_tracks": len(rows),
-                "tracks": [rows[at] for at in sorted(given)],
+                "tracks": [rows[at] for at in given],
                 "num_samples": known,
             }
+            others = [row for at, row in enumerate(rows) if at not in set(given)]
+            yield question, {"pid": playlist["pid"], "tracks": others}

@@ -64,7 +64,6 @@ RULES: dict[str, type[Rule]] = {
 }
 
 
-
 def rule_of(prepared: dict[str, Any]) -> Rule:
     """The rule of a split. prepared: the summary of the run of the prepare step."""
     return RULES[prepared["rule"]].model_validate(prepared["arguments"])

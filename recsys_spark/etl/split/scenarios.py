@@ -88,9 +88,11 @@ class ChallengeScenarios(Rule):
         told, scenario = F.broadcast(chosen), F.col(SCENARIO)
         known = F.map_filter(
             "fields",
-            lambda name, _: scenario.isNull()
-            | name.isin(*_ALWAYS)
-            | (name.isin(*_TITLES) & ~scenario.isin(*UNTITLED)),
+            lambda name, _: (
+                scenario.isNull()
+                | name.isin(*_ALWAYS)
+                | (name.isin(*_TITLES) & ~scenario.isin(*UNTITLED))
+            ),
         )
         joined = users.join(told, on=c.QUERY_ID, how="left")
         return joined.withColumn("fields", known).select(*users.columns)

@@ -1,1 +1,1 @@
-"""Metrics of challenges as their organisers compute them, a file a challenge."""
+"""Figures of challenges as their organisers compute them: every file is one challenge's."""

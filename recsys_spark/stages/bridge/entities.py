@@ -40,6 +40,4 @@ def user_index(ctx: Context, source: str) -> DataFrame:
     if kind == c.USER:
         return ctx.read(c.USER_INDEX, source)
     numbers = ctx.read(c.QUERY_INDEX, source).where(F.col(c.QUERY_KIND) == kind)
-    return numbers.select(
-        F.col(c.QUERY_ID).alias(c.USER_ID), F.col(c.QUERY_IDX).alias(c.USER_IDX)
-    )
+    return numbers.select(F.col(c.QUERY_ID).alias(c.USER_ID), F.col(c.QUERY_IDX).alias(c.USER_IDX))
