@@ -58,8 +58,8 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
             .agg((F.count("*") / (F.first(_COUNT) + config.shrink)).cast("float").alias(ENTRY))
         )
         weighted = F.sort_array(F.collect_list(F.struct(ROW, _WEIGHT)))
-        queries = keyed.join(rows, on=_KEY, how="inner").groupBy(c.QUERY_IDX)
-        queries = queries.agg(weighted.alias("pair")).select(
+        numbered = keyed.join(rows, on=_KEY, how="inner").groupBy(c.QUERY_IDX)
+        queries = numbered.agg(weighted.alias("pair")).select(
             c.QUERY_IDX,
             F.col(f"pair.{ROW}").alias(artifact.ROWS),
             F.col(f"pair.{_WEIGHT}").alias(artifact.WEIGHTS),

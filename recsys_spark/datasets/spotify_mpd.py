@@ -10,10 +10,12 @@ Counts are those of the organisers' own statistics; they are checked where all s
 
 from __future__ import annotations
 
+from typing import Any
+
+from recsys_spark.core import columns as c
 from recsys_spark.datasets.files.spec import Dataset, File
 from recsys_spark.datasets.forms.playlists import PLAYLIST
 
-_SLICES = 1000
 # As the organisers compare titles: `(?U)` for white space of all scripts
 _TITLE = (
     "nullif(trim(regexp_replace(regexp_replace(lower(name), "
@@ -25,16 +27,24 @@ _REGISTER = (
 )
 
 
-def _files(pattern: str, *, playlists: int, entries: int, tracks: int) -> tuple[File, ...]:
-    of_files = None if pattern.endswith(".jsonl") else _SLICES
+def _files(
+    pattern: str,
+    *,
+    playlists: int | None = None,
+    entries: int | None = None,
+    tracks: int | None = None,
+    of_files: int | None = None,
+    part: str = "",
+) -> tuple[File, ...]:
+    """part: of a split that the organisers made."""
     shared = {"form": "playlists", "of_files": of_files}
     return (
         File(
             pattern,
             "users",
-            PLAYLIST,
+            ("pid", *_FIELDS),
             mapped={"user_id": "pid"},
-            fields={"title": _TITLE} | {name: name for name in PLAYLIST[1:]},
+            fields={"title": _TITLE} | {name: name for name in _FIELDS},
             rows=playlists,
             mark='"pid"',
             **shared,  # type: ignore[arg-type]
@@ -68,6 +78,7 @@ def _files(pattern: str, *, playlists: int, entries: int, tracks: int) -> tuple[
                 "position": "pos",
                 "step": "pos",
             },
+            fields={c.PART: f"'{part}'"} if part else {},
             rows=entries,
             mark='"track_uri"',
             **shared,  # type: ignore[arg-type]
@@ -75,6 +86,8 @@ def _files(pattern: str, *, playlists: int, entries: int, tracks: int) -> tuple[
     )
 
 
+# The last two are the challenge set's
+_FIELDS = (*PLAYLIST[1:], "num_samples", "num_holdouts")
 _OF_TRACK = ("album_uri", "album_name", "duration_ms")
 
 
@@ -92,11 +105,22 @@ def _dataset(name: str, files: tuple[File, ...], generator: str = "") -> Dataset
     )
 
 
+_SLICES: dict[str, Any] = {
+    "pattern": "**/mpd.slice.*.json",
+    "playlists": 1_000_000,
+    "entries": 66_346_428,
+    "tracks": 2_262_292,
+    "of_files": 1000,
+}
+_CHALLENGE_SET: dict[str, Any] = {"pattern": "**/challenge_set.json", "part": c.TEST_FOLD_IN}
+
 _ALL = (
+    _dataset("spotify-mpd", _files(**_SLICES), generator="playlists"),
+    # With the playlists to be answered: what is known of them is their part test_fold_in. A track
+    # of both is counted with the challenge set
     _dataset(
-        "spotify-mpd",
-        _files("**/mpd.slice.*.json", playlists=1_000_000, entries=66_346_428, tracks=2_262_292),
-        generator="playlists",
+        "spotify-mpd-challenge",
+        (*_files(**_SLICES | {"tracks": None}, part=c.TRAIN), *_files(**_CHALLENGE_SET)),
     ),
     _dataset(
         "spotify-mpd-popular",

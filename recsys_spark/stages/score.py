@@ -147,7 +147,9 @@ def _recommend(
 ) -> tuple[dict[str, int], dict[str, Any]]:
     prepared = ctx.inputs[job.source].summary
     held_out = job.part != c.NOW and prepared.get("held_out")
-    if not prepared["users"] or (held_out and not prepared[job.part]):
+    asked = prepared[job.part] if job.part != c.NOW else 0
+    asked = asked or prepared.get(f"{job.part}_fold_in")
+    if not prepared["users"] or (held_out and not asked):
         raise DataError(
             f"split {scoring.split}, part {job.part}",
             found="no user",

@@ -285,3 +285,20 @@ def test_both_engines_measure_alike(done: tuple[Lake, dict[str, Any], Path]) -> 
         for run in (done[1]["challenge"], runs["challenge"])
     )
     assert columnar == spark
+
+
+def test_the_challenge_set_is_answered(
+    done: tuple[Lake, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """Nothing of it is held out: those of which tracks are given get lists, the one of which only
+    the title is known what most playlists have.
+    """
+    lake, folder = Lake(done[0].spark, str(tmp_path / "lake")), done[2]
+    given = ["env.lake=x", f"env.runs={tmp_path / 'runs'}", f"steps.ingest.data={folder / 'data'}"]
+    pipeline, known = steps.load(ROOT / "conf" / "pipelines" / "mpd-answer.yaml", given)
+    runner.run(pipeline, list(known.values()), lake=lake, listener=lambda event: None)
+    counts = submission.write(lake, "score_item_knn", tmp_path / "answer.csv")
+    assert counts == {"playlists": 9, "popular": 1}
+    assert submission.check(tmp_path / "answer.csv", folder / "data")["playlists"] == 10
+    withheld = folder / "data" / "withheld.jsonl"
+    assert submission.score(tmp_path / "answer.csv", withheld)["r_precision"] > 0.05

@@ -95,9 +95,10 @@ def require_disjoint(names: Sequence[str]) -> None:
     """Raises DataError for two files whose names say that they have a playlist in common: which of
     two lists with one pid is the right one, nobody could say.
     """
-    ranges = sorted((*_range(name), name) for name in names if _range(name))
-    for (_, last, name), (first, _, other) in zip(ranges, ranges[1:], strict=False):
-        if first <= last:
+    ranges = sorted((_range(name), name) for name in names if _range(name))
+    for (before, name), (after, other) in zip(ranges, ranges[1:], strict=False):
+        first = after[0]
+        if first <= before[1]:
             raise DataError(
                 f"files {name} and {other}",
                 found=f"playlist {first} in both, as their names say",

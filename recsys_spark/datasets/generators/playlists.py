@@ -204,8 +204,8 @@ def _challenge(
         for playlist in _drawn(range(first, first + each), tracks, signal, seed, known + FEWEST):
             draw = np.random.default_rng(derive(seed, "known", playlist["pid"]))
             rows = playlist["tracks"]
-            given = draw.permutation(len(rows))[:known] if random else range(known)
-            given = sorted(map(int, given))
+            order = draw.permutation(len(rows)) if random else range(len(rows))
+            given = sorted(int(at) for at in order[:known])
             question = {
                 **({"name": playlist["name"]} if titled else {}),
                 "num_holdouts": len(rows) - known,

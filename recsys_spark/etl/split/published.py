@@ -1,5 +1,6 @@
 """published    The part that the publisher's files give each event (`part:` in the ingest step), in
-                `context["part"]`. Nothing is filtered.
+                `context["part"]`. Nothing is filtered. A challenge may keep part test to
+                itself: what it gives of the queries to answer is then part test_fold_in.
 Where the publisher has no validation part, `valid` takes one out of train, so that nothing is ever
 chosen on test:
 one_random    of each user with two or more training events, the one with the lowest hash(seed,
@@ -60,7 +61,8 @@ class Published(Rule):
                 remedy="give each kind of files of the ingest "
                 "step its `part`, in a lake of its own",
             )
-        lacking = [part for part in (c.TRAIN, c.TEST) if part not in counts]
+        needed = (c.TRAIN, *(() if c.TEST_FOLD_IN in counts else (c.TEST,)))
+        lacking = [part for part in needed if part not in counts]
         if lacking:
             raise DataError(
                 "events of rule published",

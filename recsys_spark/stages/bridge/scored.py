@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.baselines.fitting import artifact
@@ -201,9 +201,17 @@ class Scoring:
             c.QUERY_ID,
             c.ITEM_IDX,
             F.when(known, queries.oldest_first()).alias("met"),
-            (F.col(c.PART) == self.part).alias("_scored"),
+            self._is_asked().alias("_scored"),
         )
         return events.repartition(self._tasks(), c.QUERY_IDX)
+
+    def _is_asked(self) -> Column:
+        """Of an event: whether its query gets a list. Where a challenge keeps the part to itself,
+        the queries are those of which something is given.
+        """
+        prepared, given = self.ctx.inputs[self.source].summary, f"{self.part}_fold_in"
+        withheld = not prepared.get(self.part) and prepared.get(given)
+        return F.col(c.PART) == (given if withheld else self.part)
 
     def _items_met(self) -> DataFrame:
         """As `_events_met`, each item once, at its last time."""
