@@ -221,7 +221,8 @@ def test_one_command_measures_the_scenarios(done: tuple[Lake, dict[str, Any], Pa
     for metric in ("playlist_ndcg", "clicks"):
         assert untitled["title_lookup", metric].value == untitled["popularity", metric].value
     page = Path(done[1]["report"].run_dir) / "report.html"
-    assert "R-precision with artists" in page.read_text(encoding="utf-8")
+    told_page = page.read_text(encoding="utf-8")
+    assert "R-precision with artists" in told_page and "Borda count" in told_page
 
 
 def test_the_answer_file_has_the_figures_of_the_table(

@@ -102,8 +102,9 @@ def test_slices_with_a_playlist_in_common_are_refused() -> None:
 def test_half_a_character_is_replaced(tmp_path: Path) -> None:
     """JSON may name one half of a pair; no table can hold it."""
     path = a_slice(tmp_path / "mpd.slice.0-0.json", playlist(0, 1, name="\ud83d"))
-    [row] = forms._of_playlists(path.name, path, ("pid", "name"))
-    assert row.values == ("0", "?")
+    wanted = ("pid", "name")
+    [batch] = forms._batches(path.name, forms._of_playlists(path.name, path, wanted), wanted)
+    assert batch.select(wanted).to_pylist() == [{"pid": "0", "name": "?"}]
 
 
 def test_who_may_not_pass_a_set_on_says_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
@@ -65,10 +65,12 @@ class Read(NamedTuple):
     reason: str | None = None
 
 
-class Row(NamedTuple):
-    raw: str
-    reason: str | None
-    values: tuple[str | None, ...]
+class Rows(NamedTuple):
+    """Rows of one playlist, by column."""
+
+    raw: list[str]
+    reasons: list[str | None]
+    columns: list[list[str | None]]
 
 
 def scan(spark: SparkSession, file: File, files: Sequence[Stored]) -> Scan:
@@ -203,29 +205,37 @@ def _after_blanks(text: str, at: int) -> int:
     return blanks.end() if blanks else at
 
 
-def _of_playlists(name: str, path: Path, wanted: Sequence[str]) -> Iterator[Row]:
+def _of_playlists(name: str, path: Path, wanted: Sequence[str]) -> Iterator[Rows]:
     for one in read(name, path):
-        values = tuple(
-            None if one.reason else _as_text(one.record.get(column)) for column in wanted
-        )
-        yield Row(one.text, one.reason, values)
+        record = {} if one.reason else one.record
+        yield Rows([one.text], [one.reason], [[_as_text(record.get(key))] for key in wanted])
 
 
-def _of_entries(name: str, path: Path, wanted: Sequence[str]) -> Iterator[Row]:
+def _of_entries(name: str, path: Path, wanted: Sequence[str]) -> Iterator[Rows]:
     """The tracks of the playlists that can be used; the others are reported as playlists."""
     for one in read(name, path):
         if one.reason:
             continue
-        pid, modified_at = str(one.record["pid"]), _as_text(one.record.get("modified_at", 0))
-        for place, track in enumerate(one.record["tracks"]):
-            reason = _reason_of_track(track)
-            if reason:
-                text = f"playlist {pid}: {json.dumps(track)[:_SHOWN]}"
-                yield Row(text, reason, (None,) * len(wanted))
-                continue
-            entry = {"pid": pid, "modified_at": modified_at, "pos": place} | track
-            text = f"playlist {pid}, pos {entry['pos']}: {track['track_uri']}"
-            yield Row(text, None, tuple(_as_text(entry.get(column)) for column in wanted))
+        pid, tracks = str(one.record["pid"]), one.record["tracks"]
+        shared = {"pid": pid, "modified_at": _as_text(one.record.get("modified_at", 0))}
+        reasons = [_reason_of_track(track) for track in tracks]
+        raw = [
+            f"playlist {pid}: {json.dumps(track)[:_SHOWN]}"
+            if reason
+            else f"playlist {pid}, entry {place}: {track['track_uri']}"
+            for place, (track, reason) in enumerate(zip(tracks, reasons, strict=True))
+        ]
+        usable = [{} if reason else track for track, reason in zip(tracks, reasons, strict=True)]
+        columns = [
+            [shared[key]] * len(tracks)
+            if key in shared
+            else [
+                _as_text(track.get(key, place if key == "pos" else None))
+                for place, track in enumerate(usable)
+            ]
+            for key in wanted
+        ]
+        yield Rows(raw, reasons, columns)
 
 
 def _reason_of_track(track: Any) -> str | None:
@@ -238,10 +248,10 @@ def _reason_of_track(track: Any) -> str | None:
 
 
 def _as_text(value: Any) -> str | None:
-    """Numbers as they are written, without the halves of characters that JSON may have."""
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "replace").decode()
-    return None if value is None else json.dumps(value)
+    """Numbers as they are written."""
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value)
 
 
 def _schema(wanted: Sequence[str]) -> str:
@@ -251,19 +261,43 @@ def _schema(wanted: Sequence[str]) -> str:
     return ", ".join(f"{name} {kind}" for name, kind in columns.items())
 
 
-def _batches(name: str, rows: Iterator[Row], wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    start, text = 0, pa.string()
-    while part := list(islice(rows, _ROWS)):
-        columns = zip(*(row.values for row in part), strict=True)
-        arrays = [
-            pa.array([name] * len(part), text),
-            pa.array([0] * len(part), pa.int64()),
-            pa.array(range(start, start + len(part)), pa.int64()),
-            pa.array([_as_text(row.raw) for row in part], text),
-            pa.array([row.reason for row in part], text),
-            pa.array([False] * len(part), pa.bool_()),
-            *(pa.array(column, text) for column in columns),
+def _batches(name: str, rows: Iterator[Rows], wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    places = [inner(name) for name in (c.SOURCE_FILE, BLOCK, AT, c.RAW, c.REASON, HEADER)]
+    start = 0
+    while part := _some(rows):
+        raw = [text for each in part for text in each.raw]
+        reasons = [reason for each in part for reason in each.reasons]
+        columns = [
+            [value for each in part for value in each.columns[number]]
+            for number in range(len(wanted))
         ]
-        places = (c.SOURCE_FILE, BLOCK, AT, c.RAW, c.REASON, HEADER)
-        yield pa.RecordBatch.from_arrays(arrays, [*map(inner, places), *wanted])
-        start += len(part)
+        arrays = [
+            _texts([name] * len(raw)),
+            pa.array(np.zeros(len(raw), np.int64)),
+            pa.array(np.arange(start, start + len(raw))),
+            _texts(raw),
+            _texts(reasons),
+            pa.array(np.zeros(len(raw), np.bool_)),
+            *map(_texts, columns),
+        ]
+        yield pa.RecordBatch.from_arrays(arrays, [*places, *wanted])
+        start += len(raw)
+
+
+def _some(rows: Iterator[Rows]) -> list[Rows]:
+    """The next ones, of some 10,000 rows together."""
+    part: list[Rows] = []
+    count = 0
+    while count < _ROWS and (one := next(rows, None)) is not None:
+        part.append(one)
+        count += len(one.raw)
+    return part
+
+
+def _texts(values: Sequence[str | None]) -> pa.Array:
+    """JSON may have one half of a pair of surrogates, which no table can hold: it becomes `?`."""
+    try:
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError:
+        whole = [None if text is None else text.encode("utf-8", "replace") for text in values]
+        return pa.array([None if text is None else text.decode() for text in whole], pa.string())

@@ -14,7 +14,8 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import DataError
 from recsys_spark.metrics import paired
-from recsys_spark.metrics.tasks import RANKING, SAMPLED
+from recsys_spark.metrics.challenge import playlists
+from recsys_spark.metrics.tasks import PLAYLISTS, RANKING, SAMPLED
 from recsys_spark.report import results
 from recsys_spark.report.content import Evaluation, Paired
 from recsys_spark.report.kinds import worded
@@ -60,6 +61,8 @@ def evaluation(run: Run, values: Iterable[Value], recorded: Iterable[Run]) -> Ev
             f"{facts['rows_with_unseen_item']:,} of {facts['rows']:,} events are of items "
             "without a training event."
         )
+    if points := _borda(values):
+        notes.append(f"Borda count of the three official metrics: {points}.")
     rule = str(facts.get("data", {}).get("rule", facts["split"]))
     sampled = {value.run_id for value in values if value.task == SAMPLED.name}
     return Evaluation(
@@ -77,6 +80,20 @@ def evaluation(run: Run, values: Iterable[Value], recorded: Iterable[Run]) -> Ev
         leads={task: leads(run, values, task) for task in results.tasks(values)},
         replicas=int(facts.get("replicas", 0)),
     )
+
+
+def _borda(values: Iterable[Value]) -> str:
+    """Points of each model, most first; empty where it is not measured as in that challenge."""
+    rows: dict[str, dict[str, float]] = {}
+    labels: dict[str, str] = {}
+    for value in values:
+        if value.task == PLAYLISTS.name and value.slice == results.ALL and value.value is not None:
+            rows.setdefault(value.run_id, {})[value.metric] = value.value
+            labels[value.run_id] = value.model
+    if not rows or any(set(playlists.OFFICIAL) - set(row) for row in rows.values()):
+        return ""
+    points = sorted(playlists.borda(rows).items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{labels[run_id]} {count:g}" for run_id, count in points)
 
 
 def leads(run: Run, values: Sequence[Value], task: str) -> tuple[Paired, ...]:
