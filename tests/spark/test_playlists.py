@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from recsys_spark.baselines import title_lookup
+from recsys_spark.baselines.fitting.training import Training
 from recsys_spark.commands.submission import playlists as submission
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import DataError, QualityError
@@ -22,6 +25,7 @@ from recsys_spark.etl.split import RULES
 from recsys_spark.etl.split.scenarios import SCENARIO, SCENARIOS
 from recsys_spark.lake.tables import Lake
 from recsys_spark.pipeline import runner, steps
+from recsys_spark.scoring import scorer
 from tests.rawsets import job, judge, quarantined, run
 from tests.spark.typed import ROOT
 from tests.unit.test_playlist_files import a_slice, playlist
@@ -170,6 +174,38 @@ def test_what_is_known_of_a_held_out_playlist(spark: SparkSession) -> None:
         titled = set() if scenario in ("first_5", "first_10") else {"title", "name"}
         expected = set(fields) if scenario is None else titled | {"num_tracks"}
         assert names == expected, scenario
+
+
+def test_titles_by_hand(spark: SparkSession, tmp_path: Path) -> None:
+    """Shares of the playlists with the title, with its words (a half together), and of all (a
+    tenth).
+    """
+    titles = [(1, "A b"), (2, "a b"), (3, "b"), (4, "b a"), (5, None)]
+    users = spark.createDataFrame(titles, "query_idx int, title string")
+    users = users.select(c.QUERY_IDX, F.create_map(F.lit("title"), "title").alias("fields"))
+    events = [(1, 1), (1, 2), (2, 1), (2, 1), (3, 3)]  # of 4 and 5 nothing is known
+    rows = spark.createDataFrame(events, "query_idx int, item_idx int")
+    training = Training(rows, 5, 3, 1, users)
+    config = title_lookup.Config(words=0.5, everybody=0.1, shrink=0)
+    facts = title_lookup.write(training, config, tmp_path / "index")
+    assert facts["keys"] == 5  # two titles, two words, all
+    own = spark.read.parquet(str(tmp_path / "index" / "queries")).toArrow().sort_by(c.QUERY_IDX)
+    none = pa.array([[]] * 5, pa.list_(pa.int32()))
+    [batch] = own.append_column("history", none).combine_chunks().to_batches()
+    ranked = scorer.load(tmp_path / "index", k=3, seed=0).rank(batch).to_pylist()
+    lists = {
+        row[c.QUERY_IDX]: dict(zip(row[c.ITEM_IDX], row[c.SCORE], strict=True)) for row in ranked
+    }
+    of_all = {1: 0.1 * 2 / 3, 2: 0.1 / 3, 3: 0.1 / 3}
+    words = {1: 0.25 + 0.25 * 2 / 3, 2: 0.125 + 0.25 / 3, 3: 0.25 / 3}
+    title = {1: 1.0, 2: 0.5, 3: 0.0}
+    assert lists[5] == pytest.approx(of_all)
+    assert lists[4] == pytest.approx({item: of_all[item] + words[item] for item in of_all})
+    assert lists[2] == pytest.approx(
+        {item: of_all[item] + words[item] + title[item] for item in of_all}
+    )
+    with pytest.raises(DataError, match="field 'name': found no query with it"):
+        title_lookup.write(training, title_lookup.Config(field="name"), tmp_path / "none")
 
 
 @pytest.fixture(scope="module")
