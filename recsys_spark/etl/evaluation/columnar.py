@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame
 
 from recsys_spark.core import columns as c
 from recsys_spark.etl import row_key
-from recsys_spark.etl.evaluation.engine import CREDIT, Facts, Source, clicks, top_values
+from recsys_spark.etl.evaluation.engine import Facts, Source, clicks, credited, top_values
 from recsys_spark.metrics import blocks, ctr, exposure, partials, row_blocks, slices
 from recsys_spark.metrics.blocks import NAN, UNKNOWN, Settings
 from recsys_spark.metrics.catalogue import Catalogue
@@ -82,11 +82,7 @@ class Columnar:
             for name in _fields(tables.item_fields)
         }
         evaluated = np.bincount(item, minlength=size + 1)
-        catalogue = Catalogue.of(train_events, of_items, evaluated)
-        if CREDIT in self.items.column_names:
-            codes = np.zeros(size + 1, np.int64)
-            codes[self.item_idx] = self.items[CREDIT].fill_null(0).to_numpy()
-            catalogue = catalogue.crediting(codes)
+        catalogue = credited(Catalogue.of(train_events, of_items, evaluated), self.items)
         return Facts(
             num_users=len(self.users),
             num_rows=len(item),

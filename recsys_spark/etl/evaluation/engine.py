@@ -13,8 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import pyarrow as pa
 from pyspark.sql import DataFrame
 
+from recsys_spark.core import columns as c
 from recsys_spark.metrics import ctr, slices
 from recsys_spark.metrics.blocks import Settings
 from recsys_spark.metrics.catalogue import Catalogue
@@ -95,6 +98,15 @@ def top_values(counts: Mapping[str, Mapping[str | None, int]]) -> dict[str, tupl
             merged[value or slices.NONE] = merged.get(value or slices.NONE, 0) + count
         kept[name] = slices.most_frequent(merged)
     return kept
+
+
+def credited(catalogue: Catalogue, items: pa.Table) -> Catalogue:
+    """With the codes that earn credit, where the items have any."""
+    if CREDIT not in items.column_names:
+        return catalogue
+    codes = np.zeros(len(catalogue.events), np.int64)
+    codes[items[c.ITEM_IDX].to_numpy()] = items[CREDIT].fill_null(0).to_numpy()
+    return catalogue.crediting(codes)
 
 
 def clicks(

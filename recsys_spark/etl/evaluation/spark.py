@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
 from recsys_spark.etl import row_key
-from recsys_spark.etl.evaluation.engine import CREDIT, Facts, Source, clicks, top_values
+from recsys_spark.etl.evaluation.engine import CREDIT, Facts, Source, clicks, credited, top_values
 from recsys_spark.metrics import blocks, ctr, exposure, partials, row_blocks, slices
 from recsys_spark.metrics.blocks import NAN, UNKNOWN, Settings
 from recsys_spark.metrics.catalogue import Catalogue
@@ -347,9 +347,4 @@ def _catalogue(items: pa.Table, fields: list[str]) -> Catalogue:
         columns[name] = [None] * (size + 1)
         for at, value in zip(number.tolist(), items[name].to_pylist(), strict=True):
             columns[name][at] = value
-    catalogue = Catalogue.of(counts[0], columns, counts[1])
-    if CREDIT not in items.column_names:
-        return catalogue
-    codes = np.zeros(size + 1, np.int64)
-    codes[number] = items[CREDIT].fill_null(0).to_numpy()
-    return catalogue.crediting(codes)
+    return credited(Catalogue.of(counts[0], columns, counts[1]), items)
