@@ -44,7 +44,8 @@ def rows_of(indptr: np.ndarray, indices: np.ndarray, rows: np.ndarray) -> Ragged
 
 def select(lists: Ragged, rows: Tensor) -> Ragged:
     """The given rows of a CSR, in their order."""
-    if len(rows) == len(lists.offsets) - 1:
+    count = len(lists.offsets) - 1
+    if len(rows) == count and torch.equal(rows, torch.arange(count)):
         return lists
     lengths = lists.offsets.diff()[rows]
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])

@@ -31,6 +31,7 @@ from recsys_spark.stages.bridge import artefact, configured
 from recsys_spark.stages.bridge.scored import Scoring
 
 logger = log.get(__name__)
+STAGE_VERSION = 2  # 1 gave queries that were folded in together each other's vectors
 
 
 class Job(context.Job):

@@ -45,15 +45,15 @@ def folded(equations: NormalEquations, vectors: torch.Tensor) -> FoldIn:
 
 @pytest.mark.parametrize("equations", [IALS, SPARK])
 @pytest.mark.parametrize("cells", [1 << 22, 1])  # 1: a block a query
+@pytest.mark.parametrize("none", [(0,), ()])  # without such a query all are solved in one block
 def test_a_query_gets_what_a_half_step_gives(
-    monkeypatch: pytest.MonkeyPatch, equations: NormalEquations, cells: int
+    monkeypatch: pytest.MonkeyPatch, equations: NormalEquations, cells: int, none: tuple[int, ...]
 ) -> None:
     monkeypatch.setattr(fold_in, "CELLS", cells)
     vectors, draw = world(), np.random.default_rng(3)
     known = [item for item in range(1, 51) if item != 9]
-    lists = [
-        sorted(draw.choice(known, size, replace=False).tolist()) for size in (3, 0, 1, 40, 7, 7, 2)
-    ]
+    sizes = (3, *none, 1, 40, 7, 7, 2)
+    lists = [sorted(draw.choice(known, size, replace=False).tolist()) for size in sizes]
     found = folded(equations, vectors).vectors(ragged(lists)).numpy()
     indptr, indices = np.cumsum([0, *map(len, lists)]), np.array(sum(lists, []), np.int32)
     solved = normal_equations.solve(
@@ -64,7 +64,7 @@ def test_a_query_gets_what_a_half_step_gives(
         equations,
     )
     np.testing.assert_allclose(found, solved.vectors, rtol=1e-5, atol=1e-6)
-    assert not found[1].any() and found[0].any()
+    assert found.any(axis=1).tolist() == [size > 0 for size in sizes]
 
 
 def test_two_items_by_hand() -> None:

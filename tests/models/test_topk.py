@@ -180,3 +180,10 @@ def test_rows_of_a_csr() -> None:
     assert found.offsets.tolist() == [0, 3, 5, 5, 5, 5] and found.values.tolist() == [1, 2, 3, 4, 9]
     again = select(found, torch.tensor([1, 0]))
     assert again.offsets.tolist() == [0, 2, 5] and again.values.tolist() == [4, 9, 1, 2, 3]
+
+
+def test_all_rows_in_another_order_are_not_the_list_as_it_is() -> None:
+    lists = Ragged(torch.tensor([0, 2, 2, 5]), torch.arange(5, dtype=torch.int32))
+    turned = select(lists, torch.tensor([2, 0, 1]))
+    assert turned.offsets.tolist() == [0, 3, 5, 5] and turned.values.tolist() == [2, 3, 4, 0, 1]
+    assert select(lists, torch.arange(3)) is lists
