@@ -119,15 +119,17 @@ def read(name: str, path: Path) -> Iterator[Read]:
     """The playlists of a file in order, those that cannot be used with the reason. name: says which
     pids there are, and whether the file is of lines.
     """
-    of_name, seen = _range(name), set[int]()
+    of_name, seen, met = _range(name), set[int](), set[str]()
     records = _lines if ".jsonl" in name else _elements
     for one in records(path):
         if one.reason is None:
             one = one._replace(reason=_reason(one.record, seen, of_name))
         if one.reason is None:
             seen.add(one.record["pid"])
+        if isinstance(one.record, dict):
+            met.add(str(one.record.get("pid")))
         if one.reason == CUT and of_name:
-            lost = [pid for pid in range(of_name[0], of_name[1] + 1) if pid not in seen]
+            lost = [pid for pid in range(of_name[0], of_name[1] + 1) if str(pid) not in met]
             yield from (Read(None, f"playlist {pid}, lost after: {one.text}", CUT) for pid in lost)
         else:
             yield one
