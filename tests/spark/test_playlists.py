@@ -21,8 +21,8 @@ from recsys_spark.commands.submission import playlists as submission
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import DataError, QualityError
 from recsys_spark.datasets.generators import playlists as generator
-from recsys_spark.etl.split import RULES
-from recsys_spark.etl.split.scenarios import SCENARIO, SCENARIOS
+from recsys_spark.etl.split import RULES, rule_of
+from recsys_spark.etl.split.scenarios import SCENARIO, SCENARIOS, UNTITLED
 from recsys_spark.lake.tables import Lake
 from recsys_spark.pipeline import runner, steps
 from recsys_spark.scoring import scorer
@@ -254,9 +254,15 @@ def test_one_command_measures_the_scenarios(done: tuple[Lake, dict[str, Any], Pa
         titled["item_knn", "playlist_ndcg"].value
     )
     # Where the title is withheld, twice two times, its look-up has what all have
-    index = Path(done[1]["title_lookup"].run_dir) / "index" / "queries"
-    sizes = done[0].spark.read.parquet(str(index)).select(F.size("rows").alias("rows"))
-    assert sizes.where("rows = 1").count() == 4
+    lake, runs, _ = done
+    prepared = runs["scenarios"].summary
+    chosen = rule_of(prepared).scenarios(lake.read(c.SPLITS), prepared["seed"])
+    untitled = chosen.where(F.col(SCENARIO).isin(*UNTITLED)).join(
+        lake.read(c.QUERY_INDEX), on=c.QUERY_ID
+    )
+    queries = lake.spark.read.parquet(f"{runs['title_lookup'].run_dir}/index/queries")
+    sizes = untitled.join(queries, on=c.QUERY_IDX).select(F.size("rows")).collect()
+    assert [row[0] for row in sizes] == [1] * 4
     page = Path(done[1]["report"].run_dir) / "report.html"
     told_page = page.read_text(encoding="utf-8")
     assert "R-precision with artists" in told_page and "Borda count" in told_page

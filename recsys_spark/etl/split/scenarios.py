@@ -109,7 +109,7 @@ class ChallengeScenarios(Rule):
             wanted = [(part, one, size) for part, size in sizes.items() for one in level if size]
             number = sum(size for _, _, size in wanted)
             free = playlists.where((F.col(_COUNT) > known) & ~taken)
-            hashes = order.ranks(free, F.col(_HASH), low=0, high=order.HASH_END - 1)
+            hashes = order.ranks(free, F.col(_HASH), low=0, high=order.HASH_END - 1, most=total)
             if hashes.count <= number:
                 raise DataError(
                     f"playlists for scenario {level[0].name}",
