@@ -64,7 +64,9 @@ def _newton(
     weights: Floats = np.zeros(len(names))
     step: Floats = np.zeros(len(names))
     best = -np.inf
-    for iteration in range(1, config.iterations + 1):
+    iteration = 0
+    while iteration < config.iterations:
+        iteration += 1
         count, likelihood, gradient, hessian = _sums(lists, names, weights + step)
         if not count:
             raise DataError(
