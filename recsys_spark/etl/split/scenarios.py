@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import ClassVar, NamedTuple
 
-import pyarrow as pa
+import numpy as np
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -98,38 +98,39 @@ class ChallengeScenarios(Rule):
         return joined.withColumn("fields", known).select(*users.columns)
 
     def _chosen(self, playlists: DataFrame) -> DataFrame:
-        total, taken = playlists.count(), F.lit(False)
+        """The driver holds 16 bytes a playlist."""
+        numbers = playlists.select(_COUNT, _HASH).toArrow().sort_by(_HASH)
+        counts, hashes = (numbers[name].to_numpy() for name in (_COUNT, _HASH))
+        free = np.ones(len(counts), bool)
         sizes = {
-            part: _tenth(wanted, total)
+            part: _tenth(wanted, len(counts))
             for part, wanted in ((c.TEST, self.test_playlists), (c.VALID, self.valid_playlists))
         }
-        tables: list[pa.Table] = []
+        rows: list[tuple[int, str, str, int, bool]] = []
         for known in sorted({scenario.known for scenario in SCENARIOS}, reverse=True):
             level = [scenario for scenario in SCENARIOS if scenario.known == known]
-            wanted = [(part, one, size) for part, size in sizes.items() for one in level if size]
-            number = sum(size for _, _, size in wanted)
-            free = playlists.where((F.col(_COUNT) > known) & ~taken)
-            hashes = order.ranks(free, F.col(_HASH), low=0, high=order.HASH_END - 1, most=total)
-            if hashes.count <= number:
+            wanted = [
+                (part, one) for part, size in sizes.items() for one in level for _ in range(size)
+            ]
+            long_enough = np.flatnonzero(free & (counts > known))
+            if len(long_enough) <= len(wanted):
                 raise DataError(
                     f"playlists for scenario {level[0].name}",
-                    found=f"{hashes.count} of more than {known} tracks that no other scenario has",
-                    expected=f"{number}, and more to train on",
+                    found=f"{len(long_enough)} of more than {known} tracks that no other "
+                    "scenario has",
+                    expected=f"{len(wanted)}, and more to train on",
                     remedy="lower test_playlists and valid_playlists, or add playlists",
                 )
-            first, end = 0, hashes.at([number])[0]
-            lowest = free.where(F.col(_HASH) < end).select(c.QUERY_ID, _HASH).toArrow()
-            lowest = lowest.sort_by([(_HASH, "ascending"), (c.QUERY_ID, "ascending")])
-            for part, scenario, size in wanted:
-                rows = lowest.slice(first, size).select([c.QUERY_ID])
-                facts = (part, scenario.name, scenario.known, scenario.random)
-                names = (c.PART, SCENARIO, "known", "random")
-                for name, value in zip(names, facts, strict=True):
-                    rows = rows.append_column(name, pa.array([value] * len(rows)))
-                tables.append(rows)
-                first += size
-            taken = taken | ((F.col(_COUNT) > known) & (F.col(_HASH) < end))
-        return playlists.sparkSession.createDataFrame(pa.concat_tables(tables))
+            taken = long_enough[: len(wanted)]
+            free[taken] = False
+            rows += [
+                (int(drawn), part, one.name, one.known, one.random)
+                for drawn, (part, one) in zip(hashes[taken], wanted, strict=True)
+            ]
+        shape = f"{_HASH} long, {c.PART} string, {SCENARIO} string, known int, random boolean"
+        spark = playlists.sparkSession
+        named = playlists.join(F.broadcast(spark.createDataFrame(rows, shape)), on=_HASH)
+        return spark.createDataFrame(named.drop(_HASH, _COUNT).toArrow())
 
     def _held_out(self, events: DataFrame, chosen: DataFrame, seed: int) -> DataFrame:
         drawn = order.hashed(seed, "random_tracks", c.QUERY_ID, c.ITEM_ID, c.TS, c.STEP)
