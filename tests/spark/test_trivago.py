@@ -107,7 +107,9 @@ def test_bad_rows_are_quarantined_with_file_line_and_reason(
     with open(folder / "train.csv", "ab") as file:
         file.write(b"u\xff,s5,1541100000,1,search for item,11,US,x,mobile,,,\n")
         file.write(b"u5,s6,1541100000,1,search for item,11\n")
-    with pytest.raises(QualityError, match=r"8 of 15 rejected .*train.csv line 8 unequal_lists"):
+    with pytest.raises(
+        QualityError, match=r"4 of 9 rejected .*train.csv line 13 conflicting_duplicate"
+    ):
         read(spark, folder, tmp_path)
     chain = read(spark, folder, tmp_path, max_quarantine_share=0.6)
     odd = chain.lake.read(c.QUARANTINE).orderBy("line").collect()
