@@ -64,9 +64,9 @@ def _newton(
     weights: Floats = np.zeros(len(names))
     step: Floats = np.zeros(len(names))
     best = -np.inf
-    iteration = 0
-    while iteration < config.iterations:
-        iteration += 1
+    facts: dict[str, Any] = {}
+    for iteration in range(1, config.iterations + 1):
+        facts["iterations"] = iteration
         count, likelihood, gradient, hessian = _sums(lists, names, weights + step)
         if not count:
             raise DataError(
@@ -85,8 +85,7 @@ def _newton(
         curved = hessian + config.reg * np.eye(len(names))
         step = np.asarray(np.linalg.solve(curved, gradient - config.reg * weights), np.float64)
     learned = {f"weight_{name}": float(w) for name, w in zip(names, weights, strict=True)}
-    facts = {"lists": count, "iterations": iteration, "log_likelihood": best / count}
-    return weights, facts | learned
+    return weights, facts | {"lists": count, "log_likelihood": float(best / count)} | learned
 
 
 def _sums(
