@@ -189,6 +189,14 @@ def test_ease_is_left_out_where_the_number_of_items_is_not_known() -> None:
     assert source["unit"] == "s" and source["values"] == "none"
 
 
+def test_what_reads_the_order_is_there_where_times_decide() -> None:
+    types = {"a": "bigint", "b": "string", "at": "bigint"}
+    timed = drafted(people(at=[DAY + n for n in range(N)]), types, few_events())["steps"]
+    assert timed["markov"]["model"] == "markov" and "score_markov" in timed["ranking"]["of"]
+    untimed = drafted(people(), {"a": "bigint", "b": "string"})["steps"]
+    assert untimed["split"]["rule"] == "random" and "markov" not in untimed
+
+
 @pytest.mark.parametrize(
     ("seen", "found"),
     [

@@ -17,6 +17,7 @@ EASE_ITEMS = 10_000  # its matrix of items is dense: seconds of inversion, and 0
 HELD = 3  # events of a user of whom one can be held out for test and one for validation
 INSTANTS = 10  # different times, at least, by which the events of all users are divided
 FRACTIONS = "fractions: [0.8, 0.1, 0.1]"
+RANDOM = f"random, {FRACTIONS}"
 RATINGS = 12  # different values, at most, of which a rating is made
 
 
@@ -88,7 +89,9 @@ def _repeats(roles: Mapping[str, Role], looked: Looked) -> list[str]:
     share = 100 * looked.repeated / looked.rows
     rated = c.VALUE in roles and _kind(roles[c.VALUE].column)[0] == "rating"
     return [
-        f"    # {share:.1f} % of the sample are further events of a user with an item.",
+        f"    # {share:.1f} % of the sample are further events of a user with an item."
+        if looked.repeated
+        else "    # In the sample no user has an item twice.",
         "    # events: each counts; latest, first, sum: one event with that value",
         "    repeats: latest  # a guess: who rates again thinks so now"
         if rated and looked.repeated
@@ -174,7 +177,7 @@ def _split(looked: Looked, timed: bool) -> tuple[str, str]:
     """(rule and its arguments, why): one in which time decides, where there are times."""
     median = f"{looked.events_a_user:g} (median of the sample)"
     if not timed or looked.instants < INSTANTS:
-        return f"random, {FRACTIONS}", "no times order the events: rows at random"
+        return RANDOM, "no times order the events: rows at random"
     if looked.events_a_user >= HELD:
         why = f"events a user: {median}. The last is the test, the one before it the validation"
         return "leave_last_out", why
@@ -185,7 +188,8 @@ def _split(looked: Looked, timed: bool) -> tuple[str, str]:
 def _steps(looked: Looked, timed: bool) -> list[str]:
     rule, why = _split(looked, timed)
     ease = looked.whole and looked.items <= EASE_ITEMS
-    models = ["popularity", "item_knn", "als", *(["ease"] if ease else []), "multi_vae"]
+    further = [*(["markov"] if rule != RANDOM else []), *(["ease"] if ease else [])]
+    models = ["popularity", "item_knn", "als", *further, "multi_vae"]
     scored = ", ".join(f"score_{model}" for model in models)
     lines = [
         f"  # {why}",
@@ -196,8 +200,9 @@ def _steps(looked: Looked, timed: bool) -> list[str]:
         "  item_knn: {stage: train_baseline, source: split, model: item_knn}",
         "  als: {stage: train_als, source: split, config: {rank: 32}}",
     ]
-    if ease:
-        lines.append("  ease: {stage: train_baseline, source: split, model: ease}")
+    lines += [
+        f"  {name}: {{stage: train_baseline, source: split, model: {name}}}" for name in further
+    ]
     lines += [
         "",
         "  # One deep model: of users' profiles, so that a new user needs no new training",
