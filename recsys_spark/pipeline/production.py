@@ -6,7 +6,7 @@ production: {score: score_ease, k: 20}     # in the pipeline file; score: the st
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,11 @@ class Production(Settings):
     available: str = ""  # of the publish step, as `exclude` and `serve`
     exclude: str = ""
     serve: bool = True
+    # An evaluate step of the file: lists are switched only where the paired difference from the
+    # model whose lists are current allows it
+    gate: str | None = None
+    must: Literal["not_be_worse", "be_better"] = "not_be_worse"
+    metric: str = "ndcg@10"
     similar: int = Field(0, ge=0, le=1000)  # also the nearest items of each item, so many; 0: none
     # Places outside of Delta that get the lists too: {name: what an export_lists step says}
     exports: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -73,7 +78,8 @@ def added(
         "k": production.k * SPARE,
     }
     publish = production.model_dump(exclude={"score", "exports", "similar"})
-    new[PUBLISH] = {"stage": "publish", "of": production.score + NOW, **publish}
+    publish |= {"of": production.score + NOW, "experiment": production.score}
+    new[PUBLISH] = {"stage": "publish", **publish}
     if production.similar:
         nearest = {"model": score["model"] + NOW, "source": name, "k": production.similar}
         new[SIMILAR] = {"stage": "similar_items", **nearest}

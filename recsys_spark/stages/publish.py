@@ -28,6 +28,7 @@ from recsys_spark.pipeline.context import Context, Outcome, StepOf
 from recsys_spark.pipeline.steps import Step
 from recsys_spark.scoring import serving
 from recsys_spark.stages.bridge import artefact
+from recsys_spark.stages.bridge import gate as gates
 
 logger = log.get(__name__)
 SERVING = "serving"  # folder in the run folder
@@ -43,6 +44,13 @@ class Job(context.Job):
     available: str = ""
     # A query that gives item_id, or query_id and item_id, of what no list, or that one, may hold
     exclude: str = ""
+    # The score step of the experiment in which this model was chosen, and an evaluation that
+    # measured it and the model whose lists are current: they are switched only where the paired
+    # difference allows it
+    experiment: Annotated[str | None, StepOf("score")] = None
+    gate: Annotated[str | None, StepOf("evaluate")] = None
+    must: gates.Must = "not_be_worse"
+    metric: str = "ndcg@10"
     # Also write a folder from which `recsys_spark.load` ranks one history, without Spark
     serve: bool = True
 
@@ -51,6 +59,15 @@ def check_steps(step: Step, steps: dict[str, Step], where: str) -> None:
     """What is published are lists."""
     job: Any = step.job
     scored: Any = steps[job.of].job
+    if job.gate is not None:
+        measured = getattr(steps[job.gate].job, "of", ())
+        if job.experiment is None or job.experiment not in measured:
+            raise ConfigError(
+                f"{where}.gate",
+                found=f"{job.gate}, which does not measure {job.experiment or 'an experiment'}",
+                expected=f"an evaluate step with it among {', '.join(measured)}",
+                remedy="name the score step of the chosen model by `experiment`",
+            )
     if scored.candidates is None and scored.k < job.k:
         raise ConfigError(
             f"{where}.k",
@@ -61,8 +78,9 @@ def check_steps(step: Step, steps: dict[str, Step], where: str) -> None:
 
 
 def run(ctx: Context, job: Job) -> Outcome:
-    """Raises DataError where no list is left, TableError when another publisher was first;
-    ConfigError for a condition or query that Spark cannot read. Nothing is switched then.
+    """Raises DataError where no list is left, TableError when another publisher was first,
+    QualityError when the gate is shut; ConfigError for a condition or query that Spark cannot read.
+    Nothing is switched then.
     """
     began, scored = time.monotonic(), ctx.inputs[job.of]
     if c.RECOMMENDATIONS not in scored.output_versions:
@@ -72,6 +90,7 @@ def run(ctx: Context, job: Job) -> Outcome:
             expected="a score step that made lists",
             remedy=f"set task: ranking in step {job.of}",
         )
+    gated = _gated(ctx, job)
     rows = ctx.read(c.RECOMMENDATIONS, job.of).where(F.col(c.RUN_ID) == scored.run_id)
     kept = _allowed(ctx, job, rows).persist()
     try:
@@ -98,12 +117,26 @@ def run(ctx: Context, job: Job) -> Outcome:
         "queries_without_list": int(scored.summary["queries"]) - queries,
         "rows": listed,
         "left_out": max(0, _within(scored, job.k) - listed),
+        **gated,
         "seconds": round(time.monotonic() - began, 1),
     }
     logger.info(log.fields(stage="publish", **summary))
     return Outcome(
         tables=dict(scored.output_versions) | {c.CURRENT: version},
         summary=summary,
+    )
+
+
+def _gated(ctx: Context, job: Job) -> dict[str, Any]:
+    if job.gate is None or job.experiment is None:
+        return {}
+    return gates.require(
+        gates.of_current(ctx.lake, job.name),
+        job.experiment,
+        ctx.inputs[job.gate],
+        job.metric,
+        job.must,
+        job.name,
     )
 
 

@@ -15,6 +15,8 @@ from recsys_spark.stages import evaluate
 from tests.spark.prepared import SPLIT_EVENT, of_split
 
 Pair = tuple[int, int]  # user, item
+# What a prepare step says of its rule
+RULE = {"rule": "leave_last_out", "arguments": {}, "seed": 1}
 
 
 def run_of(step: str, stage: str, versions: dict[str, int], **more: Any) -> Run:
@@ -72,7 +74,10 @@ class World:
             self.spark.createDataFrame([(f"i{i}", i) for i in items], SCHEMAS["item_index"]),
         )
         self.inputs["prepare"] = run_of(
-            "prepare", "prepare", {"splits": version, "item_index": index}, summary={"split": "s"}
+            "prepare",
+            "prepare",
+            {"splits": version, "item_index": index},
+            summary={"split": "s", **RULE},
         )
 
     def fields(self, users: dict[int, dict[str, str]], items: dict[int, dict[str, str]]) -> None:

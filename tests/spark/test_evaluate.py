@@ -13,7 +13,7 @@ from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.lake.tables import Lake
 from recsys_spark.metrics import partials
 from recsys_spark.stages import evaluate
-from tests.spark.scored_world import World, run_of
+from tests.spark.scored_world import RULE, World, run_of
 
 NAN = float("nan")
 
@@ -439,7 +439,7 @@ def test_an_unknown_metric_dies_with_the_configuration() -> None:
 def test_what_cannot_be_measured_is_refused(world: World, options: dict, message: str) -> None:
     scored = run_of("scored", "score", {"recommendations": 1})
     world.inputs = {
-        "prepare": run_of("prepare", "prepare", {}, summary={"split": "s", "rows": 1}),
+        "prepare": run_of("prepare", "prepare", {}, summary={"split": "s", "rows": 1, **RULE}),
         "scored": scored,
     }
     with pytest.raises(ConfigError, match=message):

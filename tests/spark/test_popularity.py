@@ -22,7 +22,7 @@ from recsys_spark.lake.tables import Lake
 from recsys_spark.scoring import scorer
 from recsys_spark.stages import train_baseline
 from tests.spark.prepared import SPLIT_EVENT, of_split
-from tests.spark.scored_world import World, run_of
+from tests.spark.scored_world import RULE, World, run_of
 
 # user, item, days. Item 4 has no event; user 5 none either. Item 1 is the most common, item 3 the
 # latest.
@@ -216,7 +216,7 @@ def test_held_out_events_change_nothing(spark: SparkSession, lake: Lake, tmp_pat
             "prepare",
             "prepare",
             {"splits": version},
-            summary={"split": "s", "num_users": 7, "num_items": 4},
+            summary={"split": "s", "num_users": 7, "num_items": 4, **RULE},
         )
         job = train_baseline.Job(
             source="prepare",

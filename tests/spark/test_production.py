@@ -18,10 +18,18 @@ from recsys_spark import load
 from recsys_spark.commands import rollback
 from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
-from recsys_spark.core.errors import CheckpointError, ConfigError, DataError, TableError
+from recsys_spark.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    QualityError,
+    TableError,
+)
 from recsys_spark.lake.tables import Lake
+from recsys_spark.metrics.intervals import Replicates
 from recsys_spark.pipeline import runner, steps
 from recsys_spark.stages import publish
+from recsys_spark.stages.bridge import gate
 
 USERS, ITEMS = 30, 12
 PIPELINE = """
@@ -45,6 +53,10 @@ steps:
   score_ials: {{stage: score, model: ials, source: last, k: 5}}
   score_ease: {{stage: score, model: ease, source: last, k: 5}}
   score_dae: {{stage: score, model: dae, source: last, k: 5}}
+  popularity: {{stage: train_baseline, source: last, model: popularity}}
+  score_popularity: {{stage: score, model: popularity, source: last, k: 5}}
+  ranking: {{stage: evaluate, source: last, ks: [5],
+            of: [score_popularity, score_ease, score_ials]}}
 production: {{score: score_ease, k: 4}}
 """
 
@@ -249,6 +261,50 @@ def test_back_and_forth(shop: Shop, published: dict[str, Run], tmp_path: Path) -
     assert [run.stage for run in shop.lake.runs()].count("rollback") == 2
 
 
+def test_a_gate_is_shut_until_a_model_is_better(shop: Shop, published: dict[str, Run]) -> None:
+    """Of these two, on 30 users whose items are drawn at random, none is."""
+    first = published["publish_now"]
+    back = rollback.target(shop.lake, "default", first.run_id)
+    rollback.rollback(shop.lake, back, pipeline="shop", runs_dir=shop.root / "runs", now=3.0)
+    before = shop.facts()
+    ials = ["production.score=score_ials", "production.gate=ranking", "production.metric=ndcg@5"]
+    with pytest.raises(
+        QualityError,
+        match=r"score_ials against score_ease, lists 'default': found ndcg@5 [+-]0\.\d{4} \(.* to "
+        r".*\); expected an interval on the better side of 0",
+    ):
+        shop.run(*ials, "production.must=be_better")
+    assert shop.facts() == before
+    with pytest.raises(ConfigError, match="found ndcg@7; expected a metric of ranking"):
+        shop.run(*ials[:2], "production.metric=ndcg@7")
+    done = shop.run(*ials)["publish_now"]
+    assert done.summary["against"] == "score_ease" and shop.facts()[0] == before[0] + 1
+    with pytest.raises(ConfigError, match="those of score_ials, which ranking does not measure"):
+        shop.run(
+            *("production.gate=ranking", "production.metric=ndcg@5"),
+            "steps.ranking.of=[score_popularity,score_ease]",
+        )
+    same = shop.run(*ials, "production.k=3")["publish_now"]
+    assert "against" not in same.summary, "nothing to compare with itself"
+
+
+def test_a_difference_is_judged_by_the_side_that_is_better() -> None:
+    ones = np.ones((41, 1))
+
+    def measured(name: str, value: float) -> Replicates:
+        return Replicates((name,), value * ones, ones)
+
+    for name, better, worse in (("ndcg@10", 0.3, 0.2), ("rmse", 0.8, 0.9)):
+        new, old = measured(name, better), measured(name, worse)
+        for must in gate.EXPECTED:
+            gate.verdict(new, old, name, must, "als against ease")
+            with pytest.raises(QualityError, match="als against ease: found"):
+                gate.verdict(old, new, name, must, "als against ease")
+        gate.verdict(new, new, name, "not_be_worse", "als against ease")
+        with pytest.raises(QualityError, match="the better side of 0; the lists before it stay"):
+            gate.verdict(new, new, name, "be_better", "als against ease")
+
+
 def test_lists_that_went_with_an_erasure_are_not_brought_back(
     shop: Shop, published: dict[str, Run]
 ) -> None:
@@ -284,6 +340,10 @@ def test_of_two_publishers_one_comes_through(
         ("production: {score: score_eas}", "production.score: found 'score_eas'.*'score_ease'"),
         ("production: {score: ease}", "found ease, of stage train_baseline; expected a step of"),
         ("", "production: found nothing; expected the step whose model was chosen"),
+        (
+            "production: {score: score_dae, gate: ranking}",
+            "publish_now.gate: found ranking, which does not measure score_dae",
+        ),
     ],
 )
 def test_a_pipeline_that_names_no_model_is_refused(
