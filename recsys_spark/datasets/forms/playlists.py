@@ -121,18 +121,20 @@ def read(name: str, path: Path) -> Iterator[Read]:
     """
     of_name, seen, met = _range(name), set[int](), set[str]()
     records = _lines if ".jsonl" in name else _elements
-    for one in records(path):
-        if one.reason is None:
-            one = one._replace(reason=_reason(one.record, seen, of_name))
-        if one.reason is None:
-            seen.add(one.record["pid"])
-        if isinstance(one.record, dict):
-            met.add(str(one.record.get("pid")))
-        if one.reason == CUT and of_name:
+    for playlist in records(path):
+        if playlist.reason is None:
+            playlist = playlist._replace(reason=_reason(playlist.record, seen, of_name))
+        if playlist.reason is None:
+            seen.add(playlist.record["pid"])
+        if isinstance(playlist.record, dict):
+            met.add(str(playlist.record.get("pid")))
+        if playlist.reason == CUT and of_name:
             lost = [pid for pid in range(of_name[0], of_name[1] + 1) if str(pid) not in met]
-            yield from (Read(None, f"playlist {pid}, lost after: {one.text}", CUT) for pid in lost)
+            yield from (
+                Read(None, f"playlist {pid}, lost after: {playlist.text}", CUT) for pid in lost
+            )
         else:
-            yield one
+            yield playlist
 
 
 def _reason(record: Any, seen: set[int], of_name: tuple[int, ...]) -> str | None:
@@ -208,18 +210,20 @@ def _after_blanks(text: str, at: int) -> int:
 
 
 def _of_playlists(name: str, path: Path, wanted: Sequence[str]) -> Iterator[Rows]:
-    for one in read(name, path):
-        record = {} if one.reason else one.record
-        yield Rows([one.text], [one.reason], [[_as_text(record.get(key))] for key in wanted])
+    for playlist in read(name, path):
+        record = {} if playlist.reason else playlist.record
+        yield Rows(
+            [playlist.text], [playlist.reason], [[_as_text(record.get(key))] for key in wanted]
+        )
 
 
 def _of_entries(name: str, path: Path, wanted: Sequence[str]) -> Iterator[Rows]:
     """The tracks of the playlists that can be used; the others are reported as playlists."""
-    for one in read(name, path):
-        if one.reason:
+    for playlist in read(name, path):
+        if playlist.reason:
             continue
-        pid, tracks = str(one.record["pid"]), one.record["tracks"]
-        shared = {"pid": pid, "modified_at": _as_text(one.record.get("modified_at", 0))}
+        pid, tracks = str(playlist.record["pid"]), playlist.record["tracks"]
+        shared = {"pid": pid, "modified_at": _as_text(playlist.record.get("modified_at", 0))}
         reasons = [_reason_of_track(track) for track in tracks]
         raw = [
             f"playlist {pid}: {json.dumps(track)[:_SHOWN]}"
@@ -267,10 +271,10 @@ def _batches(name: str, rows: Iterator[Rows], wanted: Sequence[str]) -> Iterator
     places = [inner(name) for name in (c.SOURCE_FILE, BLOCK, AT, c.RAW, c.REASON, HEADER)]
     start = 0
     while part := _some(rows):
-        raw = [text for each in part for text in each.raw]
-        reasons = [reason for each in part for reason in each.reasons]
+        raw = [text for playlist in part for text in playlist.raw]
+        reasons = [reason for playlist in part for reason in playlist.reasons]
         columns = [
-            [value for each in part for value in each.columns[number]]
+            [value for playlist in part for value in playlist.columns[number]]
             for number in range(len(wanted))
         ]
         arrays = [
@@ -290,9 +294,9 @@ def _some(rows: Iterator[Rows]) -> list[Rows]:
     """The next ones, of some 10,000 rows together."""
     part: list[Rows] = []
     count = 0
-    while count < _ROWS and (one := next(rows, None)) is not None:
-        part.append(one)
-        count += len(one.raw)
+    while count < _ROWS and (playlist := next(rows, None)) is not None:
+        part.append(playlist)
+        count += len(playlist.raw)
     return part
 
 

@@ -85,7 +85,7 @@ class ChallengeScenarios(Rule):
         scenario withholds it, its title.
         """
         chosen = self.scenarios(events, seed).select(c.QUERY_ID, SCENARIO)
-        told, scenario = F.broadcast(chosen), F.col(SCENARIO)
+        scenario = F.col(SCENARIO)
         known = F.map_filter(
             "fields",
             lambda name, _: (
@@ -94,7 +94,7 @@ class ChallengeScenarios(Rule):
                 | (name.isin(*_TITLES) & ~scenario.isin(*UNTITLED))
             ),
         )
-        joined = users.join(told, on=c.QUERY_ID, how="left")
+        joined = users.join(F.broadcast(chosen), on=c.QUERY_ID, how="left")
         return joined.withColumn("fields", known).select(*users.columns)
 
     def _chosen(self, playlists: DataFrame) -> DataFrame:
@@ -110,7 +110,10 @@ class ChallengeScenarios(Rule):
         for known in sorted({scenario.known for scenario in SCENARIOS}, reverse=True):
             level = [scenario for scenario in SCENARIOS if scenario.known == known]
             wanted = [
-                (part, one) for part, size in sizes.items() for one in level for _ in range(size)
+                (part, scenario)
+                for part, size in sizes.items()
+                for scenario in level
+                for _ in range(size)
             ]
             long_enough = np.flatnonzero(free & (counts > known))
             if len(long_enough) <= len(wanted):
@@ -124,8 +127,8 @@ class ChallengeScenarios(Rule):
             taken = long_enough[: len(wanted)]
             free[taken] = False
             rows += [
-                (int(drawn), part, one.name, one.known, one.random)
-                for drawn, (part, one) in zip(hashes[taken], wanted, strict=True)
+                (int(drawn), part, scenario.name, scenario.known, scenario.random)
+                for drawn, (part, scenario) in zip(hashes[taken], wanted, strict=True)
             ]
         shape = f"{_HASH} long, {c.PART} string, {SCENARIO} string, known int, random boolean"
         spark = playlists.sparkSession
