@@ -1,0 +1,10 @@
+"""spark-submit jobs/export_lists.py [CONFIG] [key=value ...] [--step NAME] [--dry-run] [--help]"""
+
+import sys
+from pathlib import Path
+
+# Last, so that an installed package comes first
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from recsys_spark.cli import job
+
+job("export_lists")
