@@ -331,6 +331,7 @@ def test_both_engines_measure_alike(done: tuple[Lake, dict[str, Any], Path]) -> 
     assert columnar == spark
 
 
+@pytest.mark.soak
 def test_the_challenge_set_is_answered(
     done: tuple[Lake, dict[str, Any], Path], tmp_path: Path
 ) -> None:

@@ -29,6 +29,8 @@ STAGES = [
     "score",
     "evaluate",
     "publish",
+    "similar_items",
+    "export_lists",
     "report",
 ]
 
@@ -125,6 +127,8 @@ def test_bundle_runs_every_stage_after_what_it_needs() -> None:
         "candidates",
         "link_shards",
         "publish",
+        "similar_items",
+        "export_lists",
     }
     seen: set[str] = set()
     for task in tasks:
