@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator
@@ -40,6 +41,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A second worker has it from the first process
 if JVM not in os.environ.get("JAVA_TOOL_OPTIONS", ""):
     os.environ["JAVA_TOOL_OPTIONS"] = f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {JVM}".strip()
+
+
+@pytest.fixture(autouse=True)
+def unconfigured_log() -> None:
+    """An earlier test may have run a command in this process, which configures the log: `caplog`
+    would then have each record twice, or none.
+    """
+    logger = logging.getLogger("recsys_spark")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -59,13 +58,9 @@ def test_rate_and_time_left_by_hand(tmp_path: Path) -> None:
     assert lines.rate.steps_per_s == 7.0, "of the last seconds alone: steps 6 to 48"
 
 
-def test_lines_are_those_of_the_file(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_are_those_of_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     metrics = tmp_path / "metrics.jsonl"
     _record(metrics, epoch=0, rmse=0.9)
-    root = logging.getLogger("recsys_spark")
-    monkeypatch.setattr(root, "propagate", True)
     caplog.set_level("INFO", "recsys_spark")
     with progress.Lines("mf_bias", metrics) as lines:  # a resumed run: epoch 0 was shown before
         _record(metrics, epoch=1, rmse=0.87654321)

@@ -4,7 +4,6 @@ tried again.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -34,11 +33,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 @pytest.fixture
-def told(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], list[str]]:
+def told(caplog: pytest.LogCaptureFixture) -> Callable[[str], list[str]]:
     """The launcher's log lines that hold some words."""
-    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
     caplog.set_level("INFO", "recsys_spark")
     return lambda words: [
         record.getMessage() for record in caplog.records if words in record.getMessage()

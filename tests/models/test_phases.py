@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +144,6 @@ def test_a_phase_that_never_improves_ends_and_leaves_its_start(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("recsys_spark"), "propagate", True)
     caplog.set_level("INFO", "recsys_spark")
     values = iter([0.9, 0.8, 0.5, 0.6, 0.7, 0.8])
     monkeypatch.setattr(make, "make", lambda *_: lambda model: {"rmse": next(values), "mae": 0.5})

@@ -1,6 +1,7 @@
 """Errors, seeds, logs and atomic files."""
 
 import errno
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -185,3 +186,13 @@ def test_virtual_shards_are_increasing() -> None:
             num_items=1,
             split="s",
         )
+
+
+def test_a_command_configures_the_log() -> None:
+    log.configure()
+    assert not logging.getLogger("recsys_spark").propagate
+
+
+def test_which_the_next_test_does_not_notice(caplog: pytest.LogCaptureFixture) -> None:
+    log.get("anywhere").warning("once")
+    assert caplog.messages == ["once"]
