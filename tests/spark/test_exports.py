@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.find_spark_home import _find_spark_home
 from pyspark.sql import SparkSession
 
 from recsys_spark.core import columns as c
@@ -175,8 +174,6 @@ def test_a_locked_or_foreign_sqlite_file_stays_as_it_is(
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Server]:
-    if not any((Path(_find_spark_home()) / "jars").glob("postgresql-*.jar")):
-        pytest.skip("no JDBC driver of PostgreSQL beside Spark's JARs (make setup)")
     with postgres.server(tmp_path_factory.mktemp("database")) as running:
         yield running
 
