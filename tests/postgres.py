@@ -17,12 +17,15 @@ from pyspark.find_spark_home import _find_spark_home
 USER = "shop"
 
 
-def programs() -> Path:
-    """The folder with `initdb` and `postgres`; the test is skipped where there is none, or no driver
-    for Spark.
-    """
+def require_driver() -> None:
+    """Skips the test where Spark has no driver for PostgreSQL."""
     if not any((Path(_find_spark_home()) / "jars").glob("postgresql-*.jar")):
         pytest.skip("no JDBC driver of PostgreSQL beside Spark's JARs (make setup)")
+
+
+def programs() -> Path:
+    """The folder with `initdb` and `postgres`; the test is skipped where there is none."""
+    require_driver()
     named = shutil.which("initdb")
     folders = [Path(named).parent] if named else []
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
