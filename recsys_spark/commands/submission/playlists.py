@@ -61,9 +61,11 @@ def write(lake: Lake, step: str, answer: Path) -> dict[str, int]:
                 )
             file.write(", ".join([row.query_id, *row.tracks]) + "\n")
             counts["playlists"] += 1
-        for pid in _unlisted(lake, rows):
+        unlisted = _unlisted(lake, rows)
+        popular = _popular(lake) if unlisted else []  # one count of all events for all of them
+        for pid in unlisted:
             counts["popular"] += 1
-            file.write(", ".join([pid, *_popular(lake)]) + "\n")
+            file.write(", ".join([pid, *popular]) + "\n")
     return counts
 
 
