@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import DataError
+from recsys_spark.lake.tables import Lake
 
 EXAMPLES = 5
+
+
+def last_scored(lake: Lake, step: str) -> Run | None:
+    """The last completed run of a score step."""
+    runs = [run for run in lake.runs() if run.step == step and run.stage == "score"]
+    return max(runs, key=lambda run: run.ended_at, default=None)
 
 
 class Problems:

@@ -42,8 +42,7 @@ def write(lake: Lake, step: str, answer: Path) -> dict[str, int]:
 
     Raises ConfigError where the run made no lists for part now.
     """
-    runs = [run for run in lake.runs() if run.step == step and run.stage == "score"]
-    run = max(runs, key=lambda run: run.ended_at, default=None)
+    run = _answers.last_scored(lake, step)
     if run is None or run.config.get("part") != c.NOW or not run.config.get("candidates"):
         raise ConfigError(
             f"step {step}",

@@ -31,8 +31,7 @@ def write(lake: Lake, step: str, answer: Path) -> dict[str, int]:
     """The predictions of the last completed run of `step`, of one target; {what: count}. Raises
     ConfigError where there are none.
     """
-    runs = [run for run in lake.runs() if run.step == step and run.stage == "score"]
-    run = max(runs, key=lambda run: run.ended_at, default=None)
+    run = _answers.last_scored(lake, step)
     if run is None or c.PREDICTIONS not in run.output_versions:
         raise ConfigError(
             f"step {step}",

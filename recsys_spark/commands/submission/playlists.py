@@ -70,8 +70,7 @@ def write(lake: Lake, step: str, answer: Path) -> dict[str, int]:
 
 
 def _scored(lake: Lake, step: str) -> Run:
-    runs = [run for run in lake.runs() if run.step == step and run.stage == "score"]
-    run = max(runs, key=lambda run: run.ended_at, default=None)
+    run = _answers.last_scored(lake, step)
     if run is None or c.RECOMMENDATIONS not in run.output_versions:
         raise ConfigError(
             f"step {step}",
