@@ -8,13 +8,15 @@ neighbouring numbers reveal nothing about the ids.
 from __future__ import annotations
 
 from itertools import accumulate
+from math import ceil, log2
 
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from recsys_spark.core.errors import DataError
 
-BUCKETS = 1024  # ids are numbered by bucket, in parallel: 100 M new ids are 100,000 per bucket
+BITS = 10  # of a hash that may choose a bucket; ids are numbered by bucket, in parallel
+BUCKET = 100_000  # new ids a bucket, about: so many are numbered by one task, within a second
 LAST = 2**31 - 1
 
 
@@ -37,7 +39,7 @@ def lacking(numbered: DataFrame, ids: DataFrame, id_column: str) -> DataFrame:
     return new.select(
         id_column,
         hashed.alias("hash"),
-        F.shiftrightunsigned(hashed, 54).cast("int").alias("bucket"),
+        F.shiftrightunsigned(hashed, 64 - BITS).cast("int").alias("bucket"),
     )
 
 
@@ -55,7 +57,12 @@ def number(new: DataFrame, id_column: str, idx_column: str, taken: int) -> tuple
             found=f"{taken + count} different ids",
             expected=f"at most {LAST}",
         )
-    before = list(accumulate((counts.get(bucket, 0) for bucket in range(BUCKETS)), initial=taken))
-    offset = F.element_at(F.array(*map(F.lit, before)), F.col("bucket") + 1)
-    within = F.row_number().over(Window.partitionBy("bucket").orderBy("hash", id_column))
-    return new.select(id_column, (offset + within).cast("int").alias(idx_column)), count
+    bits = min(BITS, ceil(log2(max(count / BUCKET, 1))))  # no more buckets than are worth a task
+    sizes = [0] * 2**bits
+    for bucket, size in counts.items():
+        sizes[bucket >> (BITS - bits)] += size
+    before = F.array(*map(F.lit, accumulate(sizes[:-1], initial=taken)))
+    group = F.shiftright("bucket", BITS - bits)
+    within = F.row_number().over(Window.partitionBy(group).orderBy("bucket", "hash", id_column))
+    number = F.element_at(before, group + 1) + within
+    return new.select(id_column, number.cast("int").alias(idx_column)), count

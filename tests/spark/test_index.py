@@ -23,9 +23,11 @@ def numbers(rows: DataFrame) -> dict[str, int]:
     return {row["user_id"]: row["user_idx"] for row in rows.collect()}
 
 
+@pytest.mark.parametrize("bucket", [index.BUCKET, 40, 1])  # in 1, 8 and 512 buckets
 def test_new_ids_follow_on_in_the_stated_order_and_known_ones_keep_theirs(
-    spark: SparkSession,
+    spark: SparkSession, bucket: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(index, "BUCKET", bucket)
     known = spark.createDataFrame([("zoe", 1), ("ann", 2)], "user_id string, user_idx int")
     ids = frame(spark, [f"u{i}" for i in range(300)] * 2 + ["ann", None])
     hashes = {
