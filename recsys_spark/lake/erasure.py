@@ -22,20 +22,21 @@ from recsys_spark.lake.schemas import SCHEMAS
 from recsys_spark.lake.tables import Lake
 
 ID = "id"
-# Where a user stands; its index last, so that an erasure that is cut short still finds the user
+# Where a user stands. An erasure that is cut short still finds the user: the splits, which know its
+# playlists, go after the playlists' rows, and its index is the last
 COLUMNS = {
-    c.INTERACTIONS: c.USER_ID,
-    c.USERS: c.USER_ID,
-    c.SPLITS: c.USER_ID,
     c.IMPRESSIONS: c.QUERY_ID,
     c.CANDIDATES: c.QUERY_ID,
     c.RECOMMENDATIONS: c.QUERY_ID,
     c.CURRENT: c.QUERY_ID,
     c.PREDICTIONS: c.QUERY_ID,
     c.QUERY_INDEX: c.QUERY_ID,
+    c.INTERACTIONS: c.USER_ID,
+    c.USERS: c.USER_ID,
+    c.SPLITS: c.USER_ID,
     c.USER_INDEX: c.USER_ID,
 }
-# By query_kind and query_id: a playlist may have a user's id
+# By query_kind and query_id: a playlist may have the id of another user
 _OF_QUERIES = tuple(
     name
     for name, column in COLUMNS.items()
@@ -53,7 +54,8 @@ def rows(lake: Lake, user_id: str, *, sessions: bool = False) -> dict[str, int]:
     tables = [name for name in (c.QUARANTINE, *COLUMNS) if lake.exists(name)]
     if not tables:
         return {}
-    named = [_named(lake, name, user_id, sessions).select(F.lit(name)) for name in tables]
+    gone = _gone(lake, user_id)
+    named = [_named(lake, name, gone, sessions).select(F.lit(name)) for name in tables]
     counts = reduce(DataFrame.unionAll, named).toDF("table").groupBy("table").count().collect()
     return dict.fromkeys(tables, 0) | {row["table"]: row["count"] for row in counts}
 
@@ -62,7 +64,7 @@ def splits(lake: Lake, user_id: str, *, sessions: bool = False) -> set[str]:
     """run_ids of the splits that hold the user."""
     if not lake.exists(c.SPLITS):
         return set()
-    held = _named(lake, c.SPLITS, user_id, sessions).select(c.RUN_ID).distinct()
+    held = _named(lake, c.SPLITS, _gone(lake, user_id), sessions).select(c.RUN_ID).distinct()
     return {row[0] for row in held.collect()}
 
 
@@ -89,22 +91,32 @@ def erase(
     return left
 
 
-def _named(lake: Lake, name: str, user_id: str, sessions: bool) -> DataFrame:
+def _named(lake: Lake, name: str, gone: DataFrame, sessions: bool) -> DataFrame:
     """The table's rows that name the user."""
-    gone = F.broadcast(_gone(lake, user_id))
     condition = F.expr(_condition(name, sessions))
-    return lake.read(name).alias("stored").join(gone, on=condition, how="left_semi")
+    return lake.read(name).alias("stored").join(F.broadcast(gone), on=condition, how="left_semi")
 
 
 def _gone(lake: Lake, user_id: str) -> DataFrame:
-    """(id, prefix, pattern): one row. prefix: of the ids of the user's sessions, as
-    `etl.queries.id_of` writes them.
+    """(id, prefix, pattern, playlists): one row. prefix: of the ids of the user's sessions, as
+    `etl.queries.id_of` writes them. playlists: their ids.
     """
     mark = c.SESSION_MARK
     prefix = user_id.replace("\\", "\\\\").replace(mark, f"\\{mark}") + mark
     word = rf"(?<![\p{{L}}\p{{N}}_]){re.escape(user_id)}(?![\p{{L}}\p{{N}}_])"
-    shape = f"{ID} string, prefix string, pattern string"
-    return lake.spark.createDataFrame([(user_id, prefix, word)], shape).alias("gone")
+    shape = f"{ID} string, prefix string, pattern string, playlists array<string>"
+    row = (user_id, prefix, word, _playlists(lake, user_id))
+    return lake.spark.createDataFrame([row], shape).alias("gone")
+
+
+def _playlists(lake: Lake, user_id: str) -> list[str]:
+    """Those with events of the user and of nobody else; of others the user's events alone go."""
+    if not lake.exists(c.SPLITS):
+        return []
+    events = lake.read(c.SPLITS).where(F.col(c.QUERY_KIND) == c.PLAYLIST)
+    alone = F.bool_and(F.col(c.USER_ID).eqNullSafe(F.lit(user_id))).alias("alone")
+    playlists = events.groupBy(c.QUERY_ID).agg(alone).where("alone")
+    return [row[c.QUERY_ID] for row in playlists.collect()]
 
 
 def _condition(name: str, sessions: bool) -> str:
@@ -115,7 +127,9 @@ def _condition(name: str, sessions: bool) -> str:
     if sessions:
         same = f"({same} OR startswith({stored}, gone.prefix))"
     if name in _OF_QUERIES:
-        return f"{same} AND stored.`{c.QUERY_KIND}` IN ('user', 'session')"
+        kind = f"stored.`{c.QUERY_KIND}`"
+        playlist = f"{kind} = '{c.PLAYLIST}' AND array_contains(gone.playlists, {stored})"
+        return f"({same} AND {kind} IN ('{c.USER}', '{c.SESSION}')) OR ({playlist})"
     return same
 
 

@@ -124,3 +124,38 @@ def test_an_unknown_user_is_said_unless_an_erasure_was_cut_short(
     (tmp_path / "forget-0123456789").mkdir()
     (tmp_path / "forget-0123456789" / "job.json").write_text("{}")
     assert forget.traces(lake, "nobody", runs_dir=tmp_path).rows == {}
+
+
+def test_the_lists_of_a_users_own_playlists_go_too(
+    lake: Lake, spark: SparkSession, tmp_path: Path
+) -> None:
+    def frame(table: str, rows: list[dict[str, object]]) -> DataFrame:
+        names = SCHEMAS[table].fieldNames()
+        full = [tuple(row.get(name) for name in names) for row in rows]
+        return spark.createDataFrame(full, SCHEMAS[table]).coalesce(1)
+
+    # "9" is a playlist of the user's, "8" one shared with bob; "9" is a user, too
+    events = [("9", USER), ("9", USER), ("8", USER), ("8", "bob"), ("7", "bob")]
+    split = {c.SPLIT: "s", c.RUN_ID: "prepare", c.PART: c.TRAIN, c.QUERY_KIND: c.PLAYLIST}
+    rows = [
+        split | {c.QUERY_ID: playlist, c.USER_ID: user, c.ITEM_ID: f"i{n}"}
+        for n, (playlist, user) in enumerate(events)
+    ]
+    lake.merge_new(c.SPLITS, frame(c.SPLITS, rows))
+    queries = [(c.PLAYLIST, "9"), (c.PLAYLIST, "8"), (c.PLAYLIST, "7"), (c.USER, "9")]
+    numbered = [
+        {c.QUERY_KIND: kind, c.QUERY_ID: query, c.QUERY_IDX: n}
+        for n, (kind, query) in enumerate(queries, start=1)
+    ]
+    lake.merge_new(c.QUERY_INDEX, frame(c.QUERY_INDEX, numbered))
+    lists = [row | {c.RUN_ID: "score", c.ITEM_ID: "a", c.RANK: 1} for row in numbered]
+    lake.merge_new(c.RECOMMENDATIONS, frame(c.RECOMMENDATIONS, lists))
+
+    traces = forget.traces(lake, USER, runs_dir=tmp_path)
+    assert traces.rows == {c.SPLITS: 3, c.QUERY_INDEX: 1, c.RECOMMENDATIONS: 1}
+    forget.forget(lake, traces, runs_dir=tmp_path / "runs", pipeline="t", rebuild=False)
+    left = lake.read(c.RECOMMENDATIONS).select(c.QUERY_KIND, c.QUERY_ID).collect()
+    assert {tuple(row) for row in left} == set(queries[1:])
+    index_left = {row[c.QUERY_IDX]: row[c.QUERY_ID] for row in lake.read(c.QUERY_INDEX).collect()}
+    assert index_left == {1: None, 2: "8", 3: "7", 4: "9"}
+    assert {row[c.USER_ID] for row in lake.read(c.SPLITS).collect()} == {"bob"}
