@@ -71,6 +71,7 @@ setup(
         # pulls pyspark in).
         "local": ["pyspark>=4.0.1,<=4.2.0", "delta-spark==4.4.0", "petastorm==0.12.1"],
         "tune": ["optuna>=5"],
+        "boost": ["lightgbm>=4.6"],
         # moto[s3] with flask and flask-cors is its S3 server; its extra `server` would bring 40
         # packages for other services.
         "test": [

@@ -117,7 +117,7 @@ install_packages() {
     tell_of_torch
     # Without build isolation: packages that come as source are built with the pinned tools, not with the newest ones.
     logged pip setuptools wheel
-    logged pip --no-build-isolation --editable "$ROOT[local,tune,test]"
+    logged pip --no-build-isolation --editable "$ROOT[local,tune,boost,test]"
     "$VENV/bin/python" -m pip check
     rm -f "$UNFINISHED"
 }

@@ -26,7 +26,7 @@ from recsys_spark.core.config import Settings
 from recsys_spark.core.errors import DataError
 
 TASK = "ranking"
-READS_LISTS = True
+READS_LISTS = ("shown_place", "shown_price", "shown_met", "shown_last")
 TOLERANCE = 1e-7  # of the log likelihood of a list
 Floats = NDArray[np.float64]
 
@@ -40,10 +40,9 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     """Fits and writes the index at `folder`. Raises DataError where no list has an answer."""
     lists = training.lists
     assert lists is not None, "asked for by READS_LISTS"
-    names = tuple(name for name in lists.columns if name.startswith("shown_"))
-    lists = lists.select("chosen", *names).persist()
+    lists = lists.select("chosen", *READS_LISTS).persist()
     try:
-        weights, facts = _newton(lists, names, config)
+        weights, facts = _newton(lists, READS_LISTS, config)
     finally:
         lists.unpersist()
     counts = artifact.counts(training.events, training.num_items)
@@ -51,7 +50,7 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
         folder,
         model="shown_logit",
         popularity=counts,
-        fields=names,
+        fields=READS_LISTS,
         weights=tuple(float(weight) for weight in weights),
     )
     return facts

@@ -64,6 +64,14 @@ SAMPLED = "sampled"
 PUBLISHED = "published"
 NEW_ITEMS = "new_items"
 SHOWN = "shown"  # on a list that was shown: table `impressions`
+# Of an item of such a list; etl/shown_features.py says what each of them is
+SHOWN_FEATURES = (
+    *("shown_place", "shown_price", "shown_met", "shown_last"),
+    *("shown_cheaper", "shown_length", "shown_kinds", "shown_since", "shown_ago", "shown_again"),
+    *("shown_from_last", "shown_to_met"),
+    *("shown_events", "shown_items", "shown_began", "shown_paused"),
+    *("shown_times", "shown_chosen", "shown_rate"),
+)
 METRIC, K, SLICE, SEED = "metric", "k", "slice", "seed"
 LOW, HIGH, N = "low", "high", "n"
 

@@ -59,6 +59,36 @@ def matrix(folder: Path, index: Index) -> Csr | NDArray[np.float32]:
     )
 
 
+def trees(folder: Path, index: Index) -> Any:
+    """A lightgbm.Booster. Raises CheckpointError when its file is missing or broken, or is of other
+    fields.
+    """
+    try:
+        import lightgbm
+    except ImportError:
+        raise CheckpointError(
+            str(folder / index.trees),
+            found="no package lightgbm",
+            expected="the package that reads it",
+            remedy="pip install 'recsys_spark[boost]' here and on the executors",
+        ) from None
+    path = folder / index.trees
+    try:
+        booster = lightgbm.Booster(model_str=path.read_text())
+    except (OSError, UnicodeDecodeError, lightgbm.basic.LightGBMError) as problem:
+        raise CheckpointError(
+            str(path), found=str(problem)[:120], expected="trees of LightGBM", remedy=_AGAIN
+        ) from None
+    if booster.num_feature() != len(index.fields):
+        raise CheckpointError(
+            str(path),
+            found=f"trees over {booster.num_feature()} fields",
+            expected=f"{len(index.fields)}",
+            remedy=_AGAIN,
+        )
+    return booster
+
+
 def _loaded(
     path: Path, dtype: type[np.generic], shape: tuple[int, ...], mapped: bool = False
 ) -> NDArray[Any]:

@@ -22,6 +22,7 @@ class ShownScorer(Scorer):
         facts = indices.facts(folder)
         self.model, self.num_items, self.facts = facts.model, facts.num_items, facts
         popularity = indices.array(folder, facts.fallback_scores, (facts.num_items + 1,))
+        self.trees = indices.trees(folder, facts) if facts.trees else None
         super().__init__(k, seed, popularity)
 
     def _cold(self, batch: pa.RecordBatch, user: Tensor, history: Ragged) -> Tensor:
@@ -32,7 +33,7 @@ class ShownScorer(Scorer):
         self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, items: Tensor
     ) -> Tensor:
         if self.facts.fields:
-            return self._weighted(batch, rows, items.shape[1])
+            return self._of_fields(batch, rows, items.shape[1])
         scores = -torch.arange(items.shape[1], dtype=torch.float32).repeat(len(items), 1)
         if self.facts.lift:
             filled = history.offsets.diff() > 0
@@ -41,11 +42,22 @@ class ShownScorer(Scorer):
             scores[items == last[:, None]] = 1.0
         return scores
 
-    def _weighted(self, batch: pa.RecordBatch, rows: Tensor, width: int) -> Tensor:
-        """float32 (b, width): the weighted sum of the fields of each candidate."""
+    def _of_fields(self, batch: pa.RecordBatch, rows: Tensor, width: int) -> Tensor:
+        """float32 (b, width): of each candidate, by its fields."""
         lengths = torch.from_numpy(batch.column(CANDIDATES).value_lengths().to_numpy())
+        fields = [
+            ragged(batch.column(OF_CANDIDATES + name), np.float32).values
+            for name in self.facts.fields
+        ]
         scores = torch.zeros(len(lengths), width)
-        filled = torch.arange(width) < lengths[:, None]
-        for name, weight in zip(self.facts.fields, self.facts.weights, strict=True):
-            scores[filled] += weight * ragged(batch.column(OF_CANDIDATES + name), np.float32).values
+        scores[torch.arange(width) < lengths[:, None]] = self._values(torch.stack(fields, dim=1))
         return scores[rows]
+
+    def _values(self, fields: Tensor) -> Tensor:
+        """float32 (E,) of fields (E, F)."""
+        if self.trees is None:
+            return fields @ torch.tensor(self.facts.weights)
+        if not len(fields):
+            return torch.zeros(0)
+        # One thread: a worker has one
+        return torch.from_numpy(self.trees.predict(fields.numpy(), num_threads=1)).float()

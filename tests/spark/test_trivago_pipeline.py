@@ -25,7 +25,6 @@ from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.datasets.generators import trivago
 from recsys_spark.datasets.trivago import CLICKOUT
 from recsys_spark.etl import shown_features
-from recsys_spark.etl.shown_features import NAMES
 from recsys_spark.etl.split import RULES
 from recsys_spark.lake.tables import Lake
 from recsys_spark.pipeline import runner, steps
@@ -117,6 +116,7 @@ def test_the_re_ranker_closes_half_of_the_gap_to_the_oracle(ran: Ran) -> None:
     assert best > of["score_last_item"] + 0.05, "something is left to be learned"
     gap = best - of["score_last_item"]
     assert of["score_logit"] - of["score_last_item"] > gap / 2
+    assert of["score_boosted"] - of["score_last_item"] > gap / 2
     facts = ran.done["logit"].summary
     assert facts["weight_shown_place"] < 0 > facts["weight_shown_price"]
     assert facts["weight_shown_last"] > 2 and facts["iterations"] < 15
@@ -249,7 +249,22 @@ def test_nothing_from_the_click_out_on_is_read(spark: SparkSession) -> None:
     ]
     shown = [(f"u#{session}", item, n) for session in ("s1", "s9") for n, item in enumerate("pqr")]
     lists = spark.createDataFrame(shown, "query_id string, item_id string, position int")
-    lists = lists.withColumn(c.CONTEXT, F.create_map(F.lit("price"), F.lit("7")))
+    lists = lists.withColumns(
+        {c.CONTEXT: F.create_map(F.lit("price"), F.lit("7")), c.TS: F.lit(T + 52)}
+    )
+    # Of the day before, of the click-out itself, and of what came after it
+    impressions = spark.createDataFrame(
+        [
+            (f"u#{s}", item, ts, v)
+            for s, item, ts, v in (
+                ("a0", "p", T - 90_000, 1.0),
+                ("a0", "q", T - 90_000, 0.0),
+                ("s1", "p", T + 52, 1.0),
+                ("s1", "r", T + 60, 1.0),
+            )
+        ],
+        "query_id string, item_id string, ts long, value double",
+    )
     rule = RULES["next_in_session"](action=CLICKOUT, fractions=(0.7, 0.1, 0.2))
     done = []
     for clicked, later in (("p", []), ("r", after)):
@@ -264,11 +279,15 @@ def test_nothing_from_the_click_out_on_is_read(spark: SparkSession) -> None:
         target = split.where("part = 'test'").collect()
         assert [(row.query_id, row.item_id) for row in target] == [("u#s1", clicked)]
         known = split.where(F.col(c.PART) != c.TEST)
-        features = shown_features.of_lists(lists, known).select(c.QUERY_ID, c.ITEM_ID, *NAMES)
+        fitted = split.where("part = 'train'").select(c.QUERY_ID)
+        features = shown_features.of_lists(lists, known, c.SHOWN_FEATURES, impressions, fitted)
+        features = features.select(c.QUERY_ID, c.ITEM_ID, *c.SHOWN_FEATURES)
         read_of = known.select(c.QUERY_ID, c.ITEM_ID, c.TS, c.STEP, c.ACTION, c.PART)
+        features = features.na.fill(-1.0)  # NaN, which equals nothing
         done.append([sorted(map(tuple, frame.collect())) for frame in (read_of, features)])
     assert done[0] == done[1]
-    last = {row[:2]: row[-1] for row in done[0][1]}
+    place = 2 + c.SHOWN_FEATURES.index("shown_last")
+    last = {row[:2]: row[place] for row in done[0][1]}
     assert [key for key in last if last[key]] == [("u#s1", "q"), ("u#s9", "q")]
 
 

@@ -18,7 +18,7 @@ from recsys_spark.core import artifacts
 from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Index, NormalEquations
 
-FILE, QUERIES = "index.json", "queries"
+FILE, QUERIES, TREES = "index.json", "queries", "trees.txt"
 VECTOR = "vector"
 ROWS, WEIGHTS, OFFSET = "rows", "weights", "offset"
 
@@ -159,9 +159,12 @@ def write_shown(
     lift: Literal["", "last"] = "",
     fields: tuple[str, ...] = (),
     weights: tuple[float, ...] = (),
+    trees: str = "",
 ) -> Index:
-    """popularity (I + 1,): the scores of a query to which no list was shown."""
-    assert len(fields) == len(weights), "a weight for each field"
+    """popularity (I + 1,): the scores of a query to which no list was shown. trees: the text of
+    LightGBM's, over the fields.
+    """
+    assert trees or len(fields) == len(weights), "a weight for each field"
     arrays = {"fallback_scores": popularity.astype(np.float32)}
     index = Index(
         kind="shown",
@@ -170,10 +173,13 @@ def write_shown(
         lift=lift,
         fields=fields,
         weights=weights,
+        trees=TREES if trees else "",
         **_files(arrays),
     )
     with artifacts.new_folder(folder) as new:
         _save(new, arrays)
+        if trees:
+            (new / TREES).write_text(trees)
         artifacts.write_model(new / FILE, index)
     return index
 

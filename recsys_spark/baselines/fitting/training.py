@@ -30,5 +30,6 @@ class Training:
     seed: int
     users: DataFrame | None = None
     items: DataFrame | None = None
-    # Of a baseline with READS_LISTS: etl/shown_features.answered, of the queries of `events`
+    # Of a baseline with READS_LISTS, names of c.SHOWN_FEATURES: etl/shown_features.answered, of the
+    # queries of `events`
     lists: DataFrame | None = None

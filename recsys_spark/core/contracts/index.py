@@ -39,8 +39,8 @@ class Index(Settings):
     of the rows that have i).
 
     shown: a list that was shown stays in its order, but for what `lift` puts first; with `fields`,
-    score = the sum of weights * fields of the item in its list. A query without a list gets the
-    fallback.
+    score = the sum of weights * fields of the item in its list, or what `trees` make of them. A
+    query without a list gets the fallback.
     """
 
     version: int = VERSION
@@ -86,6 +86,7 @@ class Index(Settings):
     lift: Literal["", "last"] = ""  # shown: the last item of the history; empty: nothing
     fields: tuple[str, ...] = ()  # shown: of etl/shown_features.py
     weights: tuple[float, ...] = ()  # shown: one a field
+    trees: str = ""  # shown: LightGBM's text, over the fields; empty: weights
     low: float | None = (
         None  # rating: predictions are clamped to low..high, the range of the training values
     )

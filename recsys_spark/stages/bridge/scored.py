@@ -253,9 +253,9 @@ class Scoring:
         numbered = event_fields.of_candidates(numbered, names)
         fields = [c.TS if name == "ts" else c.EVENT + name for name in names]
         if (self.folder / index.FILE).exists() and index.facts(self.folder).fields and shown:
-            known = self.events().where(F.col(c.PART).isin(*c.KNOWN[self.part]))
-            numbered = shown_features.of_lists(numbered, known)
-            fields += index.facts(self.folder).fields
+            features = index.facts(self.folder).fields
+            numbered = self._with_features(numbered, features)
+            fields += features
         # The first ones order the list
         entry = F.struct(*([c.POSITION] if shown else []), c.ITEM_IDX, *fields)
         sets = numbered.groupBy(c.QUERY_ID).agg(F.sort_array(F.collect_list(entry)).alias("set"))
@@ -264,6 +264,27 @@ class Scoring:
             F.col("set").getField(c.ITEM_IDX).alias(CANDIDATES),
             *(F.col("set").getField(name).alias(OF_CANDIDATES + name) for name in fields),
         )
+
+    def _with_features(self, lists: DataFrame, names: tuple[str, ...]) -> DataFrame:
+        """Those of etl/shown_features.py that an index reads; answers that it was not fitted on are
+        not counted.
+        """
+        known = self.events().where(F.col(c.PART).isin(*c.KNOWN[self.part]))
+        fitted = lineage.split_rows(self.ctx, self.source).where(
+            F.col(c.PART).isin(*self._fitted_on())
+        )
+        impressions = self.ctx.read(c.IMPRESSIONS, self.source).where(
+            F.col(c.QUERY_KIND) == self.query_kind
+        )
+        return shown_features.of_lists(
+            lists, known, names, impressions, fitted.select(c.QUERY_ID).distinct()
+        )
+
+    def _fitted_on(self) -> tuple[str, ...]:
+        """The parts that models of the scored part are fitted on."""
+        if self.part == c.NOW:
+            return c.PARTS
+        return c.FITTED_ON["train" if self.part == c.VALID else "train+valid"]
 
     def _settings(self, seed: int, passed: tuple[str, ...]) -> worker.Settings:
         return worker.Settings(
@@ -282,10 +303,8 @@ class Scoring:
         if (self.folder / index.FILE).exists() and index.facts(self.folder).fallback_scores:
             return None
         events = lineage.split_rows(self.ctx, self.source)
-        fitted_on = c.FITTED_ON["train" if self.part == c.VALID else "train+valid"]
-        fitted_on = c.PARTS if self.part == c.NOW else fitted_on
         counts = artifact.counts(
-            events.where(F.col(c.PART).isin(*fitted_on)),
+            events.where(F.col(c.PART).isin(*self._fitted_on())),
             int(self.ctx.inputs[self.source].summary["num_items"]),
         )
         path = self.ctx.run_dir / "popularity.npy"

@@ -181,6 +181,7 @@ def training(ctx: Context, job: Job, events: DataFrame, fit: str) -> Training:
         )
         items = items.select(c.ITEM_IDX, "title", "fields")
 
+    names: tuple[str, ...] = getattr(registry.find(job.model), "READS_LISTS", ())
     return Training(
         events,
         int(prepared.summary["num_users"]),
@@ -188,14 +189,12 @@ def training(ctx: Context, job: Job, events: DataFrame, fit: str) -> Training:
         ctx.seed,
         users=users,
         items=items,
-        lists=_lists(ctx, job, fit)
-        if getattr(registry.find(job.model), "READS_LISTS", False)
-        else None,
+        lists=_lists(ctx, job, fit, names) if names else None,
     )
 
 
-def _lists(ctx: Context, job: Job, fit: str) -> DataFrame:
-    """Raises ConfigError where the data have no lists that were shown."""
+def _lists(ctx: Context, job: Job, fit: str, names: tuple[str, ...]) -> DataFrame:
+    """With these features. Raises ConfigError where the data have no lists that were shown."""
     if c.IMPRESSIONS not in ctx.inputs[job.source].output_versions:
         raise ConfigError(
             f"step {ctx.step}, model",
@@ -206,7 +205,7 @@ def _lists(ctx: Context, job: Job, fit: str) -> DataFrame:
     kind = F.col(c.QUERY_KIND) == lineage.query_kind(ctx, job.source)
     events = lineage.split_rows(ctx, job.source).where(F.col(c.PART).isin(*c.FITTED_ON[fit]))
     impressions = ctx.read(c.IMPRESSIONS, job.source).where(kind)
-    return shown_features.answered(impressions, events)
+    return shown_features.answered(impressions, events, names)
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
