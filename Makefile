@@ -2,7 +2,7 @@
 SHELL := bash
 BIN := .venv/bin
 
-.PHONY: help setup demo test soak lint bench bench-train parity clean
+.PHONY: help setup demo test soak lint bench bench-train parity docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -33,6 +33,9 @@ bench-train: setup  ## training speed; RECBOLE names an interpreter that has Rec
 
 parity: setup  ## docs/parity.md anew: our figures beside the published ones, from raw data (hours; what is done is kept)
 	@$(BIN)/recsys-spark parity
+
+docs: setup  ## docs/models.md anew, from the models' files and docs/parity.md
+	@$(BIN)/python -m recsys_spark.commands.model_page
 
 clean:  ## remove caches and the output of the demo; .venv and the cache of set-up stay
 	@rm -rf out build dist *.egg-info spark-warehouse metastore_db derby.log

@@ -18,13 +18,19 @@ README = HERE / "README.md"
 
 
 class WithConfigurations(build_py):
-    """A wheel has `conf/` inside the package; a checkout has it beside the package."""
+    """A wheel has `conf/` and two pages of `docs/` inside the package; a checkout has them beside
+    it.
+    """
 
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            to = Path(self.build_lib) / "recsys_spark" / "conf"
-            shutil.copytree(HERE / "conf", to, dirs_exist_ok=True)
+            package = Path(self.build_lib) / "recsys_spark"
+            shutil.copytree(HERE / "conf", package / "conf", dirs_exist_ok=True)
+            # Of which `recsys-spark models NAME` shows the figures
+            (package / "docs").mkdir(exist_ok=True)
+            for page in ("parity.md", "results.md"):
+                shutil.copy(HERE / "docs" / page, package / "docs")
 
 
 setup(

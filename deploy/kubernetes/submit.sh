@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# submit.sh STAGE [key=value ...]: one stage as a Spark application on Kubernetes, executors in pods of their own.
+# submit.sh STAGE [key=value | FILE ...]: one stage as a Spark application on Kubernetes, executors in pods of their own.
 # Every pod needs the image of deploy/Dockerfile and the same volume; the service account must be allowed to create pods.
 set -euo pipefail
 : "${K8S_API:?the API server, for example https://10.0.0.1:6443}" "${IMAGE:?the image of deploy/Dockerfile}"
@@ -16,4 +16,4 @@ exec spark-submit \
     --conf spark.kubernetes.executor.volumes.persistentVolumeClaim.data.options.claimName="${CLAIM:-recsys-data}" \
     --conf spark.kubernetes.executor.volumes.persistentVolumeClaim.data.mount.path=/data \
     --conf spark.kubernetes.driverEnv.RECSYS_DATA=/data/raw --conf spark.kubernetes.driverEnv.RECSYS_OUT=/data/out \
-    "local:///opt/recsys_spark/jobs/$stage.py" "$@"
+    "local:///opt/recsys_spark/jobs/$stage.py" conf/pipelines/ml-1m.yaml conf/env/kubernetes.yaml "$@"

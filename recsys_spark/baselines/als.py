@@ -6,6 +6,13 @@ Paper: Yifan Hu, Yehuda Koren, Chris Volinsky. Collaborative Filtering for Impli
 Differs: Spark multiplies the regularisation by the number of a row's ratings (the weighted-lambda
     form of the second paper) in both forms; explicit factors are fitted to the rating less the
     training mean, which Spark's own form leaves in.
+
+For: a ranking, or with `implicit: false` ratings, of any number of users and items on a cluster.
+Needs: events; explicit: their values.
+Cold: a new user with a history is folded in where `implicit`; new items are never found.
+Memory: 4 bytes * `rank` * (users + items), spread over the executors; the items' part on the
+    driver.
+Not for: the best figure: `ials` has more settings and reaches more.
 """
 
 from __future__ import annotations

@@ -11,6 +11,12 @@ Two miners find the same rules. `fp_growth` finds the frequent sets of any size,
 are used: it suits short baskets (sessions) and is infeasible for long ones, where sets of many
 items are frequent too. `pairs` counts only pairs, by blocked products (products.py): the work is
 the sum of squared basket sizes, independent of the support.
+
+For: baskets and sessions, and rules that a person can read.
+Needs: events; their times where a pause ends a basket.
+Cold: a new user with a history is ranked at once; new items are never found.
+Memory: 8 bytes a rule.
+Not for: sparse data: most items reach no `min_support`, so that they have no rule.
 """
 
 from __future__ import annotations

@@ -4,6 +4,12 @@ where the rate stays what it was.
 Paper: nothing; the constant against which the RecSys Challenge 2020 measures RCE (L. Belli et al.
     Privacy-Preserving Recommender Systems Challenge on Twitter's Home Timeline. arXiv:2004.13715).
 Differs: their constant is the rate of the measured rows, which nobody knows beforehand.
+
+For: the point of reference of click probabilities.
+Needs: labels 0 and 1.
+Cold: the same for all.
+Memory: one number.
+Not for: any order: all are equal.
 """
 
 from __future__ import annotations

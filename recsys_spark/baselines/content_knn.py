@@ -11,6 +11,12 @@ Paper: M. J. Pazzani, D. Billsus. Content-Based Recommendation Systems. The Adap
     doi:10.1145/3434185 (ItemKNN-CBF).
 Differs: content.py's terms and weights, profiles.py's weights of the history; neighbours are fitted
     items alone.
+
+For: new items, and catalogues with good tags or words.
+Needs: fields of the items.
+Cold: new items are ranked by their fields, new users by their history.
+Memory: 8 bytes for each of the neighbours an item.
+Not for: items with enough events: what users did says more than what items are.
 """
 
 from __future__ import annotations

@@ -10,6 +10,12 @@ Differs: content.py's terms and weights, each item's row at length 1. The decomp
 
 Limits: the decomposition runs on one machine, which maps 8 bytes per term of an item, and holds 8
 bytes times `dim` for each fitted item and term.
+
+For: new items whose fields have many rare terms.
+Needs: fields of the items.
+Cold: new items are ranked by their fields, new users by their history.
+Memory: 8 bytes a term of an item, and 8 * `dim` for each item and term, on one machine.
+Not for: items with enough events: what users did says more than what items are.
 """
 
 from __future__ import annotations

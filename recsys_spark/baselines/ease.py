@@ -9,6 +9,12 @@ Differs: a history may be weighted by recency (`decay`, `last`), when it is scor
 Spark computes the Gram matrix in blocks; the inversion is not distributed: it takes 8 bytes times
 the squared number of items with events on the driver, and time with their cube (20,000 items:
 3.2 GB, minutes). Above `max_items` a DataError is raised.
+
+For: the first model to try on up to some 20,000 items: one setting, closed form.
+Needs: events; with `decay` or `last` their order.
+Cold: a new user with a history is ranked at once; new items are never found.
+Memory: 8 bytes * items^2 on the driver while it is fitted, 4 bytes * items^2 in the index.
+Not for: more than `max_items` items: memory grows with their square, time with their cube.
 """
 
 from __future__ import annotations

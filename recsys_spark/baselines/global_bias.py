@@ -6,6 +6,12 @@ Paper: Yehuda Koren. Factor in the Neighbors: Scalable and Accurate Collaborativ
 Differs: solved by alternating between users and items, each exactly, until nothing moves by more
     than `tolerance`; users and items have a regulariser each; predictions are clamped to the range
     of the training values.
+
+For: the point of reference of every rating.
+Needs: rated events.
+Cold: a new user or item is predicted from the other side alone, both new by the mean.
+Memory: a number for each user and item.
+Not for: a ranking: its order of items is the same for all users.
 """
 
 from __future__ import annotations

@@ -14,6 +14,14 @@ its rows exactly, and writes their vectors and their share of the Gram matrix as
 complete or absent; the driver adds the shares. The memory of a task is bounded by its block (about
 125,000 events) and, for the other side, by `factors.WHOLE_BYTES`. Work per iteration: about events
 * D^2 * 2 + (users + items) * D^3 / 3 multiplications, divided among the cores.
+
+For: the ranking to beat on large sets: tuned it is level with or above every network measured here.
+Needs: events.
+Cold: a new user with a history is folded in; new items are never found.
+Memory: 4 bytes * `dim` * (users + items), in blocks on the executors; the items' part in each
+    scoring worker.
+Not for: a hurry: the search is the most expensive of the baselines. Work grows with `dim` squared,
+    and with its cube a row.
 """
 
 from __future__ import annotations

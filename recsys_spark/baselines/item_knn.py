@@ -6,6 +6,12 @@ Paper: B. Sarwar et al. Item-Based Collaborative Filtering Recommendation Algori
     ACM TOIS 22(1), 2004, doi:10.1145/963770.963776.
 Differs: similarity.py's choice of weights and similarities; a history item counts 1 whatever its
     value, or less the older it is (`decay`, `last`).
+
+For: a strong first ranking that is explained by what a user had before.
+Needs: events; with `decay` or `last` their order.
+Cold: a new user with a history is ranked at once; new items are never found.
+Memory: 8 bytes for each of `neighbours` entries an item, on the driver and in each scoring worker.
+Not for: catalogues where most items have a handful of events, or that change between two fits.
 """
 
 from __future__ import annotations

@@ -10,6 +10,12 @@ Differs: transitions over up to `window` events, a distance d counting d ** -`di
 
 The order is what it reads: of data without true times (or with those of a form that was filled in)
 it learns the order in which they were shown.
+
+For: the next event: what came just before says most.
+Needs: events in their true order.
+Cold: a new user with a history is ranked at once; new items are never found.
+Memory: 8 bytes for each pair of items that follow each other.
+Not for: events whose order is that of a form or an import, or a question about taste over months.
 """
 
 from __future__ import annotations

@@ -7,6 +7,13 @@ Differs: nothing known.
 
 Time is that of the fitted events: `last` is the latest of them, independent of the clock and of
 held-out events. Every kind sums integers, so the result does not depend on the order of the rows.
+
+For: the point of reference of every ranking, and the fallback of models that know nothing of a
+    user.
+Needs: events; for `by_segment` a field of the users.
+Cold: new users get the list; new items are not in it.
+Memory: 4 bytes an item, once for each segment.
+Not for: a personal list.
 """
 
 from __future__ import annotations

@@ -5,6 +5,12 @@ Paper: Daniel McFadden. Conditional logit analysis of qualitative choice behavio
     Econometrics, Academic Press 1974. Features: etl/shown_features.py, those of the organisers'
     logistic regression in the RecSys Challenge 2019 (P. Knees et al., doi:10.1145/3298689.3346974).
 Differs: the organisers fit a logistic regression over all items, as if each were chosen by itself.
+
+For: re-ranking lists that were shown, by a few readable weights.
+Needs: the lists that were shown (`impressions`) and what was chosen of them.
+Cold: works on any list: it knows an item by what its list says of it, not by number.
+Memory: a number for each feature.
+Not for: full rankings.
 """
 
 from __future__ import annotations

@@ -4,6 +4,12 @@ shown lists must beat.
 Paper: P. Knees et al. RecSys Challenge 2019: Session-based Hotel Recommendations. RecSys 2019,
     doi:10.1145/3298689.3346974 (the organisers' baselines by position and by last interaction).
 Differs: nothing known.
+
+For: the point of reference of re-ranking lists that were shown.
+Needs: the lists that were shown (`impressions`).
+Cold: nothing is learned, so nothing is new to it.
+Memory: 4 bytes an item.
+Not for: anything but shown lists.
 """
 
 from __future__ import annotations

@@ -8,6 +8,12 @@ Differs: nothing known.
 
 The title is a field of the query. A title that was never met, or none, leaves its words, and these
 leave what all playlists have. Work: pairs x (1 + words of a title) rows are exchanged.
+
+For: playlists of which only the title is known.
+Needs: a text field of the queries.
+Cold: a new title is ranked by its words; without known words all get the same list.
+Memory: 8 bytes for each pair of a title or word and an item.
+Not for: queries with a history.
 """
 
 from __future__ import annotations

@@ -12,6 +12,12 @@ Differs: similarity.py's choice of weights and similarities. With `task: rating`
     ratings is held down by `shrink`, where the third paper has a cut-off. Neighbours are the
     nearest of all users, not of those who rated the item; likeness below 0 counts as none. A user
     who came after the fit has no neighbours and gets the fallback.
+
+For: a ranking, or with `task: rating` ratings, of sets with far fewer users than items.
+Needs: events; for ratings their values.
+Cold: a user who came after the fit gets the fallback; new items are never found.
+Memory: 8 bytes an event, and 8 for each of `neighbours` entries a user.
+Not for: many users: the work grows with the square of an item's users.
 """
 
 from __future__ import annotations

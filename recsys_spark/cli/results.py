@@ -23,7 +23,7 @@ def runs(config: Config = None, overrides: Overrides = None, as_json: AsJson = F
     """
     from recsys_spark.report import terminal
 
-    recorded = running.attempts(config, overrides)
+    recorded = running.reader(config, overrides)[1].attempts()
     if as_json:
         print_json([run.model_dump() for run in recorded])
     else:
@@ -67,6 +67,7 @@ def compare(
     ] = "",
     metric: Annotated[str, typer.Option(help="For example ndcg@10. Default: the task's own.")] = "",
     users: Annotated[int, typer.Option(min=0, max=100, help="Example users drawn at random.")] = 4,
+    as_json: AsJson = False,
 ) -> None:
     """Hold evaluated runs against one of them: differences with intervals and p-values, and a page
     that opens in a browser.
@@ -77,30 +78,34 @@ def compare(
     settings = [name for name in named if running.is_setting(name)]
     file = next((name for name in settings if "=" not in name), None)
     overrides = [name for name in settings if name != file]
-    pipeline, lake = running.open_lake(file, overrides)
+    pipeline, lake = running.reader(file, overrides)
     arguments = compares.Wanted(
         tuple(name for name in named if name not in settings), reference, metric, users
     )
     page, path = compares.compare(
         lake, arguments, runs_dir=Path(pipeline.env.runs), seed=pipeline.seed, now=time.time()
     )
-    terminal.comparison(screen(), page, path)
+    if as_json:
+        print_json(compares.facts(page, path))
+    else:
+        terminal.comparison(screen(), page, path)
 
 
 def models(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="Show its settings.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Every model and baseline; or the paper and the settings of one."""
+    """Every model and baseline; or all that is known of one: settings, needs, memory, figures."""
     from recsys_spark.commands import catalogue
     from recsys_spark.report import terminal
 
     if name:
-        entry, settings = catalogue.entry(name), catalogue.settings(name)
+        card = catalogue.card(name)
         if as_json:
-            print_json(asdict(entry) | {"settings": [asdict(setting) for setting in settings]})
+            parts = asdict(card)
+            print_json(parts.pop("entry") | parts)
         else:
-            terminal.model(screen(), entry, settings)
+            terminal.model(screen(), card)
         return
     entries = catalogue.entries()
     if as_json:
@@ -116,14 +121,21 @@ def models(
     screen().print(table)
 
 
-def show(query_id: str, config: Config = None, overrides: Overrides = None) -> None:
+def show(
+    query_id: str, config: Config = None, overrides: Overrides = None, as_json: AsJson = False
+) -> None:
     """The history of a user, session or playlist and every model's recommendations, by title."""
     from recsys_spark.commands import show as shows
+    from recsys_spark.report import terminal
 
-    _, lake = running.open_lake(config, overrides)
-    shows.show(screen(), lake, query_id)
+    shown = shows.shown(running.reader(config, overrides)[1], query_id)
+    if as_json:
+        print_json(asdict(shown))
+    else:
+        terminal.query(screen(), shown)
 
 
 def print_json(value: object) -> None:
-    """On standard output, which has nothing else then."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    """On standard output, which has nothing else then. A number that is none is null."""
+    plain = json.loads(json.dumps(value), parse_constant=lambda name: None)
+    typer.echo(json.dumps(plain, indent=1, ensure_ascii=False))

@@ -155,16 +155,21 @@ def open_lake(config: str | None, overrides: list[str] | None) -> tuple[Any, Any
     return pipeline, pipelines.open_lake(pipeline)
 
 
-def attempts(config: str | None, overrides: list[str] | None) -> list[Any]:
-    """The recorded runs of a pipeline's lake; Spark starts only for tables in a catalog."""
+def reader(config: str | None, overrides: list[str] | None) -> tuple[Any, Any]:
+    """The pipeline, its steps not validated, and its lake, only to be read: Spark starts only for
+    tables in a catalog.
+    """
     from recsys_spark.lake.direct import Direct, is_catalog
     from recsys_spark.pipeline import steps
 
     path, given = arguments(config, overrides)
-    env = steps.read(path, given).env
-    in_catalog = is_catalog(env.lake)
-    lake = open_lake(config, overrides)[1] if in_catalog else Direct(env.lake, Path(env.runs))
-    return list(lake.attempts())
+    pipeline = steps.read(path, given)
+    if is_catalog(pipeline.env.lake):
+        from recsys_spark.lake.gathered import Gathered
+        from recsys_spark.pipeline import runner as pipelines
+
+        return pipeline, Gathered(pipelines.open_lake(pipeline))
+    return pipeline, Direct(pipeline.env.lake, Path(pipeline.env.runs))
 
 
 def named_lake(name: str | None, overrides: list[str] | None) -> Any:

@@ -1,16 +1,22 @@
-"""The models and baselines that can be trained: name, layout, task and `Paper:` line, read from
-the source files without importing them. Settings are read from the imported class and its comments.
+"""The models and baselines that can be trained: name, layout, task and what the docstrings of their
+files say under `Paper:`, `For:` and so on, read from the source without importing it. Settings are
+read from the imported class and its comments.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Iterator
 
+from recsys_spark.commands import figures
+from recsys_spark.commands.figures import Figure
+from recsys_spark.core import config as configuration
 from recsys_spark.core.config import Settings
 from recsys_spark.core.errors import ConfigError, nearest
 
@@ -24,6 +30,23 @@ class Entry:
     task: str
     about: str  # the first paragraph of its file
     paper: str
+    use: str  # what it is for
+    needs: str  # of the data
+    cold: str  # what new users and new items get
+    memory: str  # of a baseline; that of a model is counted (models/sizes.py)
+    unfit: str  # when not to take it
+
+
+# The headings of a docstring, each at the start of a line, and the field that has its text
+HEADINGS = {
+    "Paper": "paper",
+    "For": "use",
+    "Needs": "needs",
+    "Cold": "cold",
+    "Memory": "memory",
+    "Not for": "unfit",
+}
+_HEADING = re.compile(r"^(Paper|Differs|For|Needs|Cold|Memory|Not for|Couples rows|Limits): ", re.M)
 
 
 @dataclass(frozen=True)
@@ -32,6 +55,36 @@ class Setting:
     kind: str  # its type, as the source has it
     default: str  # empty: it must be given
     meaning: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """All that is known of one model or baseline."""
+
+    entry: Entry
+    settings: list[Setting]
+    memory: str
+    figures: list[Figure]
+
+
+def card(name: str) -> Card:
+    """Raises ConfigError, with the nearest name, when there is none."""
+    found = entry(name)
+    names = [other.name for other in entries()]
+    return Card(found, settings(name), found.memory or _weights(name), figures.of(name, names))
+
+
+def _weights(name: str) -> str:
+    """The memory of a model's weights with the settings of conf/models/NAME.yaml."""
+    from recsys_spark.models import sizes
+
+    shipped = configuration.load(configuration.located(f"conf/models/{name}.yaml"))
+    weights = sizes.bytes_of(name, shipped["config"])
+    return (
+        f"{weights.per_user:,} bytes a user, {weights.per_item:,} bytes an item and "
+        f"{weights.fixed:,} more, with the settings of conf/models/{name}.yaml and without fields; "
+        "training with Adam takes three times as much, and batches beside it."
+    )
 
 
 def entry(name: str) -> Entry:
@@ -94,9 +147,11 @@ def _fields(kind: type) -> dict[str, tuple[str, str]]:
     return described
 
 
-def entries() -> list[Entry]:
+@cache
+def entries() -> tuple[Entry, ...]:
     """Baselines first, then models, each by name."""
-    return sorted(_entries(), key=lambda entry: (entry.kind != "baseline", entry.kind, entry.name))
+    order = sorted(_entries(), key=lambda entry: (entry.kind != "baseline", entry.kind, entry.name))
+    return tuple(order)
 
 
 def _entries() -> Iterator[Entry]:
@@ -104,26 +159,27 @@ def _entries() -> Iterator[Entry]:
     for file in files:
         module = ast.parse(file.read_text(encoding="utf-8"))
         text = ast.get_docstring(module) or ""
-        paper = _paper(text)
-        if paper:
+        said = _said(text)
+        if said["paper"]:
             kind = "baseline" if file.parent.name == "baselines" else file.parent.name
             about = " ".join(text.split("\n\n")[0].split())
-            yield Entry(file.stem, kind, _task(module), about, paper)
+            yield Entry(file.stem, kind, _task(module), about, **said)
 
 
-def _paper(docstring: str) -> str:
-    """The text after `Paper:` up to the next blank line or the next `Word:` heading, on one
-    line.
-    """
-    _, heading, rest = docstring.partition("Paper:")
-    text = rest.split("Differs:")[0].split("\n\n")[0]
-    return " ".join(text.split()) if heading else ""
+def _said(docstring: str) -> dict[str, str]:
+    """{field: the text behind its heading, on one line}: up to the next heading or blank line."""
+    said = dict.fromkeys(HEADINGS.values(), "")
+    _, *parts = _HEADING.split(docstring)
+    for heading, text in zip(parts[::2], parts[1::2], strict=True):
+        if heading in HEADINGS:
+            said[HEADINGS[heading]] = " ".join(text.split("\n\n")[0].split())
+    return said
 
 
 def _task(module: ast.Module) -> str:
     """The value of `TASK = "..."` at module level, or of `task = "..."` in the last class or its
-    base classes; `ranking or rating` where the settings decide: a function `task`, or a setting of
-    that name.
+    base classes; `ranking or rating` where a baseline has a function `task`, `rating or click`
+    where a model has a setting of that name.
     """
     classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
     if any(isinstance(node, ast.FunctionDef) and node.name == "task" for node in module.body):
@@ -142,7 +198,7 @@ def _task_of(module: ast.Module, name: str) -> str:
                 for part in node.body
                 if isinstance(part, ast.ClassDef) and part.name == "Config"
             ):
-                return "ranking or rating"
+                return "rating or click"
             bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
             return _assigned(node.body, "task") or next(
                 filter(None, (_task_of(module, base) for base in bases)), ""

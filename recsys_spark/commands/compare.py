@@ -2,17 +2,19 @@
 
 The metrics were measured before, by evaluate runs: values come from the table `metrics`, paired
 differences from the replicas that those runs keep. Only the popularity of listed items and the
-changes for users are counted here.
+changes for users are counted here. Without Spark, unless the lake is a catalog's.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from pyspark.sql import functions as F
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys_spark.commands import comparable, differences, list_changes
 from recsys_spark.commands.comparable import Measured
@@ -20,14 +22,13 @@ from recsys_spark.core import artifacts
 from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import RecsysError
-from recsys_spark.lake.tables import Lake
+from recsys_spark.lake.direct import Reader
 from recsys_spark.metrics.tasks import RANKING, TASKS
-from recsys_spark.report import comparison, results
-from recsys_spark.report.content import Compared, Comparison, Lists
+from recsys_spark.report import comparison, example_users, results
+from recsys_spark.report.content import Compared, Comparison, Example, Lists
 from recsys_spark.report.kinds import worded
 from recsys_spark.report.sections import joined
-from recsys_spark.stages.results import examples, measured
-from recsys_spark.stages.results.examples import Ranked
+from recsys_spark.stages.results import measured
 
 FOLDER = "comparisons"  # in the folder of the run folders
 DIFFERING = 4  # example users for whom one run hits and another does not
@@ -46,7 +47,7 @@ class Wanted:
 
 
 def compare(
-    lake: Lake, arguments: Wanted, *, runs_dir: Path, seed: int, now: float
+    lake: Reader, arguments: Wanted, *, runs_dir: Path, seed: int, now: float
 ) -> tuple[Comparison, Path]:
     """The comparison, and the path of its page, named by a fingerprint of runs and references.
 
@@ -93,6 +94,32 @@ def compare(
     return page, path
 
 
+def facts(page: Comparison, path: Path) -> dict[str, Any]:
+    """The comparison for other programs: of each task the reference, each run's values over all
+    users, and the differences from the reference, by metric and slice.
+    """
+    return {
+        "page": str(path),
+        "tasks": [
+            {
+                "task": entry.task,
+                "metric": results.written(entry.primary),
+                "reference": entry.reference,
+                "why": entry.why,
+                "replicas": entry.replicas,
+                "values": [
+                    asdict(value) for value in entry.evaluation.values if value.slice == results.ALL
+                ],
+                "differences": [
+                    asdict(difference) | {"column": results.written(difference.column)}
+                    for difference in entry.differences
+                ],
+            }
+            for entry in page.compared
+        ],
+    }
+
+
 def _only(run: Run, recorded: Sequence[Run]) -> Run:
     scored_runs = comparable.scored(run, recorded)
     if len(scored_runs) != 1:
@@ -105,7 +132,7 @@ def _only(run: Run, recorded: Sequence[Run]) -> Run:
 
 
 def _page(
-    lake: Lake,
+    lake: Reader,
     compared: Sequence[Compared],
     alike: dict[str, list[Measured]],
     recorded: Sequence[Run],
@@ -173,7 +200,7 @@ def _page(
 
 
 def _lists(
-    lake: Lake,
+    lake: Reader,
     compared: Compared,
     runs: Sequence[Measured],
     labels: dict[str, str],
@@ -183,63 +210,91 @@ def _lists(
 ) -> Lists:
     """The lists of the evaluated users, down to the main cut-off."""
     k = compared.primary[1] or results.PRIMARY_K
-    ids = [measurement.scored.run_id for measurement in runs]
-    ranked = _ranked(lake, runs, {run.run_id: run for run in recorded}, k)
-    lists = ranked.lists.persist()
-    hit = list_changes.hits(ranked).persist()
-    try:
-        differing = examples.draw(
-            list_changes.differing(hit, ids), DIFFERING if arguments.example_users else 0, seed
-        )
-        drawn = examples.draw(ranked.held, arguments.example_users, seed)
-        # The reference's list comes first
-        order = {
-            compared.reference: labels[compared.reference],
-            **labels,
-        }
-        shown = {
-            example.query_id: example
-            for example in examples.examples(
-                ranked, list(dict.fromkeys([*differing, *drawn])), order
-            )
-        }
-        return Lists(
-            k,
-            compared.reference,
-            labels,
-            list_changes.popularity(ranked, ids),
-            list_changes.changes(ranked, hit, ids, compared.reference),
-            drawn=tuple(shown[user] for user in drawn),
-            differing=tuple(shown[user] for user in differing),
-            query_kind=ranked.query_kind,
-        )
-    finally:
-        lists.unpersist()
-        hit.unpersist()
-
-
-def _ranked(lake: Lake, runs: Sequence[Measured], by_id: dict[str, Run], k: int) -> Ranked:
-    evaluated, split = runs[0].evaluated, by_id[runs[0].terms.split]
-    events = lake.read(c.SPLITS, evaluated.output_versions[c.SPLITS]).where(
-        F.col(c.RUN_ID) == split.run_id
-    )
-    items = (
-        lake.read(c.ITEMS, evaluated.output_versions[c.ITEMS])
-        if c.ITEMS in evaluated.output_versions
-        else None
-    )
+    evaluated = runs[0].evaluated
+    split = next(run for run in recorded if run.run_id == runs[0].terms.split)
     kind = str(evaluated.summary.get("query_kind", c.USER))
-    held = events.where(F.col(c.PART) == runs[0].terms.part).select(c.QUERY_ID).distinct()
-    lists = None
-    for measurement in runs:
-        rows = lake.read(c.RECOMMENDATIONS, measurement.scored.output_versions[c.RECOMMENDATIONS])
-        rows = rows.where(
-            (F.col(c.RUN_ID) == measurement.scored.run_id)
-            & (F.col(c.QUERY_KIND) == kind)
-            & (F.col(c.RANK) <= k)
-        )
-        lists = rows if lists is None else lists.union(rows)
-    assert lists is not None, "at least two runs are compared"
-    return Ranked(
-        events, runs[0].terms.part, lists.join(held, on=c.QUERY_ID, how="left_semi"), items, kind
+    version = evaluated.output_versions[c.SPLITS]
+    of_split = {c.RUN_ID: [split.run_id]}
+    held = lake.table(
+        c.SPLITS,
+        version,
+        columns=example_users.EVENT,
+        where=of_split | {c.PART: [runs[0].terms.part]},
     )
+    train = of_split | {c.PART: [c.TRAIN]}
+    lists = {
+        measurement.scored.run_id: _places(lake, measurement.scored, kind, k)
+        for measurement in runs
+    }
+    listed = list_changes.Listed.of(lake.counts(c.SPLITS, version, c.ITEM_ID, train), held, lists)
+    differing = list_changes.draw(
+        listed.differing(), DIFFERING if arguments.example_users else 0, seed
+    )
+    drawn = list_changes.draw(listed.users, arguments.example_users, seed)
+    users = list(dict.fromkeys([*differing, *drawn]))
+    # The reference's list comes first
+    order = {compared.reference: labels[compared.reference], **labels}
+    events = (
+        lake.table(
+            c.SPLITS, version, columns=example_users.EVENT, where=train | {c.QUERY_ID: users}
+        ).to_pylist()
+        if users
+        else []
+    )
+    shown = _examples(lake, evaluated, users, events, held, lists, order, kind)
+    return Lists(
+        k,
+        compared.reference,
+        labels,
+        listed.popularity(),
+        listed.changes(compared.reference),
+        drawn=tuple(shown[user] for user in drawn),
+        differing=tuple(shown[user] for user in differing),
+        query_kind=kind,
+    )
+
+
+def _places(lake: Reader, scored: Run, kind: str, k: int) -> pa.Table:
+    """The first k places of a run's lists."""
+    rows = lake.table(
+        c.RECOMMENDATIONS,
+        scored.output_versions[c.RECOMMENDATIONS],
+        columns=(*example_users.PLACE, c.SCORE),
+        where={c.RUN_ID: [scored.run_id], c.QUERY_KIND: [kind]},
+    )
+    return rows.filter(pc.less_equal(rows.column(c.RANK), k))
+
+
+def _examples(
+    lake: Reader,
+    evaluated: Run,
+    users: Sequence[str],
+    train: list[dict[str, Any]],
+    held: pa.Table,
+    lists: Mapping[str, pa.Table],
+    labels: Mapping[str, str],
+    kind: str,
+) -> dict[str, Example]:
+    chosen = pa.array(users, pa.string())
+
+    def of_users(rows: pa.Table) -> list[dict[str, Any]]:
+        return rows.filter(pc.is_in(rows.column(c.QUERY_ID), chosen)).to_pylist()
+
+    places = [
+        place
+        for rows in lists.values()
+        for place in of_users(rows)
+        if place[c.RANK] <= example_users.SHOWN
+    ]
+    held_out = of_users(held)
+    ids = example_users.items_of(train, held_out, places)
+    items = {}
+    if ids and c.ITEMS in evaluated.output_versions:
+        rows = lake.table(
+            c.ITEMS, evaluated.output_versions[c.ITEMS], where={c.ITEM_ID: ids}
+        ).to_pylist(maps_as_pydicts="strict")
+        items = {
+            row[c.ITEM_ID]: {**row, "genres": (row["fields"] or {}).get("genres")} for row in rows
+        }
+    made = example_users.examples(users, train, held_out, places, items, labels, kind)
+    return {example.query_id: example for example in made}

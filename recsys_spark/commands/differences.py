@@ -13,7 +13,7 @@ from recsys_spark.commands.comparable import Measured
 from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, DataError, nearest
-from recsys_spark.lake.tables import Lake
+from recsys_spark.lake.direct import Reader
 from recsys_spark.metrics import paired
 from recsys_spark.metrics.intervals import Replicates
 from recsys_spark.metrics.paired import Key
@@ -24,7 +24,7 @@ from recsys_spark.stages.results import measured
 
 
 def compared(
-    lake: Lake,
+    lake: Reader,
     alike: Mapping[str, Sequence[Measured]],
     recorded: Sequence[Run],
     *,
@@ -70,7 +70,7 @@ def compared(
     return comparisons
 
 
-def _evaluation(lake: Lake, runs: Sequence[Measured], recorded: Sequence[Run]) -> Evaluation:
+def _evaluation(lake: Reader, runs: Sequence[Measured], recorded: Sequence[Run]) -> Evaluation:
     """The values of these runs on their task, from all evaluate runs that measured them; the facts
     on the split are the same for all of them.
     """
@@ -84,10 +84,14 @@ def _evaluation(lake: Lake, runs: Sequence[Measured], recorded: Sequence[Run]) -
             for measurement in runs
             if measurement.evaluated.run_id == evaluated.run_id
         }
-        rows = lake.read(c.METRICS, evaluated.output_versions.get(c.METRICS))
+        rows = lake.table(
+            c.METRICS,
+            evaluated.output_versions.get(c.METRICS),
+            where={c.RUN_ID: [evaluated.run_id]},
+        )
         values += [
             value
-            for value in measured.values(rows, evaluated)
+            for value in measured.values(rows.to_pylist(), evaluated)
             if value.run_id in of_runs and value.task == runs[0].task
         ]
         odd = evaluated.summary.get("found", {})

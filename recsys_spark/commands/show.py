@@ -4,27 +4,57 @@ session or a playlist.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pyspark.sql import functions as F
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from recsys_spark.core import columns as c
+from recsys_spark.core import xxh64
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import DataError, TableError
-from recsys_spark.etl import queries
-from recsys_spark.lake.tables import Lake
+from recsys_spark.lake.direct import Reader
 
 SHOWN = 10  # rows of the history and of each list
+# Of an event: what is shown of it, and what orders the events of a query
+EVENT = (c.QUERY_ID, c.ITEM_ID, c.VALUE, c.PART, c.TS, c.STEP, c.POSITION)
 
 
-def show(console: Console, lake: Lake, named: str) -> None:
-    """Print the latest events of a query and the newest list of each scored step. named: its id; of
-    a session also its session_id or its user, where there is one such session alone. DataError for
-    an unknown one.
+@dataclass(frozen=True)
+class Event:
+    item_id: str
+    title: str
+    value: float
+    part: str
+
+
+@dataclass(frozen=True)
+class Place:
+    rank: int
+    item_id: str
+    title: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Listed:
+    model: str
+    run_id: str
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """history: the latest events, newest first; lists: the newest one of each scored step."""
+
+    query_kind: str
+    query_id: str
+    history: tuple[Event, ...]
+    lists: tuple[Listed, ...]
+
+
+def shown(lake: Reader, named: str) -> Shown:
+    """named: the id of a query; of a session also its session_id or its user, where there is one
+    such session alone. DataError for an unknown one.
     """
     runs = sorted(lake.runs(), key=lambda run: run.ended_at)
     prepared = [run for run in runs if run.stage == "prepare"]
@@ -35,41 +65,50 @@ def show(console: Console, lake: Lake, named: str) -> None:
             remedy="run the pipeline first: recsys-spark run",
         )
     run, kind, query_id = _found(lake, prepared, named)
-    titles = (
-        lake.read(c.ITEMS, run.output_versions.get(c.ITEMS)).select(c.ITEM_ID, "title")
-        if lake.exists(c.ITEMS)
-        else None
-    )
-    history = _history(lake, run, query_id, titles)
-    heading = f"{kind} {query_id}: the last {len(history)} events"
-    table = Table("title", "value", "part", title=Text(heading))
-    for row in history:
-        table.add_row(Text(row.title or row.item_id), f"{row.value:g}", row.part)
-    console.print(table)
+    events = _latest(lake, run, query_id)
     newest = {
         run.step: run
         for run in runs
         if c.RECOMMENDATIONS in run.output_versions and run.stage == "score"
     }
-    for run in newest.values():
-        _print_list(console, lake, run, kind, query_id, titles)
+    lists = [(scored, _places(lake, scored, kind, query_id)) for scored in newest.values()]
+    items = {row[c.ITEM_ID] for rows in (events, *(places for _, places in lists)) for row in rows}
+    titles = _titles(lake, run, items)
+    return Shown(
+        kind,
+        query_id,
+        tuple(
+            Event(row[c.ITEM_ID], titles[row[c.ITEM_ID]], row[c.VALUE], row[c.PART])
+            for row in events
+        ),
+        tuple(
+            Listed(
+                places[0][c.MODEL],
+                scored.run_id,
+                tuple(
+                    Place(row[c.RANK], row[c.ITEM_ID], titles[row[c.ITEM_ID]], row[c.SCORE])
+                    for row in places
+                ),
+            )
+            for scored, places in lists
+            if places
+        ),
+    )
 
 
-def _found(lake: Lake, prepared: Sequence[Run], named: str) -> tuple[Run, str, str]:
+def _found(lake: Reader, prepared: Sequence[Run], named: str) -> tuple[Run, str, str]:
     """(the newest split that has the query, its kind, its id)."""
-    others: list[str] = []
+    others: dict[str, None] = {}
     for run in reversed(prepared):
-        rows = lake.read(c.SPLITS, run.output_versions[c.SPLITS]).where(
-            (F.col(c.RUN_ID) == run.run_id)
-            & F.lit(named).isin(F.col(c.QUERY_ID), F.col(c.SESSION_ID), F.col(c.USER_ID))
-        )
-        matches = rows.select(c.QUERY_KIND, c.QUERY_ID).distinct().limit(SHOWN).collect()
-        exact = [row for row in matches if row[c.QUERY_ID] == named]
-        of_sessions = [row for row in matches if row[c.QUERY_KIND] == c.SESSION]
-        chosen = exact or of_sessions
+        matches = _matches(lake, run, {c.QUERY_ID: [named]}) or [
+            match
+            for column in (c.SESSION_ID, c.USER_ID)
+            for match in _matches(lake, run, {column: [named], c.QUERY_KIND: [c.SESSION]})
+        ]
+        chosen = sorted(set(matches))
         if len(chosen) == 1:
-            return run, chosen[0][c.QUERY_KIND], chosen[0][c.QUERY_ID]
-        others += [row[c.QUERY_ID] for row in chosen if row[c.QUERY_ID] not in others]
+            return run, *chosen[0]
+        others |= dict.fromkeys(query_id for _, query_id in chosen)
     raise DataError(
         f"user, session or playlist {named!r}",
         found=f"several: {', '.join(sorted(others)[:SHOWN])}"
@@ -79,46 +118,61 @@ def _found(lake: Lake, prepared: Sequence[Run], named: str) -> tuple[Run, str, s
     )
 
 
-def _history(lake: Lake, run: Run, query_id: str, titles: Any) -> list[Any]:
-    events = lake.read(c.SPLITS, run.output_versions[c.SPLITS]).where(
-        (F.col(c.RUN_ID) == run.run_id) & (F.col(c.QUERY_ID) == query_id)
+def _matches(lake: Reader, run: Run, where: dict[str, list[str]]) -> list[tuple[str, str]]:
+    rows = lake.table(
+        c.SPLITS,
+        run.output_versions[c.SPLITS],
+        columns=(c.QUERY_KIND, c.QUERY_ID),
+        where={c.RUN_ID: [run.run_id], **where},
     )
-    newest = F.desc("order")
-    events = events.withColumn("order", queries.oldest_first()).orderBy(newest).limit(SHOWN)
-    return (
-        _titled(events, titles)
-        .orderBy(newest)
-        .select("title", c.ITEM_ID, c.VALUE, c.PART)
-        .collect()
-    )
+    return [(row[c.QUERY_KIND], row[c.QUERY_ID]) for row in rows.to_pylist()]
 
 
-def _print_list(
-    console: Console, lake: Lake, run: Run, kind: str, query_id: str, titles: Any
-) -> None:
-    rows = lake.read(c.RECOMMENDATIONS, run.output_versions[c.RECOMMENDATIONS])
-    rows = rows.where(
-        (F.col(c.RUN_ID) == run.run_id)
-        & (F.col(c.QUERY_KIND) == kind)
-        & (F.col(c.QUERY_ID) == query_id)
-        & (F.col(c.RANK) <= SHOWN)
+def _latest(lake: Reader, run: Run, query_id: str) -> list[dict[str, Any]]:
+    rows = lake.table(
+        c.SPLITS,
+        run.output_versions[c.SPLITS],
+        columns=EVENT,
+        where={c.RUN_ID: [run.run_id], c.QUERY_ID: [query_id]},
     )
-    listed = (
-        _titled(rows, titles)
-        .orderBy(c.RANK)
-        .select(c.RANK, "title", c.ITEM_ID, c.SCORE, c.MODEL)
-        .collect()
-    )
-    if listed:
-        table = Table("#", "title", "score", title=f"{listed[0].model}  ({run.run_id})")
-        for row in listed:
-            table.add_row(str(row.rank), Text(row.title or row.item_id), f"{row.score:.4g}")
-        console.print(table)
+    return sorted(rows.to_pylist(), key=age, reverse=True)[:SHOWN]
 
 
-def _titled(rows: Any, titles: Any) -> Any:
-    return (
-        rows.withColumn("title", F.lit(None).cast("string"))
-        if titles is None
-        else rows.join(titles, on=c.ITEM_ID, how="left")
+def age(event: dict[str, Any]) -> list[tuple[bool, float]]:
+    """Orders the events of a query, oldest first, as `etl.queries.oldest_first` does in Spark."""
+    values = (
+        event[c.TS],
+        event[c.STEP],
+        event[c.POSITION],
+        ~xxh64.of(event[c.QUERY_ID], event[c.ITEM_ID]),
+        event[c.VALUE],
     )
+    return [(value is not None, value or 0) for value in values]  # without one: before all others
+
+
+def _places(lake: Reader, run: Run, kind: str, query_id: str) -> list[dict[str, Any]]:
+    """The first places of its list, best first."""
+    rows = lake.table(
+        c.RECOMMENDATIONS,
+        run.output_versions[c.RECOMMENDATIONS],
+        columns=(c.RANK, c.ITEM_ID, c.SCORE, c.MODEL),
+        where={c.RUN_ID: [run.run_id], c.QUERY_KIND: [kind], c.QUERY_ID: [query_id]},
+    )
+    return sorted(rows.to_pylist(), key=lambda row: row[c.RANK])[:SHOWN]
+
+
+def _titles(lake: Reader, run: Run, items: Collection[str]) -> dict[str, str]:
+    """{item: its title, else its id}."""
+    rows = (
+        lake.table(
+            c.ITEMS,
+            run.output_versions.get(c.ITEMS),
+            columns=(c.ITEM_ID, "title"),
+            where={c.ITEM_ID: items},
+        ).to_pylist()
+        if items and lake.exists(c.ITEMS)
+        else []
+    )
+    return {item: item for item in items} | {
+        row[c.ITEM_ID]: row["title"] for row in rows if row["title"]
+    }

@@ -13,8 +13,12 @@ from py4j.protocol import Py4JJavaError
 from pyspark.find_spark_home import _find_spark_home
 from pyspark.sql import SparkSession
 
+from recsys_spark.core import log
 from recsys_spark.core.errors import ConfigError
 
+logger = log.get(__name__)
+# What a session has had since its start
+_STARTED_WITH = ("env.spark.master", "env.spark.driver_memory")
 DELTA_CLASS = "io.delta.sql.DeltaSparkSessionExtension"
 # On small data the JVM's work is mostly thousands of methods that run a little: its optimising
 # compiler took two fifths of its time on the demo. So a method has to run ten times as often
@@ -46,14 +50,14 @@ def session(settings: Settings, app: str) -> SparkSession:
     """The running session, or a new one. Raises ConfigError when Java or Delta's JARs are missing.
 
     On Databricks the platform's own session is used as it is; under `spark-submit` its master and
-    memory win over `settings`.
+    memory win over `settings`. The log says which settings have no effect.
     """
     if "DATABRICKS_RUNTIME_VERSION" in os.environ:
-        platform = SparkSession.builder.getOrCreate()
-        platform.conf.set("spark.sql.session.timeZone", "UTC")
-        return platform
+        return on_platform(SparkSession.builder.getOrCreate(), settings)
     # The JVM runs already: spark-submit started us
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    if submitted:
+        logger.info(log.fields(event="decided_by_spark_submit", settings=",".join(_STARTED_WITH)))
     if not submitted:
         _require_java()
         _require_jars(settings.conf)
@@ -64,6 +68,30 @@ def session(settings: Settings, app: str) -> SparkSession:
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel(settings.conf.get("spark.log.level", "ERROR"))
     _require_delta(spark)
+    return spark
+
+
+def on_platform(spark: SparkSession, settings: Settings) -> SparkSession:
+    """The platform's session with those of the settings that Spark takes at run time; a warning
+    names those that it does not.
+    """
+    conf = {"spark.sql.session.timeZone": "UTC", **settings.conf}
+    if settings.shuffle_partitions is not None:
+        conf["spark.sql.shuffle.partitions"] = str(settings.shuffle_partitions)
+    fixed = [key for key in conf if not spark.conf.isModifiable(key)]
+    for key, value in conf.items():
+        if key not in fixed:
+            spark.conf.set(key, value)
+    logger.info(log.fields(event="decided_by_the_platform", settings=",".join(_STARTED_WITH)))
+    if fixed:
+        logger.warning(
+            log.fields(
+                event="settings_ignored",
+                settings=",".join(fixed),
+                why="a running session does not take them",
+                remedy="set them on the cluster",
+            )
+        )
     return spark
 
 

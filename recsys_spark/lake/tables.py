@@ -66,7 +66,11 @@ class Lake:
                 f"table {name!r}",
                 expected=f"one of {', '.join(sorted(SCHEMAS))}{nearest(name, SCHEMAS)}",
             )
-        return f"{self.root}.{name}" if self.in_catalog else f"{self.root}/{name}"
+        if not self.in_catalog:
+            return f"{self.root}/{name}"
+        # Spark's parser wants a hyphen in quotes
+        root = (f"`{part}`" if "-" in part else part for part in self.root.split("."))
+        return f"{'.'.join(root)}.{name}"
 
     def exists(self, name: str) -> bool:
         where = self.where(name)

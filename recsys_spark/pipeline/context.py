@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,21 @@ class Env(Settings):
     # After so long `clean` takes away runs on which nothing builds, and versions that none names
     retention_days: int = Field(30, ge=0)
     spark: SparkSettings = SparkSettings()
+
+    @field_validator("lake")
+    @classmethod
+    def _place(cls, lake: str) -> str:
+        if _TABLE.fullmatch(lake):
+            *schema, _ = lake.split(".")
+            raise ValueError(
+                f"catalog.schema, a path or a URL (a lake is a schema with many tables, not one "
+                f"table: {'.'.join(schema[:2])}; a folder of this name: ./{lake})"
+            )
+        return lake
+
+
+# Three names or more: of a table, where `env.lake` wants a schema
+_TABLE = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*){2,}")
 
 
 class Job(Settings):

@@ -25,6 +25,7 @@ from recsys_spark.core.contracts import VERSION, Run
 from recsys_spark.core.errors import RecsysError, first_line
 from recsys_spark.lake import session
 from recsys_spark.lake.tables import Lake
+from recsys_spark.pipeline import memory
 from recsys_spark.pipeline.context import Context, Outcome
 from recsys_spark.pipeline.steps import Pipeline, Step, missing, references
 
@@ -149,7 +150,8 @@ def execute(
         listener(Event("start", step.name, step.job.stage, run_id, facts=_earlier(lake, step)))
         artifacts.write_text(run_dir / "job.json", step.job.model_dump_json(indent=1) + "\n")
         try:
-            outcome: Outcome = step.module.run(ctx, step.job)
+            with memory.Peak() as peak:
+                outcome: Outcome = step.module.run(ctx, step.job)
         except Exception as problem:
             failure = _record(pipeline, step, ctx, key, Outcome(), problem=_in_one_line(problem))
             _keep_failure(lake, failure)
@@ -157,6 +159,7 @@ def execute(
             facts = {"problem": failure.problem}
             listener(Event("failed", step.name, step.job.stage, run_id, took, facts))
             raise
+        outcome.summary["peak_memory_bytes"] = peak.bytes
         record = _record(pipeline, step, ctx, key, outcome)
         lake.add_run(record)
         artifacts.write_model(run_dir / "run.json", record)

@@ -27,6 +27,8 @@ class Evaluation:
     query_kind: str = "user"
     # {task: the first run of its table minus each other one, in the main metric}
     leads: dict[str, tuple[Paired, ...]] = field(default_factory=dict)
+    # {task: {metric: the best run, and those that cannot be told apart from it}}
+    level: dict[str, dict[Metric, frozenset[str]]] = field(default_factory=dict)
     replicas: int = 0
 
 
@@ -150,6 +152,22 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """How a measured model was made. settings: those it was fitted with; chosen: by how many
+    trials, or as written in the pipeline; fit: the parts it was fitted on; peak_bytes: memory while
+    it was fitted, search included; 0: not recorded.
+    """
+
+    run_id: str  # of the model's run
+    label: str
+    settings: tuple[tuple[str, str], ...]
+    chosen: str
+    fit: str
+    seconds: float
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Page:
     title: str
     data: str  # one line on the data set
@@ -159,6 +177,7 @@ class Page:
     examples: tuple[Example, ...] = ()
     steps: tuple[tuple[str, str, float], ...] = ()  # run id, stage, seconds
     profile: Profile | None = None  # of the events that were split
+    fitted: tuple[Fitted, ...] = ()
 
 
 @dataclass(frozen=True)

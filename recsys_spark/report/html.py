@@ -9,7 +9,17 @@ from html import escape
 
 from recsys_spark.metrics import glossary
 from recsys_spark.metrics.tasks import TASKS
-from recsys_spark.report import charts, profile, results, said, sections, shell, table, users
+from recsys_spark.report import (
+    charts,
+    models,
+    profile,
+    results,
+    said,
+    sections,
+    shell,
+    table,
+    users,
+)
 from recsys_spark.report.content import Evaluation, Example, Page, Training
 from recsys_spark.report.kinds import worded
 from recsys_spark.report.results import Table
@@ -49,6 +59,7 @@ def render(page: Page) -> str:
                     _results(evaluation, result_table, css) for evaluation, result_table in tables
                 ),
             ),
+            ("models", "The models", models.section(page.fitted, css)),
             ("data", "The data", profile.section(page.profile) if page.profile else ""),
             ("activity", "By user activity", _activities(tables, css)),
             ("training", "Training", _trainings(page.trainings, css)),

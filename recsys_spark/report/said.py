@@ -18,7 +18,7 @@ def verdict(compared: Compared, difference: Paired, labels: dict[str, str]) -> t
     name, other = labels[difference.run_id], labels[compared.reference]
     if difference.value is None:
         return f"{name} and {other}", ": nothing was measured on both"
-    if not _is_sure(difference):
+    if not is_sure(difference):
         detail = (
             f": {name} minus {other} is {signed(difference)}, "
             f"{probability(difference, compared.replicas)}"
@@ -42,8 +42,8 @@ def leads(evaluation: Evaluation, table: results.Table) -> list[str]:
     """
     labels = {row.run_id: row.label for row in table.rows}
     differences = [lead for lead in evaluation.leads.get(table.task, ()) if lead.run_id in labels]
-    doubtful = [lead for lead in differences if not _is_sure(lead)]
-    sure = [lead for lead in differences if _is_sure(lead)]
+    doubtful = [lead for lead in differences if not is_sure(lead)]
+    sure = [lead for lead in differences if is_sure(lead)]
     sentences = []
     if doubtful:
         names = ", ".join(
@@ -52,15 +52,26 @@ def leads(evaluation: Evaluation, table: results.Table) -> list[str]:
         sentences.append(f"It cannot be told apart from {names}")
     if sure:
         nearest = sure[0]  # the table's order: the best of them
-        rest = " and all behind it" if len(sure) > 1 else ""
+        rest = ", and all behind it" if len(sure) > 1 else ""
+        bar = table.baseline.run_id if table.baseline else ""
+        baseline = next((lead for lead in sure[1:] if lead.run_id == bar), None)
+        if baseline is not None:
+            between = "all in between, " if baseline is not sure[1] else ""
+            rest = (
+                f", {between}and {labels[bar]} by {size(baseline)}, "
+                f"{probability(baseline, evaluation.replicas)}"
+            )
+            if sure[-1] is not baseline:
+                rest += ", and all behind it"
         sentences.append(
             f"It beats {labels[nearest.run_id]} by {size(nearest)}, "
-            f"{probability(nearest, evaluation.replicas)}{rest and ','}{rest}"
+            f"{probability(nearest, evaluation.replicas)}{rest}"
         )
     return sentences
 
 
-def _is_sure(difference: Paired) -> bool:
+def is_sure(difference: Paired) -> bool:
+    """Whether the runs differ, by the corrected p-value."""
     return difference.corrected is not None and difference.corrected < SURE
 
 

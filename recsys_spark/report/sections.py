@@ -4,7 +4,7 @@ slices, notes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 
 from recsys_spark.metrics import glossary
@@ -40,6 +40,10 @@ SAMPLED_NOTE = (
 INTERVAL = (
     "95 %, by bootstrap over users. Intervals that overlap show neither that two models are equal "
     "nor that they differ: the differences named above are paired, over the same users"
+)
+BOLD = (
+    "the best of a column, and those that cannot be told apart from it: the paired difference has "
+    "a p-value of .05 or more, corrected by Holm for the number of models"
 )
 
 
@@ -132,10 +136,12 @@ def _result_table(
         [Cell(row.label, row.label, css=css[row.label], mark=_tags(result_table, row, tags))]
         for row in result_table.rows
     ]
+    level = evaluation.level.get(result_table.task, {})
     for column in shown:
         columns.append(_column(column, result_table.task))
+        best = level.get(column) or {result_table.best.get(column, "")}
         for cells, row in zip(body, result_table.rows, strict=True):
-            cells.append(measured(row.values.get(column), best=result_table.best.get(column)))
+            cells.append(measured(row.values.get(column), best=best))
         if sampled and column[0] == result_table.primary[0]:
             title = f"{results.title(column)}, full ranking"
             columns.append(
@@ -166,11 +172,13 @@ def _tags(result_table: Table, row: results.Row, tags: Mapping[str, str] | None)
     )
 
 
-def measured(value: Value | None, *, best: str | None = None) -> Cell:
-    """A number with its interval below it; bold where its run is `best`, the best of the column."""
+def measured(value: Value | None, *, best: Collection[str] = ()) -> Cell:
+    """A number with its interval below it; bold where its run is in `best`: the best of the column,
+    and those that cannot be told apart from it.
+    """
     if value is None:
         return Cell("–", None)
-    css = "best" if value.run_id == best else ""
+    css = "best" if value.run_id in best else ""
     return Cell(
         results.number(value.metric, value.value),
         value.value,
@@ -229,7 +237,7 @@ def meanings(tables: Iterable[Table]) -> str:
         for column in result_table.columns(k)
     )
     pairs = [(glossary.title(metric), glossary.meaning(metric)) for metric in metrics]
-    return shell.facts([*pairs, ("Interval", INTERVAL)])
+    return shell.facts([*pairs, ("Interval", INTERVAL), ("Bold", BOLD)])
 
 
 def legend(lines: Sequence[Series]) -> str:

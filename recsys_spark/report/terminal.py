@@ -69,19 +69,52 @@ def runs(console: Console, recorded: Sequence[Run]) -> None:
     console.print(table)
 
 
-def model(console: Console, entry: Any, settings: Sequence[Any]) -> None:
-    """Prints a model's paper and its settings (of commands/catalogue.py)."""
+def model(console: Console, card: Any) -> None:
+    """Prints all that is known of a model (of commands/catalogue.py)."""
+    entry = card.entry
     console.print(Text(f"{entry.name}: {entry.kind}, {entry.task}", "bold"))
     console.print(Text(entry.about))
     console.print(Text(f"Paper: {entry.paper}", "dim"))
+    about = Table(show_header=False, box=None)
+    for name, text in (
+        ("for", entry.use),
+        ("needs", entry.needs),
+        ("new users, items", entry.cold),
+        ("memory", card.memory),
+        ("not for", entry.unfit),
+    ):
+        about.add_row(Text(name, "dim"), Text(text))
+    console.print(about)
     table = Table(title="settings, under `config:` of a step", title_justify="left")
     for name in ("setting", "type", "default"):
         table.add_column(name, overflow="fold")
     table.add_column("meaning", overflow="fold")
-    for setting in settings:
+    for setting in card.settings:
         default = setting.default or "must be given"
         table.add_row(*map(Text, (setting.name, setting.kind, default, setting.meaning)))
     console.print(table)
+    if card.figures:
+        table = Table(title="measured on a test part", title_justify="left")
+        for name in ("metric", "value", "95 % interval", "protocol", "search and fit, s", "page"):
+            table.add_column(name, overflow="fold")
+        for figure in card.figures:
+            facts = (figure.metric, figure.value, figure.interval, figure.where, figure.seconds)
+            table.add_row(*map(Text, (*facts, figure.page)))
+        console.print(table)
+
+
+def query(console: Console, shown: Any) -> None:
+    """Prints a query's latest events and every model's list (of commands/show.py)."""
+    heading = f"{shown.query_kind} {shown.query_id}: the last {len(shown.history)} events"
+    table = Table("title", "value", "part", title=Text(heading))
+    for event in shown.history:
+        table.add_row(Text(event.title), f"{event.value:g}", event.part)
+    console.print(table)
+    for listed in shown.lists:
+        table = Table("#", "title", "score", title=f"{listed.model}  ({listed.run_id})")
+        for place in listed.places:
+            table.add_row(str(place.rank), Text(place.title), f"{place.score:.4g}")
+        console.print(table)
 
 
 def trials(console: Console, run: Run, records: Sequence[dict[str, Any]]) -> None:

@@ -25,8 +25,9 @@ from recsys_spark.metrics.tasks import RANKING
 from recsys_spark.pipeline import context
 from recsys_spark.pipeline.context import TRAINED, Context, Outcome, StepOf
 from recsys_spark.report import html, results
-from recsys_spark.report.content import Evaluation, Example, Page, Profile, Training
+from recsys_spark.report.content import Evaluation, Example, Fitted, Page, Profile, Training
 from recsys_spark.report.terminal import PAGE, latest_page
+from recsys_spark.stages.bridge import artefact
 from recsys_spark.stages.results import examples, measured
 
 logger = log.get(__name__)
@@ -71,6 +72,7 @@ def run(ctx: Context, job: Job) -> Outcome:
         examples=shown,
         steps=tuple((run.run_id, run.stage, run.ended_at - run.started_at) for run in behind),
         profile=_profile(ctx, job),
+        fitted=_fitted(evaluations, {run.run_id: run for run in recorded}),
     )
     text = html.render(page)
     artifacts.write_text(ctx.run_dir / PAGE, text)
@@ -97,7 +99,9 @@ def _check(ctx: Context, job: Job) -> None:
 
 def _evaluation(ctx: Context, step: str, recorded: list[Run]) -> Evaluation:
     run = ctx.inputs[step]
-    return measured.evaluation(run, measured.values(ctx.read(c.METRICS, step), run), recorded)
+    rows = ctx.read(c.METRICS, step).where(F.col(c.RUN_ID) == run.run_id).collect()
+    values = measured.values([row.asDict() for row in rows], run)
+    return measured.evaluation(run, values, recorded)
 
 
 def _training(run: Run) -> Training | None:
@@ -133,6 +137,40 @@ def _training(run: Run) -> Training | None:
         tuple(facts),
         run.summary.get("best_epoch"),
     )
+
+
+def _fitted(evaluations: tuple[Evaluation, ...], by_id: dict[str, Run]) -> tuple[Fitted, ...]:
+    """Each measured model once, in the order of the tables."""
+    fitted: dict[str, Fitted] = {}
+    for evaluation in evaluations:
+        for task in results.tasks(evaluation.values):
+            for row in results.table(evaluation.values, task).rows:
+                scored = by_id.get(row.run_id)
+                step = str(scored.config.get("model")) if scored else ""
+                model = by_id.get(scored.upstream.get(step, "")) if scored else None
+                if model is not None and model.run_id not in fitted:
+                    fitted[model.run_id] = _how(model, row.label)
+    return tuple(fitted.values())
+
+
+def _how(model: Run, label: str) -> Fitted:
+    facts, settings = model.summary, artefact.settings(model)
+    fit = "train+valid" if model.config.get("refit") else model.config.get("fit", c.TRAIN)
+    # A setting that was not written has its default: the run's facts have it
+    shown = {name: facts.get(name, value) for name, value in settings.items()}
+    return Fitted(
+        run_id=model.run_id,
+        label=label,
+        settings=tuple((name, _brief(value)) for name, value in shown.items()),
+        chosen=f"{facts['trials']} trials on validation" if "trials" in facts else "as written",
+        fit=str(fit),
+        seconds=model.ended_at - model.started_at,
+        peak_bytes=int(facts.get("peak_memory_bytes", 0)),
+    )
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _examples(ctx: Context, job: Job, evaluations: tuple[Evaluation, ...]) -> tuple[Example, ...]:

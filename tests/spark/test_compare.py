@@ -5,20 +5,29 @@ missing.
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from recsys_spark.commands import compare, differences
 from recsys_spark.commands.comparable import Measured
 from recsys_spark.commands.compare import Wanted
+from recsys_spark.core import xxh64
 from recsys_spark.core.errors import ConfigError, DataError, RecsysError
+from recsys_spark.lake.direct import Direct
+from recsys_spark.lake.gathered import Gathered
 from recsys_spark.lake.schemas import SCHEMAS
 from recsys_spark.lake.tables import Lake
 from recsys_spark.metrics import paired
 from recsys_spark.report.content import Change, Compared, Counted
 from tests.spark.scored_world import World, run_of
+from tests.spark.typed import ROOT
 
 NAN = float("nan")
 # Items by training events: i1 3, i2 2, i3 1; i4 has none. Users 1..4 are evaluated, each on one
@@ -94,10 +103,10 @@ def world(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Worl
     return made
 
 
-def compared(world: World, *runs: str, **more: Any) -> tuple[Any, str]:
+def compared(world: World, *runs: str, lake: Any = None, **more: Any) -> tuple[Any, str]:
     """The comparison and its page."""
-    lake = Lake(world.spark, world.lake.root)
-    lake.runs = lambda: world.recorded  # type: ignore[method-assign,attr-defined]
+    lake = lake or Direct(world.lake.root)
+    lake.runs = lambda: world.recorded
     page, path = compare.compare(
         lake, Wanted(runs or ("eval",), **more), runs_dir=world.folder.parent, seed=1, now=0.0
     )
@@ -260,26 +269,90 @@ def test_an_evaluation_without_its_replicas_is_named(world: World) -> None:
         aside.replace(path)
 
 
-class OneTable:
-    """Stands for a lake that holds the table `metrics` alone."""
-
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
-
-    def read(self, name: str, version: int | None) -> Any:
-        assert (name, version) == ("metrics", 4)
-        return self.rows
-
-
-def test_an_evaluation_without_values_is_named(spark: SparkSession) -> None:
-    evaluated = run_of(
-        "ranking", "evaluate", {"metrics": 4}, summary={"split": "s", "part": "test", "users": 2}
-    )
-    runs = [Measured(run_of(step, "score", {}), evaluated, "ranking") for step in ("a", "b")]
+def test_an_evaluation_without_values_is_named(world: World) -> None:
+    measured_by = world.recorded[-1]  # type: ignore[attr-defined]
+    absent = measured_by.model_copy(update={"run_id": "ranking-1", "step": "ranking"})
+    runs = [Measured(run_of(step, "score", {}), absent, "ranking") for step in ("a", "b")]
     with pytest.raises(
         DataError,
         match=r"run ranking-1 in table metrics: found no rows; .*To mend: rerun step ranking",
     ):
-        differences.compared(
-            OneTable(spark.createDataFrame([], SCHEMAS["metrics"])), {"ranking": runs}, []
-        )  # type: ignore[arg-type]
+        differences.compared(Direct(world.lake.root), {"ranking": runs}, [])
+
+
+def test_spark_and_the_files_alone_give_one_page(world: World) -> None:
+    gathered = Gathered(Lake(world.spark, world.lake.root))
+    assert compared(world) == compared(world, lake=gathered)
+
+
+def test_a_hash_is_that_of_spark(spark: SparkSession) -> None:
+    texts = ["", "u7", "é and 31 bytes, no more of them", "x" * 32, "longer than a lane: " * 5]
+    salts = [-5, 2**62 + 1]
+    rows = spark.createDataFrame(
+        [(text, salt) for text in texts for salt in salts], "a string, b long"
+    )
+    hashed = rows.select("a", "b", F.xxhash64("b", "a"), F.xxhash64("a")).collect()
+    assert [(row[2], row[3]) for row in hashed] == [
+        (xxh64.of(row.b, row.a), xxh64.of(row.a)) for row in hashed
+    ]
+
+
+NO_JAVA = """
+import json, shutil, sys
+from typer.testing import CliRunner
+from recsys_spark.cli.commands import app
+
+assert shutil.which("java") is None
+for arguments in json.loads(sys.argv[1]):
+    outcome = CliRunner().invoke(app, arguments)
+    assert outcome.exit_code == 0, (arguments, outcome.output, outcome.exception)
+    print(json.dumps(outcome.output))
+assert "pyspark" not in sys.modules and "torch" not in sys.modules
+"""
+
+
+def test_what_only_asks_needs_no_java(world: World, tmp_path: Path) -> None:
+    lake = Lake(world.spark, world.lake.root, world.folder.parent)
+    lake.add_runs(world.recorded)  # type: ignore[attr-defined]
+    file = tmp_path / "p.yaml"
+    env = {"lake": world.lake.root, "runs": str(world.folder.parent)}
+    file.write_text(json.dumps({"name": "p", "env": env, "steps": {"raw": {"stage": "ingest"}}}))
+    asked = [
+        ["runs", str(file), "--json"],
+        ["models", "--json"],
+        ["show", "u4", str(file), "--json"],
+        ["compare", "score_als", "score_popularity", str(file), "--json"],
+        ["compare", "score_als", "score_popularity", str(file)],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", NO_JAVA, json.dumps(asked)],
+        env={"PATH": str(Path(sys.executable).parent), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    *answers, text = map(json.loads, done.stdout.splitlines())
+    runs, models, shown, both = map(json.loads, answers)
+    assert {run["run_id"] for run in runs} == {run.run_id for run in world.recorded}  # type: ignore[attr-defined]
+    assert {"als", "markov"} <= {model["name"] for model in models}
+    assert [event["title"] for event in shown["history"]] == ["Title 3", "Title 2"]
+    lists = {listed["model"]: listed["places"] for listed in shown["lists"]}
+    assert [(place["title"], place["score"]) for place in lists["als"]] == [
+        ("Title 1", 1.0),
+        ("Title 3", None),  # which is not a number
+    ]
+    assert "neumf" not in lists and len(lists["popularity"]) == 2
+    [task] = both["tasks"]
+    page, document = compared(world, "score_als", "score_popularity")
+    assert Path(both["page"]).read_text() == document.replace("1970-01-01 00:00", _written(both))
+    assert task["reference"] == page.compared[0].reference
+    apart = {(entry["run_id"], entry["column"], entry["slice"]) for entry in task["differences"]}
+    assert ("score_popularity-1", "ndcg@1", "all") in apart
+    assert "als beats popularity" in text or "cannot be told apart" in text
+
+
+def _written(facts: Any) -> str:
+    """When the page of a comparison was written."""
+    found = re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d(?= UTC)", Path(facts["page"]).read_text())
+    assert found
+    return found[0]

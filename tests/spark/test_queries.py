@@ -21,8 +21,11 @@ from recsys_spark.core.contracts import Feature
 from recsys_spark.core.errors import ConfigError, DataError, RecsysError
 from recsys_spark.etl import queries
 from recsys_spark.etl.split import RULES
+from recsys_spark.lake.direct import Direct
+from recsys_spark.lake.gathered import Gathered
 from recsys_spark.models import registry, store
 from recsys_spark.models.base import Sizes
+from recsys_spark.report import terminal
 from recsys_spark.stages import candidates, evaluate, ingest, prepare, score, train_baseline
 from recsys_spark.stages.bridge.scored import Scoring
 from tests.models import worlds
@@ -175,14 +178,17 @@ def test_lists_metrics_and_show_speak_of_sessions(
     rows = visited.rows(c.METRICS, "ranking")
     assert {row.query_kind for row in rows} == {"session"}
     assert measured.summary["users"] == 3  # the sessions of the test part
+    lake = Direct(visited.lake.root)
     for named in ("u3#v11", "v11"):
-        show.show(Console(width=100), visited.lake, named)
+        shown = show.shown(lake, named)
+        assert shown == show.shown(Gathered(visited.lake), named)  # as Spark reads the tables
+        terminal.query(Console(width=100), shown)
         said = " ".join(capsys.readouterr().out.split())
         assert "session u3#v11: the last 4 events" in said and "popularity" in said
         assert said.index("item3") < said.index("item2") < said.index("home")  # newest first
     for named, found in (("u3", "several: u3#v11, u3#v3, u3#v7"), ("nobody", "no event in the")):
         with pytest.raises(DataError, match=found):
-            show.show(Console(), visited.lake, named)
+            show.shown(lake, named)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,17 +128,19 @@ def test_a_mistake_is_one_line_and_exit_code_two(
         assert part in errors[0]
 
 
-def test_the_commands_page(shell: Shell) -> None:
+@pytest.mark.parametrize(("page", "least"), [("commands", 6), ("debugging", 5)])
+def test_the_pages_of_commands(shell: Shell, page: str, least: int) -> None:
     """A dry run of each: what they select is tests/unit/test_steps.py's."""
-    todo = commands(ROOT / "docs" / "commands.md")
-    assert len(todo) >= 6
+    todo = commands(ROOT / "docs" / f"{page}.md")
+    assert len(todo) >= least
+    said = ""
     for command in todo:
         failed = command.endswith("state:failed")  # nothing has failed here
         said = shell.run(
             f"{command} --dry-run" if " run " in command else command, 2 if failed else 0
         )
         assert ("no step that failed last" in said) == failed
-    assert "als-" in said or "state" in said
+    assert said
 
 
 def test_a_lake_and_its_runs_can_be_moved(shell: Shell) -> None:
@@ -212,3 +215,19 @@ def test_the_production_page(spark, shell: Shell) -> None:
     ranked = load(serving).recommend(history, k=settings["k"])
     assert len(ranked) == settings["k"] and not {item for item, _ in ranked} & set(history)
     assert "none published before" in shell.run(todo[2], code=2)
+
+
+def test_the_python_page(spark, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the example before, whose lists are published."""
+    monkeypatch.chdir(shell.clone)
+    monkeypatch.setenv("RECSYS_OUT", str(shell.out))
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.S):
+        exec(block, names)
+    assert set(names["few"].query_id) == {"1", "2"} and len(names["few"]) == 10
+    own = names["lists"].query("query_id == '1'")
+    assert own.item_id.tolist()[:5] == names["few"].query("query_id == '1'").item_id.tolist()
+    assert len(names["best"]) == 5 and not {item for item, _ in names["best"]} & {*names["history"]}
+    assert {"als", "popularity"} <= set(names["metrics"].model)
+    assert names["arrow"].column_names == ["user_id", "user_idx"] and names["arrow"].num_rows

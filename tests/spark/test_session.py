@@ -73,6 +73,22 @@ def test_what_spark_submit_gave_is_kept() -> None:
     )
 
 
+def test_a_platforms_session_takes_what_it_can_and_names_the_rest(
+    spark: SparkSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = {key: spark.conf.get(key) for key in ("spark.sql.shuffle.partitions",)}
+    settings = SparkSettings(conf={"spark.sql.shuffle.partitions": "7", "spark.ui.enabled": "true"})
+    try:
+        assert sessions.on_platform(spark, settings) is spark
+        assert spark.conf.get("spark.sql.shuffle.partitions") == "7"
+        assert spark.conf.get("spark.ui.enabled") == "false"
+    finally:
+        for key, value in before.items():
+            spark.conf.set(key, value)
+    [warned] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "settings=spark.ui.enabled" in warned.message and "cluster" in warned.message
+
+
 def test_sparks_errors_are_still_its_own_after_one_that_was_kept_quiet(spark: SparkSession) -> None:
     with failures.quiet(), pytest.raises(AnalysisException):
         spark.sql("SELECT no_such_column")

@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from deltalake import DeltaTable, write_deltalake
@@ -25,6 +26,7 @@ from recsys_spark.commands import doctor
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, TableError
 from recsys_spark.lake.direct import Direct
+from recsys_spark.lake.tables import Lake
 from recsys_spark.models import registry as models
 from recsys_spark.pipeline import steps
 
@@ -173,6 +175,50 @@ def test_a_further_file_is_merged_in_its_place(
         steps.read(tmp_path / "my.yaml", ["als"])
 
 
+@pytest.mark.parametrize("name", ["cluster", "databricks", "kubernetes"])
+def test_a_cluster_shuffles_by_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for variable in ("RECSYS_LAKE", "RECSYS_RUNS"):
+        monkeypatch.setenv(variable, "/shared" if name == "cluster" else "main.recsys")
+    (tmp_path / "my.yaml").write_text(
+        "extends: conf/env/local.yaml\nname: my\nsteps: {a: {stage: ingest}}\n"
+        "env: {spark: {shuffle_partitions: 4}}\n"
+    )
+    given = [f"conf/env/{name}.yaml", "env.spark.conf.spark.a.b.c=x"]
+    spark = steps.read(tmp_path / "my.yaml", given).env.spark
+    assert spark.shuffle_partitions is None and spark.conf["spark.a.b.c"] == "x"
+    if name == "databricks":
+        assert spark.conf["spark.sql.shuffle.partitions"] == "auto"
+    else:
+        assert spark.conf["spark.sql.adaptive.enabled"] == "true"
+        assert not spark.master.startswith("local")
+
+
+def test_a_lake_is_a_schema_and_no_table(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("name: my\nenv: {lake: l, runs: r}\nsteps: {a: {}}\n")
+
+    def lake(root: str) -> str:
+        return steps.read(tmp_path / "my.yaml", [f"env.lake={root}"]).env.lake
+
+    for root in (
+        "main.recsys",
+        "main-x.recsys",
+        "./main.recsys.prod",
+        "s3a://a.b.c/d",
+        "out/a.b.c",
+    ):
+        assert lake(root) == root
+    with pytest.raises(
+        ConfigError,
+        match=r"env\.lake: found 'main\.recsys\.runs'; expected catalog\.schema.* not one table: "
+        r"main\.recsys; a folder of this name: \./main\.recsys\.runs",
+    ):
+        lake("main.recsys.runs")
+    spark: Any = None
+    assert Lake(spark, "main-x.recsys").where("runs") == "`main-x`.recsys.runs"
+
+
 def test_the_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = {finding.name: finding.state for finding in doctor.examine(str(tmp_path), None)}
     assert states["java"] == states["torch"] == states["Delta's JARs"] == states["lake"] == "ok"
@@ -197,6 +243,7 @@ def test_a_wheel_has_the_configurations(tmp_path: Path) -> None:
     copy = tmp_path / "tree"
     shutil.copytree(ROOT / "recsys_spark", copy / "recsys_spark")
     shutil.copytree(ROOT / "conf", copy / "conf")
+    shutil.copytree(ROOT / "docs", copy / "docs")
     for name in ("setup.py", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, copy / name)
     subprocess.run(
@@ -207,6 +254,7 @@ def test_a_wheel_has_the_configurations(tmp_path: Path) -> None:
     conf = {str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml")}
     assert conf and {f"recsys_spark/{name}" for name in conf} <= names
     assert {"recsys_spark/py.typed", "recsys_spark/report/page.css"} <= names
+    assert {"recsys_spark/docs/parity.md", "recsys_spark/docs/results.md"} <= names
 
 
 def test_a_running_step_has_a_line_that_gives_the_cursor_back(

@@ -26,7 +26,7 @@ def test_runs_a_pipeline_file_and_settings_are_told_apart(monkeypatch: pytest.Mo
         asked.update(lake=lake, wanted=wanted, seed=more["seed"], runs_dir=more["runs_dir"])
         return page(), Path("/runs/comparisons/abc.html")
 
-    monkeypatch.setattr(running, "open_lake", opened)
+    monkeypatch.setattr(running, "reader", opened)
     monkeypatch.setattr(compare, "compare", compared)
     done = CliRunner().invoke(
         cli.app,

@@ -23,10 +23,12 @@ FAMILIES = (
 )
 OTHERS = (
     "recsys_spark.commands.clean",
+    "recsys_spark.core.xxh64",
     "recsys_spark.datasets.drafts.columns",
     "recsys_spark.datasets.drafts.delimiter",
     "recsys_spark.datasets.drafts.roles",
     "recsys_spark.etl.split.rule",
+    "recsys_spark.pipeline.memory",
     "recsys_spark.report.content",
     "recsys_spark.scoring.topk",
     "recsys_spark.train.data.order",

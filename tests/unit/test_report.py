@@ -12,7 +12,7 @@ from rich.console import Console
 
 from recsys_spark.core.contracts import Run
 from recsys_spark.report import charts, html, kinds, results, table, terminal
-from recsys_spark.report.content import Evaluation, Example, Item, Page, Paired, Training
+from recsys_spark.report.content import Evaluation, Example, Fitted, Item, Page, Paired, Training
 from recsys_spark.report.results import Value
 
 NASTY = "Amélie <script>alert('x')</script> \"七人の侍\" & Co. ${title}"
@@ -247,6 +247,45 @@ def test_the_headline_speaks_by_paired_differences(
     assert "als ranks best, 2.0 times popularity." in text
     assert says is None or says in text
     assert ("It beats" in text) == (says is not None) and "overlaps" not in text
+
+
+def test_the_headline_has_the_difference_from_the_baseline_too() -> None:
+    values = ranking(als=0.2, neumf=0.1, popularity=0.05)
+    leads = tuple(
+        Paired(f"score_{model}-1", ("ndcg", 10), "all", by, by - 0.02, by + 0.02, 0.001, 0.002)
+        for model, by in (("neumf", 0.1), ("popularity", 0.15))
+    )
+    level = {"ranking": {("ndcg", 10): frozenset({"score_als-1", "score_neumf-1"})}}
+    evaluation = Evaluation(
+        "r", "s", "random", "test", 9, values, leads={"ranking": leads}, level=level, replicas=1000
+    )
+    document = html.render(page(evaluations=(evaluation,)))
+    text = " ".join("".join(Checker(document).text).split())
+    assert (
+        "It beats neumf by 0.1000 (0.0800 to 0.1200), p < 0.002, and popularity by 0.1500 "
+        "(0.1300 to 0.1700), p < 0.002." in text
+    )
+    bold = re.findall(r'<th[^>]*><span class="key"></span>(\w+).*?<td([^>]*)>', document)
+    assert [(name, "best" in cell) for name, cell in bold[:3]] == [
+        ("als", True),
+        ("neumf", True),  # which cannot be told apart
+        ("popularity", False),
+    ]
+    assert "those that cannot be told apart from it" in text
+
+
+def test_beside_each_model_stands_how_it_was_made() -> None:
+    fitted = (
+        Fitted(
+            "als-1", "als", (("rank", "8"),), "3 trials on validation", "train+valid", 12.3, 10**9
+        ),
+        Fitted("pop-1", "<pop>", (), "as written", "train", 0.5),
+    )
+    document = html.render(page(fitted=fitted))
+    text = " ".join("".join(Checker(document).text).split())
+    assert "alsals-1train+valid12.31.003 trials on validationrank 8" in text
+    assert "<pop>" not in document and "&lt;pop&gt;" in document
+    assert 'id="models"' in document and 'id="models"' not in html.render(page())
 
 
 @pytest.mark.parametrize(

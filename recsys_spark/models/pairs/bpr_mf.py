@@ -14,6 +14,12 @@ biases; the job's optimiser over mini-batches takes the place of SGD over single
 `negatives: any`, and its width includes the bias (192 there is 191 here). A user absent from
 training keeps its initial factors, close to zero, and index 0 is zero: such a user gets the items
 by their bias.
+
+For: rankings trained by gradients on several ranks; `loss: bce` with many negatives is the better
+    form.
+Needs: events; negatives are drawn.
+Cold: a user without training events gets the fallback; new items are never found.
+Not for: one machine: ials gives more for less.
 """
 
 from __future__ import annotations

@@ -7,6 +7,11 @@ Differs: features are the user, the item and their fields as in nn/fields.py; li
 factors have a regulariser each, counted for each occurrence of a feature in a batch; the job's
 optimiser takes the place of SGD; ratings are clamped to the range of the training labels; a feature
 absent from training adds nothing.
+
+For: ratings or clicks with fields of users, items and events.
+Needs: rated events, or labels 0 and 1; fields.
+Cold: new users and items are predicted from their fields.
+Not for: data without fields: it is mf_bias then.
 """
 
 from __future__ import annotations

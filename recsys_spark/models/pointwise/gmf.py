@@ -7,6 +7,11 @@ Differs: the output weights start from Glorot's uniform distribution (the paper 
 all, its code does not) and have a bias beside them, as in the authors' code; an optional L2 on the
 embedding rows in the batch. A user or item absent from training keeps its initial embedding, close
 to zero, and index 0 is zero: such a user gets equal scores for all items.
+
+For: comparison with the literature; the half of neumf that multiplies.
+Needs: events; negatives are drawn.
+Cold: a user without training events gets the fallback; new items are never found.
+Not for: use: bpr_mf and ials rank better.
 """
 
 from __future__ import annotations

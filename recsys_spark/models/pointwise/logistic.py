@@ -6,6 +6,11 @@ regression on the features of an impression).
 Differs: features are the user, the item and their fields as they are, one weight each, not the
 paper's hand-made ones; the regulariser counts each occurrence of a feature in a batch; the
 job's optimiser over mini-batches takes the place of a batch method.
+
+For: the linear point of reference of click models, and weights that can be read.
+Needs: labels 0 and 1; fields.
+Cold: new users and items are predicted from their fields.
+Not for: crossed effects: fm has them at little cost.
 """
 
 from __future__ import annotations

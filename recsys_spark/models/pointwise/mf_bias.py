@@ -7,6 +7,11 @@ Differs: factors and biases have a regulariser each (the paper has one for both)
 optimiser over mini-batches takes the place of SGD over single ratings; predictions are clamped to
 the range of the training labels; a user or item absent from training adds neither factors nor a
 bias, so that its prediction is the mean plus the bias of the other side.
+
+For: ratings: the first network to try.
+Needs: rated events.
+Cold: a user or item without training events is predicted from the other side alone.
+Not for: full rankings, which it is not trained for.
 """
 
 from __future__ import annotations

@@ -8,6 +8,11 @@ Differs: of a list of tags the mean is taken; biases and factors have a regulari
 for each occurrence of a feature in a batch; the job's optimiser takes the place of SGD; ratings are
 clamped to the range of the training labels; the mean of the labels is a constant; a feature absent
 from training adds nothing.
+
+For: ratings or clicks where users or items have fields, and new ones come.
+Needs: rated events, or labels 0 and 1; fields.
+Cold: new users and items are predicted from their fields.
+Not for: data without fields: it is mf_bias then.
 """
 
 from __future__ import annotations

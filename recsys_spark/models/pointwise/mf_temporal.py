@@ -11,6 +11,11 @@ the user's own mean date, and parameters of single days); no implicit feedback; 
 are learned by gradients under a total-variation penalty along time
 (Xiong: sampled, under a Gaussian one), and items' bins under the same penalty; a time after the end
 of training counts as its end.
+
+For: ratings over years in which tastes and items drift.
+Needs: rated events with true times.
+Cold: a user or item without training events is predicted from the other side alone.
+Not for: rows split at random over a short time: mf_bias is better there.
 """
 
 from __future__ import annotations

@@ -9,6 +9,11 @@ left out; the job's optimiser over mini-batches takes the place of gradient desc
 taken as deviations from the training mean unless `centred` is false. Predictions are clamped to the
 range of the training labels. Index 0 has no factors: its prediction is the mean. A row absent from
 training keeps its initial factors, close to zero.
+
+For: comparison with the literature; mf_bias without biases.
+Needs: rated events.
+Cold: an unknown user or item gets about the mean.
+Not for: use: mf_bias is level with it or better.
 """
 
 from __future__ import annotations

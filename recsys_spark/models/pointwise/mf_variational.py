@@ -13,6 +13,11 @@ labels.
 The divergence from the prior is that of the whole tables, divided by the number of training
 ratings: each row counts once, however often it occurs. It costs a pass over the tables in each
 step, like the optimiser.
+
+For: ratings, where the weights of the regularisers are to be learned instead of searched.
+Needs: rated events.
+Cold: a user or item without training events is predicted from the other side alone.
+Not for: large tables: each step passes over all of them.
 """
 
 from __future__ import annotations

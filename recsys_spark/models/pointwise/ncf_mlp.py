@@ -7,6 +7,11 @@ its code does not) and embeddings by default from N(0, 0.03), because with 0.01 
 slowly to distinguish users; an optional L2 on the embedding rows in the batch, none on the layers.
 A user or item absent from training keeps its initial embedding, close to zero, and index 0 is zero:
 the scores of such a user depend on the items alone.
+
+For: comparison with the literature; the half of neumf that is a perceptron.
+Needs: events; negatives are drawn.
+Cold: a user without training events gets the fallback; new items are never found.
+Not for: large catalogues: a full ranking is a pass of the network for every pair.
 """
 
 from __future__ import annotations

@@ -12,6 +12,12 @@ paper says N(0, 0.01) for all, its code does not); both branches' embeddings of 
 side in one table, which changes no result; an optional L2 on the embedding rows in the batch. A
 user or item absent from training keeps its initial embedding, close to zero, and index 0 is zero:
 the scores of such a user depend on the items alone.
+
+For: comparison with the literature.
+Needs: events; negatives are drawn.
+Cold: a user without training events gets the fallback; new items are never found.
+Not for: large catalogues: a full ranking is a pass of the network for every pair; ials and bpr_mf
+    rank better.
 """
 
 from __future__ import annotations

@@ -12,6 +12,11 @@ Glorot's uniform distribution, four times as wide as it is for tanh, because the
 Predictions are clamped to the range of the training labels. A user or item absent from training
 keeps its initial factors, close to zero, and index 0 is zero: the prediction then depends on the
 other side alone.
+
+For: comparison with the literature.
+Needs: rated events.
+Cold: a user or item without training events is predicted from the other side alone.
+Not for: use: mf_bias is better and cheaper where both were measured.
 """
 
 from __future__ import annotations

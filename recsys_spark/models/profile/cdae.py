@@ -9,6 +9,11 @@ a user starts at zero, so the node of a user absent from training (or index 0) a
 and such a user is scored from the history alone. The hidden layer is always a sigmoid, the output
 linear before its loss. One regulariser for all weights; those of items count each time they are
 drawn.
+
+For: rankings where the user's own node may add to the history.
+Needs: events; negatives are drawn.
+Cold: a new user with a history is ranked at once, without a node; new items are never found.
+Not for: new users alone: multi_dae was better on ML-1M.
 """
 
 from __future__ import annotations

@@ -5,6 +5,11 @@ Collaborative Filtering. WWW 2018, arXiv:1802.05814 (equation 2; the denoising a
 sections 2.2.3 and 4.3).
 Differs: weights start from Glorot's uniform distribution, biases at zero. Ratings count as 1,
 whatever their value; the split chooses which of them are in the profile.
+
+For: rankings for new users from their history, on up to some 100,000 items.
+Needs: events.
+Cold: a new user with a history is ranked at once; new items are never found.
+Not for: small sets: ease and ials were better on ML-1M.
 """
 
 from __future__ import annotations

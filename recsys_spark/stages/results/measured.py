@@ -4,22 +4,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+from typing import Any
 
 from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import DataError
 from recsys_spark.metrics import paired
 from recsys_spark.metrics.challenge import playlists
+from recsys_spark.metrics.intervals import Replicates
 from recsys_spark.metrics.tasks import PLAYLISTS, RANKING, SAMPLED
-from recsys_spark.report import results
+from recsys_spark.report import results, said
 from recsys_spark.report.content import Evaluation, Paired
 from recsys_spark.report.kinds import worded
-from recsys_spark.report.results import Value
+from recsys_spark.report.results import Metric, Value
 
 RULES = {
     "leave_last_out": "leave last out",
@@ -78,6 +77,7 @@ def evaluation(run: Run, values: Iterable[Value], recorded: Iterable[Run]) -> Ev
         query_kind=kind,
         full=results.full_rankings(recorded, sampled) if sampled else {},
         leads={task: leads(run, values, task) for task in results.tasks(values)},
+        level={task: level(run, values, task) for task in results.tasks(values)},
         replicas=int(facts.get("replicas", 0)),
     )
 
@@ -101,30 +101,66 @@ def leads(run: Run, values: Sequence[Value], task: str) -> tuple[Paired, ...]:
     by the replicas that the evaluate run kept; `run_id` is that of the other one.
     """
     table = results.table(values, task)
-    metric = results.written(table.primary)
-    path = Path(run.run_dir) / paired.FILE
-    if len(table.rows) < 2 or not path.is_file():
+    if not table.rows:
         return ()
-    kept = paired.read(path, task=task, slice=results.ALL, metric=metric)
-    replicas = {key.of_run_id: drawn for key, drawn in kept.items()}
     best, *others = (row.run_id for row in table.rows)
+    return _apart(table.primary, best, others, _kept(run, task))
+
+
+def level(run: Run, values: Sequence[Value], task: str) -> dict[Metric, frozenset[str]]:
+    """{metric that judges: its best run, and those that cannot be told apart from it}, over all
+    users, by paired differences; p-values are corrected for the number of runs, metric by metric.
+    """
+    table, kept = results.table(values, task), _kept(run, task)
+    return {
+        column: frozenset(
+            [
+                best,
+                *(
+                    difference.run_id
+                    for difference in _apart(
+                        column, best, [row.run_id for row in table.rows if row.run_id != best], kept
+                    )
+                    if not said.is_sure(difference)
+                ),
+            ]
+        )
+        for column, best in table.best.items()
+    }
+
+
+def _kept(run: Run, task: str) -> dict[str, Replicates]:
+    """{run: its replicas over all users}, of all metrics; empty where they were not kept."""
+    path = Path(run.run_dir) / paired.FILE
+    if not path.is_file():
+        return {}
+    return {
+        key.of_run_id: drawn
+        for key, drawn in paired.read(path, task=task, slice=results.ALL).items()
+    }
+
+
+def _apart(
+    column: Metric, best: str, others: Sequence[str], kept: Mapping[str, Replicates]
+) -> tuple[Paired, ...]:
+    """`best` minus each of the others for which both are kept."""
+    metric = results.written(column)
     differences = {
-        other: paired.difference(replicas[best], replicas[other])[metric]
+        other: paired.difference(kept[best], kept[other])[metric]
         for other in others
-        if best in replicas and other in replicas
+        if all(run in kept and metric in kept[run].names for run in (best, other))
     }
     corrected = paired.holm([difference.p for difference in differences.values()])
     return tuple(
-        Paired.of(other, table.primary, results.ALL, difference, p)
+        Paired.of(other, column, results.ALL, difference, p)
         for (other, difference), p in zip(differences.items(), corrected, strict=True)
     )
 
 
-def values(metrics: DataFrame, run: Run) -> list[Value]:
-    """The values in the table `metrics` that the evaluate run measured. Raises DataError when there
-    is none.
+def values(rows: Sequence[Mapping[str, Any]], run: Run) -> list[Value]:
+    """The values that the evaluate run measured, of its rows in the table `metrics`. Raises
+    DataError when there is none.
     """
-    rows = metrics.where(F.col(c.RUN_ID) == run.run_id).collect()
     if not rows:
         raise DataError(
             f"run {run.run_id} in table {c.METRICS}",
