@@ -41,11 +41,11 @@ CHECKPOINT_EVERY = 4
 
 
 class Config(Settings):
-    implicit: bool = True
-    rank: int = Field(64, ge=1)
+    implicit: bool = True  # true: ranks by events; false: predicts ratings
+    rank: int = Field(64, ge=1)  # width of the factors
     reg: float = Field(0.01, ge=0)  # multiplied by the number of a row's ratings
     alpha: float = Field(1.0, ge=0)  # implicit: confidence = 1 + alpha
-    iterations: int = Field(10, ge=1)
+    iterations: int = Field(10, ge=1)  # sweeps over users and items
     blocks: int = Field(4, ge=1)  # blocks of users and of items; changes the order of summation
 
 

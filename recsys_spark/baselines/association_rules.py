@@ -50,8 +50,9 @@ SHAPE = f"{ROW} int, {COLUMN} int, {ENTRY} float"
 
 
 class Config(Settings):
-    miner: Literal["fp_growth", "pairs"] = "pairs"
+    miner: Literal["fp_growth", "pairs"] = "pairs"  # how rules are found; both find the same
     min_support: float = Field(0.01, gt=0, le=1)  # share of the baskets that hold both items
+    # Least share of the baskets with j that also hold i
     min_confidence: float = Field(0.0, ge=0, le=1)
     measure: Literal["confidence", "lift"] = "confidence"  # value that a rule adds to a score
     # A pause longer than this begins a new basket; 0: all items of a user are one basket

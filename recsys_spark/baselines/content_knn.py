@@ -47,7 +47,7 @@ class Config(content.Config, profiles.Config):
 
     neighbours: int = Field(20, ge=1)  # nearest fitted items of each item
     shrink: float = Field(0.0, ge=0)  # lowers similarities that rest on few or common terms
-    exponent: float = Field(1.0, gt=0)
+    exponent: float = Field(1.0, gt=0)  # of the cosine
 
 
 def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:

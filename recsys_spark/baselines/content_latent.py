@@ -56,7 +56,7 @@ class Config(content.Config, profiles.Config):
     )
     # Weight of "0 for everything": above 0, directions shared by all items count less
     unobserved: float = Field(1.0, ge=0)
-    reg: float = Field(10.0, gt=0)
+    reg: float = Field(10.0, gt=0)  # of a user's ridge regression on the items' vectors
 
 
 def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:

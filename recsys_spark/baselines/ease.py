@@ -43,7 +43,7 @@ TASK = "ranking"
 
 
 class Config(Settings):
-    l2: float = Field(500.0, gt=0)
+    l2: float = Field(500.0, gt=0)  # added to the diagonal of the Gram matrix
     # Dropout rate p: adds p / (1 - p) times an item's diagonal entry of the Gram matrix
     dropout: float = Field(0.0, ge=0, lt=1)
     values: bool = False  # entries are the sum of a pair's values; false: 1

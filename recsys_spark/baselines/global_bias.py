@@ -37,7 +37,7 @@ BIAS, EXPECTED = "bias", "expected"
 
 class Config(Settings):
     reg_user: float = Field(5.0, ge=0)  # number of ratings at the mean added to each user's ratings
-    reg_item: float = Field(2.0, ge=0)
+    reg_item: float = Field(2.0, ge=0)  # the same of each item's ratings
     sweeps: int = Field(10, ge=1)  # maximum
     tolerance: float = Field(0.005, gt=0)  # largest change of an item's bias at which to stop
 

@@ -51,13 +51,13 @@ logger = log.get(__name__)
 
 
 class Config(Settings):
-    dim: int = Field(64, ge=1)
+    dim: int = Field(64, ge=1)  # width of the factors
     unobserved: float = Field(0.1, gt=0)  # alpha_0, equation 4
     # Lambda* with the reference nu* = 1: lambda of equation 5 where the exponent is 1
     reg: float = Field(0.003, ge=0)
     # Nu: 0 regularises every row equally, 1 in proportion to its share in the loss
     exponent: float = Field(1.0, ge=0)
-    iterations: int = Field(16, ge=1)
+    iterations: int = Field(16, ge=1)  # sweeps over items and users
     init_std: float = Field(0.1, gt=0)  # sigma*, equation 6
     # Blocks of users and of items; 0: by the number of events. Changes the order of summation
     blocks: int = Field(0, ge=0)

@@ -46,9 +46,11 @@ class Config(Settings):
     (events of the window before `last`); by_segment (counts within the user's segment).
     """
 
+    # What counts: all events alike, less the older, of the last days, or of the user's segment
     kind: Literal["all_time", "decayed", "last_days", "by_segment"] = "all_time"
+    # Decayed: days in which the weight of an event halves
     half_life_days: float = Field(30.0, gt=0)
-    days: float = Field(30.0, gt=0)
+    days: float = Field(30.0, gt=0)  # last_days: length of the window
     segment: str = ""  # a field of the users, such as gender
     # Minimum of users with an event: a smaller segment gets the counts of all users
     min_users: int = Field(50, ge=1)

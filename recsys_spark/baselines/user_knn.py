@@ -42,6 +42,7 @@ from recsys_spark.core import columns as c
 class Config(Similarity):
     """Settings of similarity.py, where rows are users and columns items."""
 
+    # Rating: predicts values from those of the nearest users
     task: Literal["ranking", "rating"] = "ranking"
     dampen: float = Field(1.0, ge=0)  # rating: added similarity of a neighbour with deviation 0
     bias: global_bias.Config = global_bias.Config()  # rating: baseline that deviations are from

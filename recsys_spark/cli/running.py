@@ -85,8 +85,9 @@ def run(
         problem.add_note(f"completed steps stay; to go on: {shlex.join(command)}")
         raise
     from recsys_spark.report import terminal
+    from recsys_spark.stages.results import measured
 
-    terminal.results(console, list(done.values()))
+    terminal.results(console, list(done.values()), measured.level)
     console.print(f"[dim]{len(done)} steps in {time.monotonic() - started:.0f} s[/]")
     return done
 

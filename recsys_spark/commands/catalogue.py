@@ -80,10 +80,11 @@ def _weights(name: str) -> str:
 
     shipped = configuration.load(configuration.located(f"conf/models/{name}.yaml"))
     weights = sizes.bytes_of(name, shipped["config"])
+    growing = {"a user": weights.per_user, "an item": weights.per_item}
+    grows = ", ".join(f"{number:,} bytes {of}" for of, number in growing.items() if number)
     return (
-        f"{weights.per_user:,} bytes a user, {weights.per_item:,} bytes an item and "
-        f"{weights.fixed:,} more, with the settings of conf/models/{name}.yaml and without fields; "
-        "training with Adam takes three times as much, and batches beside it."
+        f"{grows}, and {weights.fixed:,} more, with the settings of conf/models/{name}.yaml and "
+        "without fields; training with Adam takes three times as much, and batches beside it."
     )
 
 
@@ -101,19 +102,20 @@ def entry(name: str) -> Entry:
 
 def settings(name: str) -> list[Setting]:
     """What `config:` of a step with this model takes, those of its base classes first."""
-    from recsys_spark.baselines.fitting import registry as baselines
-    from recsys_spark.models import registry as models  # torch takes seconds: a list needs none
-
     if entry(name).kind == "baseline":
+        from recsys_spark.baselines.fitting import registry as baselines
+
         config = baselines.find(name).Config
     else:
+        from recsys_spark.models import registry as models  # torch takes seconds
+
         config = models.find(name).Config
-    lines = {
-        field: line
-        for kind in reversed(config.__mro__)
-        if issubclass(kind, Settings) and kind is not Settings
-        for field, line in _fields(kind).items()
-    }
+    lines: dict[str, tuple[str, str]] = {}
+    for kind in reversed(config.__mro__):
+        if issubclass(kind, Settings) and kind is not Settings:
+            for field, (of_type, meaning) in _fields(kind).items():
+                # Where another default is all that is new, the base class says what it means
+                lines[field] = of_type, meaning or lines.get(field, ("", ""))[1]
     return [
         Setting(
             field,
@@ -139,7 +141,8 @@ def _fields(kind: type) -> dict[str, tuple[str, str]]:
             while first and lines[first - 1].strip().startswith("#"):
                 first -= 1
                 above.insert(0, lines[first].strip().lstrip("# "))
-            _, _, behind = lines[(node.end_lineno or node.lineno) - 1].partition("  # ")
+            own = lines[node.lineno - 1 : node.end_lineno]
+            behind = " ".join(line.partition("  # ")[2] for line in own if "  # " in line)
             described[node.target.id] = (
                 ast.unparse(node.annotation),
                 " ".join([*above, behind]).strip(),

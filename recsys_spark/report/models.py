@@ -35,7 +35,7 @@ def section(fitted: Sequence[Fitted], css: Mapping[str, str]) -> str:
             if model.peak_bytes
             else Cell("–", None),
             Cell(model.chosen, model.chosen),
-            Cell(_settings(model), _settings(model)),
+            Cell(_settings(model), _settings(model), css="wide"),
         ]
         for model in fitted
     ]

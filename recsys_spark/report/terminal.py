@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,23 @@ from recsys_spark.report.results import Metric, Row, Value
 PAGE = "report.html"
 
 
-def results(console: Console, runs: Sequence[Run]) -> None:
+# (evaluate run, its values, task) -> {metric: the best run, and those not told apart from it}
+Level = Callable[[Run, Sequence[Value], str], Mapping[Metric, Collection[str]]]
+
+
+def results(console: Console, runs: Sequence[Run], level: Level | None = None) -> None:
     """Prints a table for each evaluation of a pipeline's runs and the path of the report; facts of
-    each step when nothing was evaluated.
+    each step when nothing was evaluated. level: what is bold in a column; the best alone without.
     """
     evaluated = [run for run in runs if run.stage == "evaluate"]
     for run in evaluated:
         values = shown.from_summary(run.summary)
         for task in shown.tasks(values):
             full = shown.full_rankings(runs, {value.run_id for value in values})
-            console.print(_results(console, run, shown.table(values, task), full))
+            table = shown.table(values, task)
+            alone = {column: (best,) for column, best in table.best.items()}
+            bold = level(run, values, task) if level else alone
+            console.print(_results(console, run, table, full, bold))
     if not evaluated:
         console.print(_facts(runs))
     for run in runs:
@@ -167,7 +174,11 @@ def comparison(console: Console, page: Comparison, path: Path) -> None:
 
 
 def _results(
-    console: Console, run: Run, result_table: shown.Table, full: dict[str, dict[Metric, Value]]
+    console: Console,
+    run: Run,
+    result_table: shown.Table,
+    full: dict[str, dict[Metric, Value]],
+    bold: Mapping[Metric, Collection[str]],
 ) -> Table:
     """The table with as many columns as fit the console, at least one. full: {run that ranked
     sampled candidates: metrics of the same model over the whole catalogue}.
@@ -179,7 +190,7 @@ def _results(
     ]
     endless = console.options.update(width=1000)
     while True:
-        table = _table(run, result_table, full, columns)
+        table = _table(run, result_table, full, columns, bold)
         if len(columns) <= 1 or console.measure(table, options=endless).maximum <= console.width:
             return table
         columns.pop()
@@ -190,6 +201,7 @@ def _table(
     result_table: shown.Table,
     full: dict[str, dict[Metric, Value]],
     columns: Sequence[Metric],
+    bold: Mapping[Metric, Collection[str]],
 ) -> Table:
     facts = run.summary
     table = Table(
@@ -197,7 +209,7 @@ def _table(
             f"{run.step}: split {facts.get('split')}, {facts.get('part')} part, "
             + worded(f"{facts.get('users', 0):,} users", facts.get("query_kind", "user"))
         ),
-        caption="below: 95 % intervals",
+        caption="below: 95 % intervals; bold: the best, and what cannot be told apart from it",
         title_justify="left",
         caption_justify="left",
     )
@@ -214,10 +226,8 @@ def _table(
             f"{shown.title(result_table.primary)}\nfull ranking", justify="right", no_wrap=True
         )
     for row in result_table.rows:
-        cells = [_cell(row.values.get(column), result_table.best.get(column)) for column in columns]
-        cells += (
-            [_cell(full.get(row.run_id, {}).get(result_table.primary), None)] if sampled else []
-        )
+        cells = [_cell(row.values.get(column), bold.get(column, ())) for column in columns]
+        cells += [_cell(full.get(row.run_id, {}).get(result_table.primary), ())] if sampled else []
         table.add_row(_name(row, TASKS[result_table.task].baseline), *cells)
     return table
 
@@ -228,10 +238,10 @@ def _name(row: Row, baseline: str) -> Text:
     return Text.assemble(row.label, ("\nbaseline" if row.is_baseline else "", "dim"))
 
 
-def _cell(value: Value | None, best: str | None) -> Text:
+def _cell(value: Value | None, best: Collection[str]) -> Text:
     if value is None:
         return Text("–")
-    style = "bold" if value.run_id == best else ""
+    style = "bold" if value.run_id in best else ""
     return Text.assemble(
         (shown.number(value.metric, value.value), style), ("\n" + shown.interval(value), "dim")
     )

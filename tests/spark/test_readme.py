@@ -22,6 +22,8 @@ from recsys_spark.core import columns as c
 from tests import postgres
 from tests.spark.typed import ROOT, Shell, commands
 
+PARTS = "spark.sql.adaptive.coalescePartitions.initialPartitionNum"
+
 
 @pytest.fixture(scope="module")
 def shell(spark, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
@@ -135,6 +137,8 @@ def test_the_pages_of_commands(shell: Shell, page: str, least: int) -> None:
     assert len(todo) >= least
     said = ""
     for command in todo:
+        if "cluster.yaml" in command:  # the session keeps what it is given, for the tests behind
+            command += f" env.spark.conf.{PARTS}=2"
         failed = command.endswith("state:failed")  # nothing has failed here
         said = shell.run(
             f"{command} --dry-run" if " run " in command else command, 2 if failed else 0

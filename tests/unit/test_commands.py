@@ -91,6 +91,8 @@ def test_names_are_whole_and_every_model_has_its_settings() -> None:
         config = (baselines.find(name) if name in baselines.names() else models.find(name)).Config
         assert [setting["name"] for setting in settings] == list(config.model_fields)
         assert all(setting["kind"] for setting in settings)
+        silent = [setting["name"] for setting in settings if not setting["meaning"]]
+        assert not silent, f"{name}: no comment says what {', '.join(silent)} mean"
     assert "must be given" not in said("models", "ease")
     outcome = CliRunner().invoke(app, ["models", "eese"])
     assert isinstance(outcome.exception, ConfigError) and "'ease'" in str(outcome.exception)

@@ -49,7 +49,7 @@ class Config(Settings):
     # {a field of the items, or title: its weight}. Empty: all fields, with weight 1
     fields: dict[str, float] = Field(default_factory=dict)
     words: tuple[str, ...] = (TITLE,)  # fields that are text
-    weighting: Literal["tfidf", "bm25"] = "tfidf"
+    weighting: Literal["tfidf", "bm25"] = "tfidf"  # of an item's terms
     k1: float = Field(1.2, ge=0)  # bm25: saturation of a repeated term
     # Bm25: normalisation by field length
     b: float = Field(0.75, ge=0, le=1)

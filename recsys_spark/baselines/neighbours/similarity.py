@@ -28,7 +28,7 @@ class Similarity(Settings):
     weighting: Literal["none", "tf_idf", "bm25"] = "none"  # rows are documents, columns their words
     k1: float = Field(1.2, ge=0)  # bm25: saturation of an entry's value
     b: float = Field(0.75, ge=0, le=1)  # bm25: normalisation by row length
-    similarity: Literal["cosine", "jaccard", "dot"] = "cosine"
+    similarity: Literal["cosine", "jaccard", "dot"] = "cosine"  # of two rows
     # Cosine: exponent of the row's own squared norm in the denominator; the neighbour's is 1 - this
     alpha: float = Field(0.5, ge=0, le=1)
     # Cosine, jaccard: added to the denominator; lowers similarities from few common entries

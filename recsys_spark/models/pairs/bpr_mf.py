@@ -43,14 +43,14 @@ class BprMf(Model):
     task = "ranking"
 
     class Config(Settings):
-        dim: int = Field(64, ge=1)
-        loss: Literal["bpr", "bce"] = "bpr"
+        dim: int = Field(64, ge=1)  # width of the factors
+        loss: Literal["bpr", "bce"] = "bpr"  # over a positive and its negatives
         num_negatives: int = Field(1, ge=1)  # per positive, drawn anew in each epoch
         negatives: Literal["unmet", "any"] = "unmet"  # any: also items that the user met
         # coefficient of the squared norms of the factors in the batch, for each occurrence
         l2: float = Field(0.01, ge=0)
-        l2_bias: float = Field(0.0, ge=0)
-        init_std: float = Field(0.1, gt=0)
+        l2_bias: float = Field(0.0, ge=0)  # the same of the biases
+        init_std: float = Field(0.1, gt=0)  # standard deviation of the factors at the start
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)

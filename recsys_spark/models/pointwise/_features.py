@@ -118,12 +118,12 @@ class TwoSided(FeatureModel):
     """
 
     class Config(Settings):
-        dim: int = Field(32, ge=1)
+        dim: int = Field(32, ge=1)  # width of the factors
         # coefficient of the squared norms of the features in the batch, for each occurrence
         l2_factor: float = Field(0.02, ge=0)
-        l2_bias: float = Field(0.002, ge=0)
-        init_std: float = Field(0.03, gt=0)
-        task: Task = "rating"
+        l2_bias: float = Field(0.002, ge=0)  # the same of the linear weights
+        init_std: float = Field(0.03, gt=0)  # standard deviation of the factors at the start
+        task: Task = "rating"  # click: labels 0 and 1, through a sigmoid
 
     task = "rating"
     table: FeatureTable

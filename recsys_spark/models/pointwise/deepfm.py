@@ -36,7 +36,7 @@ class Deepfm(Fm):
         l2_factor: float = Field(0.0005, ge=0)
         l2_bias: float = Field(0.0005, ge=0)
         hidden_dim: int = Field(128, ge=1)  # of every layer: the paper's "constant" shape
-        num_layers: int = Field(2, ge=1)
+        num_layers: int = Field(2, ge=1)  # of the perceptron
         dropout: float = Field(0.2, ge=0, lt=1)  # after every layer
         task: Task = "click"
 

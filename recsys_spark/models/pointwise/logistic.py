@@ -29,8 +29,9 @@ class Logistic(TwoSided):
     task = "click"
 
     class Config(Settings):
+        # Of the squared weights of the features in the batch, for each occurrence
         l2_bias: float = Field(0.0005, ge=0)
-        task: Task = "click"
+        task: Task = "click"  # click: labels 0 and 1, through a sigmoid
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)

@@ -34,11 +34,11 @@ class MfBias(Model):
     task = "rating"
 
     class Config(Settings):
-        dim: int = Field(64, ge=1)
+        dim: int = Field(64, ge=1)  # width of the factors
         # coefficient of the squared norms of the rows in the batch, for each occurrence
         l2_factor: float = Field(0.06, ge=0)
-        l2_bias: float = Field(0.01, ge=0)
-        init_std: float = Field(0.03, gt=0)
+        l2_bias: float = Field(0.01, ge=0)  # the same of the biases
+        init_std: float = Field(0.03, gt=0)  # standard deviation of the factors at the start
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)

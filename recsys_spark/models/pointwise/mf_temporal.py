@@ -39,15 +39,15 @@ class MfTemporal(Model):
     task = "rating"
 
     class Config(Settings):
-        dim: int = Field(32, ge=1)
+        dim: int = Field(32, ge=1)  # width of the factors
         bins: int = Field(30, ge=1)  # bins of equal length in the training time
         # coefficient of the squared norms of the rows in the batch, for each occurrence
         l2_factor: float = Field(0.04, ge=0)
-        l2_bias: float = Field(0.005, ge=0)
+        l2_bias: float = Field(0.005, ge=0)  # the same of the biases
         # coefficient for the drift of a user's bias and factors, and for an item's bins
         l2_drift: float = Field(0.05, ge=0)
         smooth: float = Field(0.002, ge=0)  # coefficient of the total variation along time
-        init_std: float = Field(0.03, gt=0)
+        init_std: float = Field(0.03, gt=0)  # standard deviation of the factors at the start
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         """Raises ConfigError for shards without `ts`."""

@@ -33,13 +33,13 @@ class MfVanilla(Model):
     task = "rating"
 
     class Config(Settings):
-        dim: int = Field(64, ge=1)
+        dim: int = Field(64, ge=1)  # width of the factors
         # coefficient of the squared norms of the rows in the batch, for each occurrence
         l2: float = Field(0.06, ge=0)
         # false: the dot product predicts the label itself, and the prediction for a user or item
         # without factors is 0 instead of the mean
         centred: bool = True
-        init_std: float = Field(0.03, gt=0)
+        init_std: float = Field(0.03, gt=0)  # standard deviation of the factors at the start
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)

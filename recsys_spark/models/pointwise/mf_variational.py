@@ -77,7 +77,7 @@ class MfVariational(Model):
     whole_tables = True  # the prior is over all rows
 
     class Config(Settings):
-        dim: int = Field(64, ge=1)
+        dim: int = Field(64, ge=1)  # width of the factors
         init_std: float = Field(0.2, gt=0)  # of means and priors at the start
 
     def __init__(self, config: Config, sizes: Sizes) -> None:

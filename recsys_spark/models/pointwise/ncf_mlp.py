@@ -32,7 +32,7 @@ class NcfMlp(Ncf):
         # layers of the tower, each half as wide as the one before; the last has width k: 2 layers
         # are [4k, 2k, k]
         num_layers: int = Field(2, ge=1)
-        init_std: float = Field(0.03, gt=0)
+        init_std: float = Field(0.03, gt=0)  # standard deviation of the embeddings at the start
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)

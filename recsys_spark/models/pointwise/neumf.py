@@ -49,12 +49,13 @@ class Neumf(Ncf):
     class Config(NcfMlp.Config):
         # maximum for GMF and for MLP, before both are trained jointly; 0: no pre-training
         pretrain_epochs: int = Field(0, ge=0)
-        init_std: float = Field(0.01, gt=0)
+        init_std: float = Field(0.01, gt=0)  # standard deviation of the embeddings at the start
         # share of the pre-trained GMF in the output, equation 13
         alpha: float = Field(0.5, ge=0, le=1)
         joint_optim: Literal["sgd", "adam", "adamw", "adagrad"] = (
             "sgd"  # after pre-training; pre-training uses the job's
         )
+        # Learning rate of the joint training after pre-training
         joint_lr: float = Field(0.01, gt=0)
 
     def __init__(self, config: Config, sizes: Sizes) -> None:

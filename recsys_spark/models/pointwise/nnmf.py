@@ -48,6 +48,7 @@ class Nnmf(Model):
         # coefficient of the squared norm of the layers' weights; with 0 they can undo l2 by growing
         l2_network: float = Field(0.0, ge=0)
         init_std: float = Field(0.1, gt=0)  # of the factors
+        # Factors and network take turns, an epoch each; false: both at once
         alternating: bool = True
 
     def __init__(self, config: Config, sizes: Sizes) -> None:

@@ -47,8 +47,8 @@ class WideDeep(FeatureModel):
         dim: int = Field(16, ge=1)  # of the embeddings
         # width of the first layer; each next layer is half as wide
         hidden_dim: int = Field(128, ge=1)
-        num_layers: int = Field(3, ge=1)
-        dropout: float = Field(0.0, ge=0, lt=1)
+        num_layers: int = Field(3, ge=1)  # of the deep part
+        dropout: float = Field(0.0, ge=0, lt=1)  # after each of them
         crosses: tuple[tuple[str, ...], ...] | None = (
             None  # names of fields, `user`, `item`; null: each category of users with each of items
         )
@@ -56,10 +56,10 @@ class WideDeep(FeatureModel):
         l1: float = Field(0.00001, ge=0)  # on the wide part
         # coefficient of the squared norms of the embeddings in the batch, for each occurrence
         l2_factor: float = Field(0.0, ge=0)
-        init_std: float = Field(0.03, gt=0)
+        init_std: float = Field(0.03, gt=0)  # standard deviation of the embeddings at the start
         wide: bool = True  # false: the deep part alone
-        deep: bool = True
-        task: Task = "click"
+        deep: bool = True  # false: the wide part alone
+        task: Task = "click"  # click: labels 0 and 1, through a sigmoid
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)

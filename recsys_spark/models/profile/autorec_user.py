@@ -39,7 +39,7 @@ class AutorecUser(Model):
     task = "rating"
 
     class Config(Settings):
-        hidden_dim: int = Field(500, ge=1)
+        hidden_dim: int = Field(500, ge=1)  # hidden units
         # Unobserved entries are 0 in the input: with raw ratings the network can tell them from
         # observed ones, with deviations it cannot.
         centred: bool = False

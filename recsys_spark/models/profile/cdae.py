@@ -44,7 +44,7 @@ class Cdae(Model):
     whole_tables = True
 
     class Config(Settings):
-        hidden_dim: int = Field(50, ge=1)
+        hidden_dim: int = Field(50, ge=1)  # hidden units
         # Q: the share of a profile's items hidden from the encoder
         corruption: float = Field(0.2, ge=0, lt=1)
         user_node: bool = True  # false: a plain denoising autoencoder
@@ -55,7 +55,7 @@ class Cdae(Model):
         negatives_per_item: int = Field(5, ge=1)
         # coefficient of the squared norms of the weights used, per output
         l2: float = Field(0.001, ge=0)
-        init_std: float = Field(0.1, gt=0)
+        init_std: float = Field(0.1, gt=0)  # standard deviation of the weights at the start
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)

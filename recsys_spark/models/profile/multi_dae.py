@@ -38,7 +38,7 @@ class MultiDae(Model):
     task = "ranking"
 
     class Config(Settings):
-        hidden_dim: int = Field(200, ge=1)
+        hidden_dim: int = Field(200, ge=1)  # hidden units
         # Share of a profile's items hidden from the encoder
         dropout: float = Field(0.5, ge=0, lt=1)
         l2: float = Field(2e-5, ge=0)  # times the squared norm of both layers' weights

@@ -39,8 +39,8 @@ class MultiVae(Model):
     task = "ranking"
 
     class Config(Settings):
-        hidden_dim: int = Field(600, ge=1)
-        latent_dim: int = Field(200, ge=1)
+        hidden_dim: int = Field(600, ge=1)  # hidden units of the encoder and of the decoder
+        latent_dim: int = Field(200, ge=1)  # width of the latent vector
         # Share of a profile's items hidden from the encoder
         dropout: float = Field(0.5, ge=0, lt=1)
         beta: float = Field(0.2, ge=0)  # weight of the KL term when annealing has ended

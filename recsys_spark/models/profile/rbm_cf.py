@@ -55,7 +55,7 @@ class RbmCf(Model):
 
     class Config(Settings):
         by: Literal["user", "item"] = "user"  # as in the shard set
-        hidden_dim: int = Field(100, ge=1)
+        hidden_dim: int = Field(100, ge=1)  # hidden units
         # difference of two rating levels; the lowest and the highest are those of the training
         # labels
         step: float = Field(1.0, gt=0)
@@ -64,7 +64,7 @@ class RbmCf(Model):
         conditional: bool = False  # the hidden units also see which items are rated
         # coefficient of half the squared norm of the weights, applied by the optimiser
         weight_decay: float = Field(0.001, ge=0)
-        init_std: float = Field(0.01, gt=0)
+        init_std: float = Field(0.01, gt=0)  # standard deviation of the weights at the start
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)
