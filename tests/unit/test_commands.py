@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import recsys_spark
 from recsys_spark.baselines.fitting import registry as baselines
 from recsys_spark.cli import progress, running
 from recsys_spark.cli.commands import app
-from recsys_spark.commands import doctor
+from recsys_spark.commands import catalogue, doctor
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, TableError
 from recsys_spark.lake.direct import Direct
@@ -87,12 +88,18 @@ def test_names_are_whole_and_every_model_has_its_settings() -> None:
     listed = said("models")
     for name in (*baselines.names(), *models.names()):
         assert name in listed
-        settings = json.loads(said("models", name, "--json"))["settings"]
+        settings = [asdict(setting) for setting in catalogue.settings(name)]
         config = (baselines.find(name) if name in baselines.names() else models.find(name)).Config
         assert [setting["name"] for setting in settings] == list(config.model_fields)
         assert all(setting["kind"] for setting in settings)
         silent = [setting["name"] for setting in settings if not setting["meaning"]]
         assert not silent, f"{name}: no comment says what {', '.join(silent)} mean"
+    card = json.loads(said("models", "ease", "--json"))
+    assert [setting["name"] for setting in card["settings"]][:2] == ["l2", "dropout"]
+    assert "items^2" in card["memory"] and card["needs"] and card["unfit"]
+    assert card["figures"][0]["value"] == ".0535"
+    text = " ".join(said("models", "multi_dae").split())
+    assert "1,604 bytes an item, and 2,404 more" in text and "not for" in text
     assert "must be given" not in said("models", "ease")
     outcome = CliRunner().invoke(app, ["models", "eese"])
     assert isinstance(outcome.exception, ConfigError) and "'ease'" in str(outcome.exception)

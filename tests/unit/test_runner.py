@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import RecsysError
-from recsys_spark.pipeline import runner
+from recsys_spark.pipeline import memory, runner
 from recsys_spark.pipeline.context import Job, Outcome
 from recsys_spark.pipeline.steps import Pipeline, Step
 
@@ -125,3 +129,27 @@ def test_a_forced_step_runs_again_under_its_id(pipeline: Pipeline) -> None:
         runner.run(pipeline, [step()], lake=lake, listener=events.append, force=force)  # type: ignore[arg-type]
     assert [event.kind for event in events] == ["start", "done", "skipped", "start", "done"]
     assert len({event.run_id for event in events}) == 1
+
+
+def test_the_memory_of_a_step_is_that_of_its_processes_too(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "EVERY_S", 0.01)
+    held = 200_000_000
+    code = f"held = b'x' * {held}; print(flush=True); input()"
+
+    def run(ctx: Any, job: Job) -> Outcome:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert child.stdout
+        child.stdout.readline()
+        time.sleep(0.2)  # some looks long
+        child.communicate(b"\n")
+        return Outcome(summary={"rows": 3})
+
+    lake = Recorded()
+    kinds(pipeline, step(run=run), lake)
+    [record] = lake.recorded
+    assert record.summary["rows"] == 3
+    assert record.summary["peak_memory_bytes"] > psutil.Process().memory_info().rss / 2 + held
