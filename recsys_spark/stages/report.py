@@ -161,7 +161,7 @@ def _how(model: Run, label: str) -> Fitted:
     return Fitted(
         run_id=model.run_id,
         label=label,
-        settings=tuple((name, _brief(value)) for name, value in shown.items()),
+        settings=tuple((name, _brief(value)) for name, value in shown.items() if value != ""),
         chosen=f"{facts['trials']} trials on validation" if "trials" in facts else "as written",
         fit=str(fit),
         seconds=model.ended_at - model.started_at,

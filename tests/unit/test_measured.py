@@ -9,6 +9,7 @@ import pytest
 
 from recsys_spark.metrics import paired
 from recsys_spark.metrics.intervals import Replicates
+from recsys_spark.report import results
 from recsys_spark.report.results import Value
 from recsys_spark.stages.results import measured
 from tests.unit.test_commands import run
@@ -38,7 +39,8 @@ def test_the_best_and_its_equals_are_named_metric_by_metric(tmp_path: Path) -> N
         ("ndcg", 10): {"score_ease-1", "score_als-1"},
         ("recall", 10): {"score_ease-1"},  # .01 apart in every replica
     }
-    [als, popularity] = measured.leads(evaluated, values, "ranking")
+    kept = {key.of_run_id: drawn for key, drawn in replicas.items()}
+    [als, popularity] = measured.leads(results.table(values, "ranking"), kept)
     assert als.run_id == "score_als-1" and als.value == pytest.approx(0.01)
     assert als.corrected is not None and als.corrected > 0.05
     assert popularity.corrected is not None and popularity.corrected < 0.01
@@ -48,5 +50,5 @@ def test_without_replicas_the_best_stands_alone(tmp_path: Path) -> None:
     evaluated = run("eval", run_dir=str(tmp_path))
     values = [value(model, "ndcg", number) for model, number in RUNS.items()]
     assert measured.level(evaluated, values, "ranking") == {("ndcg", 10): {"score_ease-1"}}
-    assert measured.leads(evaluated, values, "ranking") == ()
-    assert measured.leads(evaluated, [], "ranking") == ()
+    assert measured.leads(results.table(values, "ranking"), {}) == ()
+    assert measured.leads(results.table([], "ranking"), {}) == ()

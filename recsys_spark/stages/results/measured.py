@@ -18,7 +18,7 @@ from recsys_spark.metrics.tasks import PLAYLISTS, RANKING, SAMPLED
 from recsys_spark.report import results, said
 from recsys_spark.report.content import Evaluation, Paired
 from recsys_spark.report.kinds import worded
-from recsys_spark.report.results import Metric, Value
+from recsys_spark.report.results import Metric, Table, Value
 
 RULES = {
     "leave_last_out": "leave last out",
@@ -64,6 +64,8 @@ def evaluation(run: Run, values: Iterable[Value], recorded: Iterable[Run]) -> Ev
         notes.append(f"Borda count of the three official metrics: {points}.")
     rule = str(facts.get("data", {}).get("rule", facts["split"]))
     sampled = {value.run_id for value in values if value.task == SAMPLED.name}
+    tables = {task: results.table(values, task) for task in results.tasks(values)}
+    kept = {task: _kept(run, task) for task in tables}
     return Evaluation(
         name=run.step,
         split=facts["split"],
@@ -76,8 +78,8 @@ def evaluation(run: Run, values: Iterable[Value], recorded: Iterable[Run]) -> Ev
         notes=tuple(worded(note, kind) for note in notes),
         query_kind=kind,
         full=results.full_rankings(recorded, sampled) if sampled else {},
-        leads={task: leads(run, values, task) for task in results.tasks(values)},
-        level={task: level(run, values, task) for task in results.tasks(values)},
+        leads={task: leads(table, kept[task]) for task, table in tables.items()},
+        level={task: _level(table, kept[task]) for task, table in tables.items()},
         replicas=int(facts.get("replicas", 0)),
     )
 
@@ -96,22 +98,25 @@ def _borda(values: Iterable[Value]) -> str:
     return ", ".join(f"{labels[run_id]} {count:g}" for run_id, count in points)
 
 
-def leads(run: Run, values: Sequence[Value], task: str) -> tuple[Paired, ...]:
-    """The first run of the task's table minus each other one, in its main metric over all users,
-    by the replicas that the evaluate run kept; `run_id` is that of the other one.
+def leads(table: Table, kept: Mapping[str, Replicates]) -> tuple[Paired, ...]:
+    """The first run of a table minus each other one, in its main metric over all users; `run_id` is
+    that of the other one. kept: {run: its replicas}.
     """
-    table = results.table(values, task)
     if not table.rows:
         return ()
     best, *others = (row.run_id for row in table.rows)
-    return _apart(table.primary, best, others, _kept(run, task))
+    return _apart(table.primary, best, others, kept)
 
 
 def level(run: Run, values: Sequence[Value], task: str) -> dict[Metric, frozenset[str]]:
     """{metric that judges: its best run, and those that cannot be told apart from it}, over all
     users, by paired differences; p-values are corrected for the number of runs, metric by metric.
     """
-    table, kept = results.table(values, task), _kept(run, task)
+    return _level(results.table(values, task), _kept(run, task))
+
+
+def _level(table: Table, kept: Mapping[str, Replicates]) -> dict[Metric, frozenset[str]]:
+    runs = [row.run_id for row in table.rows]
     return {
         column: frozenset(
             [
@@ -119,7 +124,7 @@ def level(run: Run, values: Sequence[Value], task: str) -> dict[Metric, frozense
                 *(
                     difference.run_id
                     for difference in _apart(
-                        column, best, [row.run_id for row in table.rows if row.run_id != best], kept
+                        column, best, [run_id for run_id in runs if run_id != best], kept
                     )
                     if not said.is_sure(difference)
                 ),
