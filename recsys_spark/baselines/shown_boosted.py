@@ -6,7 +6,15 @@ Paper: Guolin Ke et al. LightGBM: A Highly Efficient Gradient Boosting Decision 
     Microsoft Research MSR-TR-2010-82; or Sebastian Bruch. An Alternative Cross Entropy Loss for
     Learning-to-Rank (XE-NDCG). WWW 2021.
 Differs: the package's own code (`pip install 'recsys_spark[boost]'`), on the driver: at most
-    `lists` lists are fitted on, those with the lowest hashes. A list of 25 items takes 2 kB.
+    `lists` lists are fitted on, those with the lowest hashes.
+
+For: re-ranking lists that were shown, where many of them were answered
+Needs: the lists that were shown (`impressions`) and what was chosen of them; what else is known
+    comes from the events of the query and from answers of earlier days
+Cold: works on any list: new items are ranked by what their list and their query say of them
+Memory: 76 bytes an item of a list on the driver, 2 kB for a list of 25, and as much again while
+    trees grow
+Not for: a few hundred lists: there the four weights of `shown_logit` are better
 """
 
 from __future__ import annotations
@@ -34,12 +42,13 @@ Floats = NDArray[np.float32]
 
 
 class Config(Settings):
-    trees: int = Field(200, ge=1)
+    trees: int = Field(200, ge=1)  # one after the other
     leaves: int = Field(15, ge=2)  # of a tree, at most
-    learning_rate: float = Field(0.05, gt=0, le=1)
+    learning_rate: float = Field(0.05, gt=0, le=1)  # how much of a tree's values is added
     min_items: int = Field(50, ge=1)  # of a leaf, at least
     l2: float = Field(1.0, ge=0)  # on the values of leaves
     columns: float = Field(0.8, gt=0, le=1)  # share of the features that a tree may read
+    # Pairs weighted by what a swap changes in NDCG, or a cross entropy over the list
     objective: Literal["lambdarank", "rank_xendcg"] = "lambdarank"
     lists: int = Field(200_000, ge=1)  # fitted on, at most
 

@@ -285,6 +285,7 @@ def test_make_alone_lists_the_targets() -> None:
         "bench",
         "bench-train",
         "parity",
+        "docs",
         "clean",
     ]
     assert [line.split()[0] for line in done.stdout.splitlines()] == targets
