@@ -341,6 +341,76 @@ def pairs(
     )
 
 
+SEQUENCE = tuple(
+    Column(name=name, dtype="int32") for name in (columns.QUERY_IDX, columns.FIRST, columns.LAST)
+)
+
+
+def sequence(
+    folder: str | Path,
+    num_users: int = 60,
+    num_items: int = 40,
+    per_user: int = 12,
+    seed: int = 0,
+    *,
+    row_targets: int = 4,
+    later: np.ndarray | None = None,
+    virtual_shards: int = 64,
+    row_group: int = 16,
+) -> ShardSet:
+    """Part train of (query_idx, first, last), side files seen, targets and history. later: of each
+    training event, 0 where it has the time of the one before it; None: all are later.
+    """
+    train, held = leave_last_out(planted(num_users, num_items, per_user, seed))
+    lasts = [
+        (user, last)
+        for user in range(1, num_users + 1)
+        for last in range(per_user - 1, 1, -row_targets)
+    ]
+    users, last = np.array(lasts, np.int32).T
+    first = np.maximum(last - row_targets, 1).astype(np.int32)
+    rows = pa.table({columns.QUERY_IDX: users, columns.FIRST: first, columns.LAST: last})
+    made = write(
+        folder,
+        "sequence",
+        SEQUENCE,
+        {columns.TRAIN: deal(rows, virtual_shards, seed)},
+        virtual_shards=virtual_shards,
+        row_group=row_group,
+        num_users=num_users,
+        num_items=num_items,
+        side={"seen": train, "targets": held},
+    )
+    root = Path(folder)
+    history = _ordered(root, columns.HISTORY, train, num_users, later)
+    return seal(
+        root,
+        made.model_copy(
+            update={
+                "side": made.side | {columns.HISTORY: history},
+                "statistics": {columns.ROW_TARGETS: float(row_targets)},
+            }
+        ),
+    )
+
+
+def _ordered(
+    root: Path, name: str, events: Events, num_users: int, later: np.ndarray | None
+) -> Csr:
+    """The events as they are, with whether each is later than the one before it."""
+    flags = np.ones(len(events.item)) if later is None else later
+    arrays = {
+        "indptr": _indptr(events.user, num_users),
+        "indices": events.item,
+        "values": flags.astype(np.float32),
+    }
+    paths = {kind: f"{name}.{kind}.npy" for kind in arrays}
+    for kind, array in arrays.items():
+        np.save(root / paths[kind], array)
+    digests = {f"{kind}_digest": artifacts.file_digest(root / path) for kind, path in paths.items()}
+    return Csr(rows=num_users + 1, entries=len(events.item), ordered=True, **paths, **digests)
+
+
 def deal(rows: pa.Table, virtual_shards: int, seed: int = 0) -> list[pa.Table]:
     """Shuffled and dealt so that counts differ by at most one."""
     order = np.random.default_rng(seed).permutation(len(rows))

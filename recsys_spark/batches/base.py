@@ -54,6 +54,8 @@ class Batch:
 
     # Whether its models read every event of a history; false: each item once, at its last time
     repeats: ClassVar[bool] = False
+    # Whether its models score a query by its history alone, also one that came after training
+    by_history: ClassVar[bool] = False
 
     user: Tensor  # int32 (B,): the row's query_idx, which models call its user
     row: Tensor  # int64 (B,): the row's number in this epoch, the same on any number of ranks
@@ -102,8 +104,12 @@ class Batch:
         """The batch with indices beyond the tables set to 0: unknown."""
         raise NotImplementedError
 
+    def positives(self) -> tuple[Tensor, Tensor]:
+        """(user, number in the epoch) of each positive: of its rows, unless a row has several."""
+        return self.user, self.row
+
     def beside(self, negative: Tensor) -> Self:
-        """The batch with negative items (B, N) added to its rows, which are positives."""
+        """The batch with negative items (positives, N) added."""
         raise NotImplementedError
 
     def describe(self, number: int) -> str:

@@ -53,6 +53,8 @@ class Layout:
     row_bytes: ClassVar[float]  # measured, for estimates: bytes of a row without its lists
     entry_bytes: ClassVar[float] = 0.0  # bytes of a list entry
     event_fields: ClassVar[bool] = False  # whether its rows have the fields of one event
+    # Whether rows point into histories of every event, so that none may be left out
+    whole_histories: ClassVar[bool] = False
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -62,6 +64,11 @@ class Layout:
     def parts(self) -> tuple[str, ...]:
         """Parts of the split that become rows."""
         return (c.TRAIN,)
+
+    @property
+    def statistics(self) -> dict[str, float]:
+        """Facts about the rows that a model may need, beside those of labels."""
+        return {}
 
     @property
     def num_lanes(self) -> int:
@@ -101,8 +108,10 @@ def find(name: str) -> type[Layout]:
     return plugins.only_class(_PACKAGE, name, Layout)
 
 
-def of(name: str, label: Label, by: By = "user") -> Layout:
-    return find(name)(label=label, by=by)  # type: ignore[call-arg]
+def of(name: str, label: Label, by: By = "user", row_targets: int | None = None) -> Layout:
+    """row_targets: for a layout that has this setting; None: its own."""
+    own = {} if row_targets is None else {c.ROW_TARGETS: row_targets}
+    return find(name)(label=label, by=by, **own)  # type: ignore[call-arg]
 
 
 def sides(by: By) -> tuple[str, str]:

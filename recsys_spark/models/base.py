@@ -77,6 +77,25 @@ class NegativeItems(Draw):
     unmet: bool = True
 
 
+@dataclass(frozen=True)
+class Histories(Draw):
+    """The windows of layout sequence: of the `length` events before a row's last target, those that
+    there are.
+    """
+
+    length: int
+
+
+@dataclass(frozen=True)
+class SharedItems(Draw):
+    """`num` negative items for the whole step, the same on every rank, with replacement and with
+    the probability of an item in proportion to its events to the power `power`.
+    """
+
+    num: int
+    power: float
+
+
 CARRY = "carry."  # prefix of a carry's name in the output of `forward`
 
 
@@ -127,6 +146,13 @@ class Context:
         that need few of them.
         """
         return noise.uniform_at(noise.key(self.seed, name, self.epoch, self.step), row, column)
+
+    def kept(self, name: str, row: Tensor, rate: float, width: int) -> Tensor:
+        """float32 (B, width): 0 with probability `rate`, else 1 / (1 - rate), one stream for each
+        global row: what dropout multiplies by.
+        """
+        key = noise.key(self.seed, name, self.epoch, self.step)
+        return noise.kept(key, row, rate, width)
 
     def normal(self, name: str, row: Tensor, *shape: int) -> Tensor:
         """Standard normal, float32 (B, *shape), one stream for each global row."""

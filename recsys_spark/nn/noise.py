@@ -65,6 +65,21 @@ def uniform_at(key: int, row: Tensor, column: Tensor) -> Tensor:
     return _upper(_mix_in_place(columns)).mul_(2.0**-24)
 
 
+def kept(key: int, row: Tensor, rate: float, width: int) -> Tensor:
+    """float32 (B, width): 0 with probability `rate` (to 2**-16), else 1 / (1 - rate).
+
+    A draw of 64 bits gives four cells: dropout needs many, and few bits of each.
+    """
+    assert 0 < rate < 1, f"rate is {rate}"
+    draws, least = -(-width // 4), round(rate * 2**16)
+    if row.device.type != "cpu":
+        drawn = bits(key, row, draws).view(torch.int16)[:, :width]
+        kept = (drawn.int() & 0xFFFF) >= least
+        return kept.to(torch.float32).mul_(1.0 / (1.0 - rate))
+    quarters = _cells(key, row, (draws,)).view("<u2").reshape(len(row), -1)[:, :width]
+    return torch.from_numpy((quarters >= least).astype(np.float32)).mul_(1.0 / (1.0 - rate))
+
+
 def normal(key: int, row: Tensor, *shape: int) -> Tensor:
     """float32 (B, *shape), standard normal (Box and Muller 1958; two 32-bit halves of one draw)."""
     if row.device.type != "cpu":

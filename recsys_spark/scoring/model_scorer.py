@@ -58,8 +58,7 @@ class ModelScorer(Scorer):
         no_history = history.offsets.diff() == 0
         if self.reads_users:
             return unknown
-        # A profile model needs the history alone, also for users who came after its training.
-        return no_history if self.network.layout == "profile" else unknown | no_history
+        return no_history if self.batches.by_history else unknown | no_history
 
     def _best(
         self, batch: pa.RecordBatch, rows: Tensor, user: Tensor, history: Ragged, seen: Ragged

@@ -47,6 +47,9 @@ class Job(context.Job):
     num_workers: int = Field(1, ge=1)
     row_group_rows: int | None = Field(None, ge=1)  # maximum; None: that of the layout
     virtual_shards: int = Field(64, ge=1, le=4096)
+    # Layout sequence: events that a row predicts, at most; None: that of the layout. A model reads
+    # as many events or more.
+    row_targets: int | None = Field(None, ge=1, le=65535, exclude_if=lambda number: number is None)
     # Fields of users, items and events; event fields are columns of layout pointwise
     features: Features = Features()
 
@@ -64,7 +67,13 @@ class Job(context.Job):
             raise ValueError(
                 f"num_workers {self.num_workers} must divide virtual_shards {self.virtual_shards}"
             )
-        layout = layouts.of(self.layout, self.label, self.by)
+        if self.row_targets is not None and not layouts.find(self.layout).whole_histories:
+            raise ValueError(
+                f"no row_targets: it is a setting of layout sequence, not {self.layout}"
+            )
+        layout = _layout(self)
+        if layout.whole_histories and self.positive_min is not None:
+            raise ValueError(f"no positive_min: rows of layout {self.layout} are whole histories")
         if self.features.event and not layout.event_fields:
             raise ValueError(
                 f"no features.event: rows of layout {self.layout} are no single events"
@@ -85,7 +94,7 @@ def run(ctx: Context, job: Job) -> Outcome:
     positive = (
         events if job.positive_min is None else events.where(F.col(c.VALUE) >= job.positive_min)
     )
-    layout = layouts.of(job.layout, job.label, job.by)
+    layout = _layout(job)
     columns = (*layout.columns, *event_fields.columns(fields))
     num_users, num_items = int(prepared["num_users"]), int(prepared["num_items"])
     for left_over in ctx.run_dir.glob(f".tmp-*{FOLDER}-*"):
@@ -136,7 +145,7 @@ def run(ctx: Context, job: Job) -> Outcome:
                 num_users=num_users,
                 num_items=num_items,
                 side=csr,
-                statistics=statistics,
+                statistics={**statistics, **layout.statistics},
                 features=(*entity_fields, *fields),
                 split=str(prepared["split"]),
                 table_versions=dict(ctx.read_versions),
@@ -153,7 +162,7 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     """
     _entities(ctx, job)
     prepared = ctx.inputs[job.source].summary
-    layout = layouts.of(job.layout, job.label, job.by)
+    layout = _layout(job)
     train = sum(int(prepared.get(part, 0)) for part in c.FITTED_ON[job.fit])
     parts = _parts(job, layout)
     rows, entries = layout.estimate(prepared, parts, train, int(prepared[c.VALID]))
@@ -169,6 +178,10 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
         "row_groups": job.virtual_shards * math.ceil(rows / job.virtual_shards / group),
         "bytes": int(rows * layout.row_bytes + entries * layout.entry_bytes + side_bytes),
     }
+
+
+def _layout(job: Job) -> layouts.Layout:
+    return layouts.of(job.layout, job.label, job.by, job.row_targets)
 
 
 def _parts(job: Job, layout: layouts.Layout) -> tuple[str, ...]:

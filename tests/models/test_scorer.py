@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from recsys_spark.batches import registry as batches
 from recsys_spark.batches.base import Ragged
 from recsys_spark.batches.query import Query
 from recsys_spark.core import artifacts
@@ -204,7 +205,7 @@ def test_a_checkpoint_ranks_as_its_model_scores(tmp_path: Path, name: str) -> No
         scores = model.score(Query(torch.tensor([1, 6], dtype=torch.int32), lists))
     scores = scores.clone()
     # A profile is all that a model of profiles needs, also of a user who came after its training.
-    reads_history = model.layout == "profile"
+    reads_history = batches.find(model.layout).by_history
     assert found.column("cold").to_pylist() == [False, False, True, not reads_history]
     cold = found.column("item_idx").to_pylist()[2 : 3 if reads_history else 4]
     assert all(items == [30, 29, 28] for items in cold)

@@ -15,7 +15,9 @@ from recsys_spark.batches.base import Batch, Ragged
 from recsys_spark.batches.layouts.pairs import Pairs
 from recsys_spark.batches.layouts.pointwise import Rows
 from recsys_spark.batches.layouts.profile import Profile
+from recsys_spark.batches.layouts.sequence import Windows
 from recsys_spark.batches.query import Query
+from recsys_spark.core import columns
 from recsys_spark.core.contracts import Feature
 from recsys_spark.models import registry
 from recsys_spark.models.base import Context, Model, Sizes, Term
@@ -129,7 +131,37 @@ def batch(layout: str, rows: int = 12, seed: int = 0, sizes: Sizes = SIZES) -> A
             )
         )
         return Pairs(user.int(), item.int(), negative, row)
+    if layout == "sequence":
+        return windows(rows, rng, row, sizes).to("cpu", torch.float64)
     raise AssertionError(f"teach tests/models/worlds.py to make a batch of layout {layout!r}")
+
+
+def windows(rows: int, rng: np.random.Generator, row: Tensor, sizes: Sizes) -> Windows:
+    """Windows of one to eight events, some of them without a target, a negative each and five for
+    the step, one of which is a target.
+    """
+    items = ragged(
+        [rng.integers(1, sizes.num_items + 1, rng.integers(1, 9)).tolist() for _ in range(rows)]
+    )
+    count = len(items.values)
+    user, last = (
+        torch.from_numpy(rng.integers(low, high, rows).astype(np.int32))
+        for low, high in ((1, sizes.num_users + 1), (9, 20))
+    )
+    following = rng.integers(1, sizes.num_items + 1, count) * (rng.random(count) < 0.8)
+    shared = rng.integers(1, sizes.num_items + 1, 5)
+    shared[0] = following.max()
+    return Windows(
+        user=user,
+        first=(last - 1).clamp(min=1),
+        last=last,
+        items=items,
+        following=torch.from_numpy(following.astype(np.int32)),
+        negative=torch.from_numpy(rng.integers(1, sizes.num_items + 1, (count, 1))),
+        shared=torch.from_numpy(shared),
+        log_expected=torch.from_numpy(np.log(rng.random(5))),
+        row=row,
+    )
 
 
 def at_no_moment(rows: Rows) -> Rows:
@@ -144,6 +176,8 @@ def at_no_moment(rows: Rows) -> Rows:
 
 def take(whole: Any, index: list[int]) -> Any:
     """The rows `index` of a batch, in that order."""
+    if isinstance(whole, Windows):
+        return whole.take(torch.tensor(index, dtype=torch.int64))
     if not isinstance(whole, Profile):
         return replace(
             whole, **{field.name: getattr(whole, field.name)[index] for field in fields(whole)}
@@ -276,10 +310,13 @@ def fit(
     for step in range(steps):
         if len(order) < rows:
             profiled = sizes.num_users if whose == "user" else sizes.num_items
-            order = rng.permutation(profiled if model.layout == "profile" else len(train.user))
+            by_user = model.layout in ("profile", "sequence")
+            order = rng.permutation(profiled if by_user else len(train.user))
         chosen, order = order[:rows], order[rows:]
         if model.layout == "profile":
             made: Any = profiles_of(chosen + 1, train, by=whose)
+        elif model.layout == "sequence":
+            made = windows_of(chosen + 1, train, sizes)
         else:
             made = rows_of(Events(*(column[chosen] for column in train)), model.task)
             if model.layout == "pairs":
@@ -315,6 +352,19 @@ def profiles_of(
 
     row, user = torch.from_numpy(of - 1).long(), torch.from_numpy(of).int()
     return Profile(user, *entries(events), row, *(() if held is None else entries(held)))
+
+
+def windows_of(users: np.ndarray, train: Events, sizes: Sizes) -> Windows:
+    """The whole histories of the users, in rows of their numbers."""
+    counts = np.bincount(train.user, minlength=sizes.num_users + 1)
+    history = Ragged(torch.from_numpy(np.append(0, counts.cumsum())), torch.from_numpy(train.item))
+    rows = {
+        columns.QUERY_IDX: users.astype(np.int32),
+        columns.FIRST: np.ones(len(users), np.int32),
+        columns.LAST: counts[users].astype(np.int32),
+        "row": users.astype(np.int64),
+    }
+    return Windows.of(rows).reading(history, torch.ones(len(train.item)), 200)
 
 
 def answers(model: Model) -> Tensor:

@@ -21,6 +21,8 @@ class Profile(Batch):
     who met it.
     """
 
+    by_history = True
+
     user: Tensor  # int32 (B,)
     items: Ragged  # int32 item indices the user touched in training
     values: Tensor  # float (entries,), parallel to items.values

@@ -13,8 +13,9 @@ import numpy as np
 
 from recsys_spark.batches.base import Batch
 from recsys_spark.core.contracts import ShardSet, TrainJob
-from recsys_spark.models.base import Draw, NegativeItems
+from recsys_spark.models.base import Draw, Histories, NegativeItems, SharedItems
 from recsys_spark.train.data import sides
+from recsys_spark.train.feed import histories, shared
 from recsys_spark.train.feed.negatives import Negatives, Seen
 
 Numbered = Iterable[tuple[int, Batch]]  # (rows of the step over all ranks, this rank's rows)
@@ -47,4 +48,6 @@ def _negatives(job: TrainJob, shards: ShardSet, draw: NegativeItems) -> Stage:
 
 _STAGES: dict[type[Draw], Callable[[TrainJob, ShardSet, Draw], Stage]] = {
     NegativeItems: _negatives,  # type: ignore[dict-item]
+    Histories: histories.stage,  # type: ignore[dict-item]
+    SharedItems: shared.stage,  # type: ignore[dict-item]
 }

@@ -128,7 +128,7 @@ class Negatives:
         rows = 0
         for number, batch in batches:
             waiting.append((number, batch))
-            rows += len(batch)
+            rows += len(batch.positives()[0])
             if rows >= AHEAD_ROWS:
                 yield from self._several(waiting, epoch, first_step)
                 first_step, waiting, rows = first_step + len(waiting), [], 0
@@ -139,10 +139,9 @@ class Negatives:
     ) -> Iterator[tuple[int, Batch]]:
         if not batches:
             return
-        sizes = [len(batch) for _, batch in batches]
-        users, rows = (
-            torch.cat([getattr(batch, name) for _, batch in batches]) for name in ("user", "row")
-        )
+        positives = [batch.positives() for _, batch in batches]
+        sizes = [len(user) for user, _ in positives]
+        users, rows = (torch.cat(each) for each in zip(*positives, strict=True))
         drawn = self.draw(
             users, rows, epoch, np.repeat(np.arange(first_step, first_step + len(sizes)), sizes)
         )

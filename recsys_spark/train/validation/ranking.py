@@ -7,9 +7,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from recsys_spark.batches import registry
 from recsys_spark.batches.base import Ragged
 from recsys_spark.batches.query import Query
-from recsys_spark.core import seeds
+from recsys_spark.core import columns, seeds
 from recsys_spark.core.contracts import ShardSet, TrainJob
 from recsys_spark.core.errors import ShardError
 from recsys_spark.metrics import ranking
@@ -25,6 +26,10 @@ def make(job: TrainJob, shards: ShardSet, workers: Workers, kind: str) -> Valida
     """Each rank ranks for its share of the users. Raises ShardError for a set without targets."""
     targets = sides.csr(job.shards, sides.need(shards, "targets", job.shards))
     seen = sides.csr(job.shards, sides.need(shards, "seen", job.shards))
+    ordered = registry.find(shards.layout).repeats
+    read = (
+        sides.csr(job.shards, sides.need(shards, columns.HISTORY, job.shards)) if ordered else seen
+    )
     users = _users(targets[0], job)[workers.rank :: workers.size]
     shown = tuple(dict.fromkeys([*RANKING.monitors, job.train.monitor or RANKING.monitors[0]]))
     ks = tuple(sorted({int(name.partition("@")[2]) for name in shown}))
@@ -35,8 +40,12 @@ def make(job: TrainJob, shards: ShardSet, workers: Workers, kind: str) -> Valida
         device = next(model.parameters()).device
         for start in range(0, len(users), block):
             ranked = users[start : start + block]
-            history = topk.rows_of(*seen, ranked)
-            left_out = None if job.train.seen == "leave_out" else _nothing(len(ranked))
+            history = topk.rows_of(*read, ranked)
+            left_out = (
+                topk.rows_of(*seen, ranked)
+                if job.train.seen == "leave_out"
+                else _nothing(len(ranked))
+            )
             user = torch.from_numpy(ranked).int()
             query = Query(user, history, exclude=left_out).to(device)
             best = topk.top_k(

@@ -1,0 +1,158 @@
+"""Base of the models that read a window of a history and predict each next item by a dot product:
+their losses, and how they score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from recsys_spark.batches.base import Ragged
+from recsys_spark.batches.layouts.sequence import Windows
+from recsys_spark.batches.query import Query
+from recsys_spark.core.config import Settings
+from recsys_spark.models.base import (
+    Context,
+    Draw,
+    Histories,
+    ItemVectors,
+    Model,
+    NegativeItems,
+    SharedItems,
+    Sizes,
+    Term,
+)
+from recsys_spark.nn import windows
+from recsys_spark.nn.objectives import binary, softmax
+from recsys_spark.nn.tables import Table, few_products, products, table
+
+Drop = Callable[[str, Tensor], Tensor]  # (name, (E, W)) -> the same with dropout
+QUERIES = 256  # windows encoded at once: a scorer's thousands would take gigabytes
+
+
+class NextItem(Model):
+    """A subclass gives `states`: for each event of packed windows what it says of the next one.
+
+    Scores from the history alone, so new users need no training. An empty history scores 0
+    everywhere.
+    """
+
+    layout = "sequence"
+    task = "ranking"
+    whole_tables = True  # the full softmax reads every row
+
+    class Config(Settings):
+        dim: int = Field(64, ge=1)
+        length: int = Field(200, ge=1, le=65535)  # events of a window
+        dropout: float = Field(0.2, ge=0, lt=1)
+        # softmax: cross entropy over all items; sampled: over the target and `shared_negatives`;
+        # bce: binary, against negatives; gbce: the same, calibrated
+        loss: Literal["softmax", "sampled", "bce", "gbce"] = "softmax"
+        # bce, gbce: drawn for each target among the items that its user has not met
+        num_negatives: int = Field(1, ge=0)
+        # drawn for a step and shared by its targets: the negatives of `sampled`; bce and gbce take
+        # them instead of their own
+        shared_negatives: int = Field(0, ge=0)
+        # their probability is in proportion to an item's events to this power; 0: uniform
+        power: float = Field(0.0, ge=0, le=1)
+        calibration: float = Field(0.75, ge=0, le=1)  # t of gbce; 1: true probabilities
+        init_std: float = Field(0.02, gt=0)  # of the tables
+
+        @model_validator(mode="after")
+        def _negatives_fit(self) -> NextItem.Config:
+            if self.loss == "sampled" and not self.shared_negatives:
+                raise ValueError("loss sampled needs shared_negatives of at least 1")
+            if self.loss in ("bce", "gbce") and not self.shared_negatives + self.num_negatives:
+                raise ValueError(f"loss {self.loss} needs num_negatives or shared_negatives")
+            return self
+
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.item = table(sizes.num_items, config.dim, config.init_std)
+
+    def states(self, items: Ragged, drop: Drop) -> Tensor:
+        """(E, D), to be multiplied with `output`: after each event of the windows, from it and
+        those before it in its row.
+        """
+        raise NotImplementedError
+
+    @property
+    def output(self) -> Table:
+        """The items as they are predicted; here as they are read."""
+        return self.item
+
+    @property
+    def num_negatives(self) -> int:
+        own = self.config.loss in ("bce", "gbce") and not self.config.shared_negatives
+        return int(self.config.num_negatives) if own else 0
+
+    def draws(self) -> list[Draw]:
+        config = self.config
+        draws: list[Draw] = [Histories(config.length)]
+        if self.num_negatives:
+            draws.append(NegativeItems(self.num_negatives))
+        if config.shared_negatives and config.loss != "softmax":
+            draws.append(SharedItems(config.shared_negatives, config.power))
+        return draws
+
+    def forward(self, batch: Windows, ctx: Context) -> dict[str, Tensor]:
+        """{"loss": summed over the targets}. Computed here and not in `loss`, because it reads the
+        items' table, and the scores of all items exist only block by block.
+        """
+
+        row, rate = batch.entry_row, self.config.dropout if ctx.training else 0.0
+
+        def drop(name: str, x: Tensor) -> Tensor:
+            return x * ctx.kept(name, row, rate, x.shape[1]).to(x.dtype) if rate else x
+
+        wanted = batch.following > 0
+        states = self._states(batch.items, drop)[wanted]  # (P, D)
+        return {"loss": self._summed(batch, states, batch.following[wanted].long(), wanted)}
+
+    def loss(self, batch: Windows, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
+        return {self.config.loss: Term(output["loss"], (batch.following > 0).sum())}
+
+    def _summed(self, batch: Windows, states: Tensor, target: Tensor, wanted: Tensor) -> Tensor:
+        """states (P, D), target int64 (P,); wanted bool (E,): the entries that they are of."""
+        config = self.config
+        if config.loss == "softmax":
+            # Row 0 is padding and no candidate
+            return softmax.cross_entropy(states, self.output.weight[1:], target - 1)
+        positive = (states * self.output(target)).sum(1)
+        if config.shared_negatives:
+            items, number = batch.shared, config.shared_negatives
+            negative = states @ self.output(items).T  # (P, S)
+        else:
+            items, number = batch.negative[wanted], config.num_negatives
+            negative = few_products(states, self.output(items))  # (P, N)
+        hit = target[:, None] == items
+        if config.loss == "sampled":
+            return softmax.sampled(positive, negative, batch.log_expected, hit)
+        calibration = config.calibration if config.loss == "gbce" else 0.0
+        beta = binary.exponent(number, self.sizes.num_items - 1, calibration)
+        return binary.cross_entropy(positive, negative, hit, beta)
+
+    def score(self, query: Query, items: Tensor | None = None) -> Tensor:
+        weight = self.output.weight
+        return products(self.encode(query), weight if items is None else weight[items])
+
+    def index(self) -> ItemVectors:
+        weight = self.output.weight
+        return ItemVectors(weight, weight.new_zeros(len(weight)))
+
+    def encode(self, query: Query) -> Tensor:
+        parts = [self._encoded(part.history) for part in query.split(QUERIES)]
+        return torch.cat(parts)
+
+    def _encoded(self, history: Ragged) -> Tensor:
+        read = windows.recent(history, self.config.length)
+        return windows.Places(read).last(self._states(read, lambda name, x: x))
+
+    def _states(self, items: Ragged, drop: Drop) -> Tensor:
+        if not len(items.values):  # attention and recurrent networks refuse windows of length 0
+            return self.output.weight.new_zeros(0, self.config.dim)
+        return self.states(items, drop)

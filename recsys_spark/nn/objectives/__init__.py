@@ -1,0 +1,1 @@
+"""Losses of next-item models: sums over targets, without any knowledge of models or batches."""
