@@ -24,25 +24,6 @@ from recsys_spark.nn.tower import glorot
 from recsys_spark.nn.windows import Places
 
 
-class Sasrec(NextItem):
-    class Config(NextItem.Config):
-        num_blocks: int = Field(2, ge=1)
-
-    def __init__(self, config: Config, sizes: Sizes) -> None:
-        super().__init__(config, sizes)
-        self.place = table(config.length, config.dim, config.init_std)  # row 1: the last event
-        self.blocks = nn.ModuleList(Block(config.dim) for _ in range(config.num_blocks))
-        self.norm = nn.LayerNorm(config.dim)
-
-    def states(self, items: Ragged, drop: Drop) -> Tensor:
-        places = Places(items)
-        x = self.item(items.values) * self.config.dim**0.5
-        x = drop("dropout", x + self.place(places.from_end + 1))
-        for number, block in enumerate(self.blocks):
-            x = block(x, places, drop, f"dropout.{number}")
-        return self.norm(x)
-
-
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x)); the network between is D wide."""
 
@@ -63,3 +44,22 @@ class Block(nn.Module):
         x = x + drop(f"{name}.attention", places.packed(attended))
         inner = drop(f"{name}.inner", F.relu(self.inner(self.norm(x))))
         return x + drop(f"{name}.outer", self.outer(inner))
+
+
+class Sasrec(NextItem):
+    class Config(NextItem.Config):
+        num_blocks: int = Field(2, ge=1)
+
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.place = table(config.length, config.dim, config.init_std)  # row 1: the last event
+        self.blocks = nn.ModuleList(Block(config.dim) for _ in range(config.num_blocks))
+        self.norm = nn.LayerNorm(config.dim)
+
+    def states(self, items: Ragged, drop: Drop) -> Tensor:
+        places = Places(items)
+        x = self.item(items.values) * self.config.dim**0.5
+        x = drop("dropout", x + self.place(places.from_end + 1))
+        for number, block in enumerate(self.blocks):
+            x = block(x, places, drop, f"dropout.{number}")
+        return self.norm(x)

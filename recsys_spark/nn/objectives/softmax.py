@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CELLS = 1 << 20  # scores in memory at once, at least one row: 4 MB in float32, near the processor
+CELLS = 1 << 20  # scores in memory at once: 4 MB in float32, near the processor
+ROWS = 16  # but at least so many rows of them: a product with fewer waits for the items to be read
 
 
 def cross_entropy(states: Tensor, items: Tensor, target: Tensor, cells: int = CELLS) -> Tensor:
     """Sum over P targets of the negative log of the target's share in the softmax of states . items
     over all items; scalar.
 
-    states (P, D), items (I, D), target int64 (P,) in [0, I). At most max(cells, I) scores are held
-    at once: the gradient is computed block by block with the loss, and only its (P, D) and (I, D)
-    are kept.
+    states (P, D), items (I, D), target int64 (P,) in [0, I). At most max(cells, ROWS * I) scores
+    are held at once: the gradient is computed block by block with the loss, and only its (P, D) and
+    (I, D) are kept.
     """
     return _CrossEntropy.apply(states, items, target, cells)
 
@@ -28,7 +29,7 @@ class _CrossEntropy(torch.autograd.Function):
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, states: Tensor, items: Tensor, target: Tensor, cells: int) -> Tensor:
         learns = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        rows = max(1, cells // len(items))
+        rows = max(ROWS, cells // len(items))
         total = states.new_zeros(())
         grad_states, grad_items = torch.empty_like(states), torch.zeros_like(items)
         buffer = states.new_empty(min(rows, len(states)), len(items))
