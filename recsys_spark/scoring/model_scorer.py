@@ -43,6 +43,7 @@ class ModelScorer(Scorer):
             isinstance(part, Fields) and part.features["user"] for part in model.modules()
         )
         self.batches = registry.find(model.layout)
+        self.repeats = self.batches.repeats
         index = model.index()
         self.dot = (
             DotIndex(index.items.detach().cpu(), index.bias.detach().cpu(), name) if index else None

@@ -51,6 +51,7 @@ class Scorer:
 
     model: str
     num_items: int
+    repeats: bool = False  # whether it reads every event of a history; else each item once
 
     def __init__(self, k: int, seed: int, fallback: Tensor) -> None:
         self.k, self.seed, self.fallback = k, seed, fallback

@@ -133,7 +133,8 @@ class Recommender:
             raise ConfigError("k", found=k, expected=f"1 to {K}")
         known = self._known(history)
         out = {*self._known(exclude), *(() if seen else known)}
-        batch = self._query(list(dict.fromkeys(reversed(known)))[::-1], sorted(out))
+        last = known if self.scorer.repeats else list(dict.fromkeys(reversed(known)))[::-1]
+        batch = self._query(last, sorted(out))
         with self.lock, torch.inference_mode():
             ranked = self.scorer.rank(batch)
         items = ranked.column(c.ITEM_IDX)[0].as_py()[:k]

@@ -13,9 +13,10 @@ import torch
 from recsys_spark.batches.layouts.sequence import Windows
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import CheckpointError, RecsysError, ShardError
-from recsys_spark.models import registry
+from recsys_spark.models import registry, store
 from recsys_spark.models.base import Context, Sizes
 from recsys_spark.nn import noise, windows
+from recsys_spark.scoring import serving
 from recsys_spark.train.feed.shared import Shared
 from recsys_spark.train.loop import Loop
 from recsys_spark.train.ranks import workers
@@ -128,6 +129,31 @@ def test_a_list_is_made_from_the_last_state(model: Any) -> None:
     query = worlds.Query(torch.tensor([1, 2, 0], dtype=torch.int32), worlds.ragged(history))
     expected = [states(model, read)[-1] for read in ([2, 3, 4], list(range(4, 12)), [2, 3, 4])]
     torch.testing.assert_close(model.encode(query), torch.stack(expected))
+
+
+def test_one_history_is_ranked_from_every_event(model: Any, tmp_path: Path) -> None:
+    """Without Spark too, as in lists; an empty history gets the fallback."""
+    name = type(model).__name__.lower()
+    store.save(tmp_path / serving.MODEL, model.float(), name)
+    np.save(tmp_path / "counts.npy", np.arange(26, dtype=np.float32))
+    serving.write(
+        tmp_path,
+        ids=[f"i{item}" for item in range(1, 26)],
+        numbers=np.arange(1, 26, dtype=np.int32),
+        model=name,
+        run_id="score-1",
+        seed=1,
+        fallback=tmp_path / "counts.npy",
+    )
+    recommender = serving.load(tmp_path)
+    query = worlds.Query(torch.zeros(1, dtype=torch.int32), worlds.ragged([[3, 4, 3, 5]]))
+    scores = model.score(query).detach()[0]
+    scores[[0, 3, 4, 5]] = -torch.inf
+    best = recommender.recommend(["i3", "i4", "i3", "i5"], 3)
+    assert [row.item_id for row in best] == [f"i{int(item)}" for item in scores.topk(3).indices]
+    assert best[0].score == pytest.approx(float(scores.max()), rel=1e-5)
+    assert [row.item_id for row in recommender.recommend([], 2)] == ["i25", "i24"]
+    assert recommender.is_cold([]) and not recommender.is_cold(["i3"])
 
 
 def test_many_queries_are_encoded_in_parts(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
