@@ -46,9 +46,9 @@ class NextItem(Model):
     whole_tables = True  # the full softmax reads every row
 
     class Config(Settings):
-        dim: int = Field(64, ge=1)
+        dim: int = Field(64, ge=1)  # of the items' vectors and of the states
         length: int = Field(200, ge=1, le=65535)  # events of a window
-        dropout: float = Field(0.2, ge=0, lt=1)
+        dropout: float = Field(0.2, ge=0, lt=1)  # of items as they are read, and between layers
         # softmax: cross entropy over all items; sampled: over the target and `shared_negatives`;
         # bce: binary, against negatives; gbce: the same, calibrated
         loss: Literal["softmax", "sampled", "bce", "gbce"] = "softmax"

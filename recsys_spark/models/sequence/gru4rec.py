@@ -8,6 +8,12 @@ Karatzoglou. Recurrent Neural Networks with Top-k Gains for Session-based Recomm
 Differs: gradients pass through all events of a window, which is right for the histories of users,
 instead of one event of parallel sessions; every row starts from the zero state, in training as in
 scoring. No TOP1 and no BPR-max. The job's optimiser takes the place of Adagrad with momentum.
+
+For: the next event of sessions and histories, by a state that is carried from event to event
+Needs: events in their true order, of hundreds of thousands at least
+Cold: a new user with a history is ranked at once; new items are never found
+Not for: small sets, and a first model: `markov` and `item_knn` with `decay` are level or above until
+    it has trained long
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ from recsys_spark.nn.windows import Places
 
 class Gru4rec(NextItem):
     class Config(NextItem.Config):
-        num_layers: int = Field(1, ge=1)
+        num_layers: int = Field(1, ge=1)  # of units, one upon the other
         tied: bool = True  # the items as they are predicted are those that are read
 
     def __init__(self, config: Config, sizes: Sizes) -> None:

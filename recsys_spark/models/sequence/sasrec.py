@@ -8,6 +8,12 @@ arXiv:2309.07602 train it with; `loss: gbce` that of gSASRec (nn/objectives/bina
 Differs: a long history is several windows and not its last one alone; windows are packed, and no
 event attends to padding; no dropout of attention weights; keys have no bias, which no softmax over
 them could tell.
+
+For: the next event of long histories, where more than the last few events matters
+Needs: events in their true order, of hundreds of thousands at least
+Cold: a new user with a history is ranked at once; new items are never found
+Not for: small sets, and a first model: `markov` and `item_knn` with `decay` are level or above until
+    it has trained long
 """
 
 from __future__ import annotations
@@ -48,7 +54,7 @@ class Block(nn.Module):
 
 class Sasrec(NextItem):
     class Config(NextItem.Config):
-        num_blocks: int = Field(2, ge=1)
+        num_blocks: int = Field(2, ge=1)  # of attention and feed-forward, one after the other
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
         super().__init__(config, sizes)
