@@ -12,8 +12,8 @@ scoring. No TOP1 and no BPR-max. The job's optimiser takes the place of Adagrad 
 For: the next event of sessions and histories, by a state that is carried from event to event
 Needs: events in their true order, of hundreds of thousands at least
 Cold: a new user with a history is ranked at once; new items are never found
-Not for: small sets, and a first model: `markov` and `item_knn` with `decay` are level or above until
-    it has trained long
+Not for: small sets, and a first model: `markov`, and `item_knn` with `decay`, are level or above
+    until it has trained long
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ them could tell.
 For: the next event of long histories, where more than the last few events matters
 Needs: events in their true order, of hundreds of thousands at least
 Cold: a new user with a history is ranked at once; new items are never found
-Not for: small sets, and a first model: `markov` and `item_knn` with `decay` are level or above until
-    it has trained long
+Not for: small sets, and a first model: `markov`, and `item_knn` with `decay`, are level or above
+    until it has trained long
 """
 
 from __future__ import annotations
