@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import DataError, TableError
 from recsys_spark.etl import index
+from recsys_spark.lake import erasure
 from recsys_spark.lake.schemas import SCHEMAS
 from recsys_spark.lake.tables import Lake
 
@@ -39,6 +41,13 @@ def run(step: str, stage: str, folder: Path, upstream: tuple[str, ...] = (), **m
     )
 
 
+def frame(spark: SparkSession, table: str, rows: list[dict[str, Any]]) -> DataFrame:
+    """The rows with all columns of the table, null where they say nothing, in one file."""
+    names = SCHEMAS[table].fieldNames()
+    full = [tuple(row.get(name) for name in names) for row in rows]
+    return spark.createDataFrame(full, SCHEMAS[table]).coalesce(1)
+
+
 @pytest.fixture
 def runs(spark: SparkSession, lake: Lake, tmp_path: Path) -> list[Run]:
     """Three users in three tables, and what was built on them; `splits` has an older version."""
@@ -52,13 +61,9 @@ def runs(spark: SparkSession, lake: Lake, tmp_path: Path) -> list[Run]:
         c.QUARANTINE: [{"table": "x", c.RAW: f"{user}::17"} for user in users.values()],
     }
 
-    def frame(table: str) -> DataFrame:
-        names = SCHEMAS[table].fieldNames()
-        full = [tuple(row.get(name) for name in names) for row in rows[table]]
-        return spark.createDataFrame(full, SCHEMAS[table]).coalesce(1)
-
-    versions = {table: lake.merge_new(table, frame(table)) for table in rows}
-    versions[c.SPLITS] = lake.replace(c.SPLITS, frame(c.SPLITS), {c.SPLIT: "s"})
+    frames = {table: frame(spark, table, rows[table]) for table in rows}
+    versions = {table: lake.merge_new(table, frames[table]) for table in rows}
+    versions[c.SPLITS] = lake.replace(c.SPLITS, frames[c.SPLITS], {c.SPLIT: "s"})
     folder = tmp_path / "runs"
     recorded = [
         run("prepare", "prepare", folder, config={"rule": "random"}, output_versions=versions),
@@ -126,14 +131,7 @@ def test_an_unknown_user_is_said_unless_an_erasure_was_cut_short(
     assert forget.traces(lake, "nobody", runs_dir=tmp_path).rows == {}
 
 
-def test_the_lists_of_a_users_own_playlists_go_too(
-    lake: Lake, spark: SparkSession, tmp_path: Path
-) -> None:
-    def frame(table: str, rows: list[dict[str, object]]) -> DataFrame:
-        names = SCHEMAS[table].fieldNames()
-        full = [tuple(row.get(name) for name in names) for row in rows]
-        return spark.createDataFrame(full, SCHEMAS[table]).coalesce(1)
-
+def test_the_lists_of_a_users_own_playlists_go_too(lake: Lake, spark: SparkSession) -> None:
     # "9" is a playlist of the user's, "8" one shared with bob; "9" is a user, too
     events = [("9", USER), ("9", USER), ("8", USER), ("8", "bob"), ("7", "bob")]
     split = {c.SPLIT: "s", c.RUN_ID: "prepare", c.PART: c.TRAIN, c.QUERY_KIND: c.PLAYLIST}
@@ -141,21 +139,19 @@ def test_the_lists_of_a_users_own_playlists_go_too(
         split | {c.QUERY_ID: playlist, c.USER_ID: user, c.ITEM_ID: f"i{n}"}
         for n, (playlist, user) in enumerate(events)
     ]
-    lake.merge_new(c.SPLITS, frame(c.SPLITS, rows))
+    lake.merge_new(c.SPLITS, frame(spark, c.SPLITS, rows))
     queries = [(c.PLAYLIST, "9"), (c.PLAYLIST, "8"), (c.PLAYLIST, "7"), (c.USER, "9")]
-    numbered = [
-        {c.QUERY_KIND: kind, c.QUERY_ID: query, c.QUERY_IDX: n}
-        for n, (kind, query) in enumerate(queries, start=1)
+    lists = [
+        {c.QUERY_KIND: kind, c.QUERY_ID: query, c.RUN_ID: "score", c.ITEM_ID: "a", c.RANK: 1}
+        for kind, query in queries
     ]
-    lake.merge_new(c.QUERY_INDEX, frame(c.QUERY_INDEX, numbered))
-    lists = [row | {c.RUN_ID: "score", c.ITEM_ID: "a", c.RANK: 1} for row in numbered]
-    lake.merge_new(c.RECOMMENDATIONS, frame(c.RECOMMENDATIONS, lists))
+    lake.merge_new(c.RECOMMENDATIONS, frame(spark, c.RECOMMENDATIONS, lists))
 
-    traces = forget.traces(lake, USER, runs_dir=tmp_path)
-    assert traces.rows == {c.SPLITS: 3, c.QUERY_INDEX: 1, c.RECOMMENDATIONS: 1}
-    forget.forget(lake, traces, runs_dir=tmp_path / "runs", pipeline="t", rebuild=False)
+    assert erasure.rows(lake, USER) == {c.SPLITS: 3, c.RECOMMENDATIONS: 1}
+    erasure.erase(lake, USER, [c.RECOMMENDATIONS])
     left = lake.read(c.RECOMMENDATIONS).select(c.QUERY_KIND, c.QUERY_ID).collect()
     assert {tuple(row) for row in left} == set(queries[1:])
-    index_left = {row[c.QUERY_IDX]: row[c.QUERY_ID] for row in lake.read(c.QUERY_INDEX).collect()}
-    assert index_left == {1: None, 2: "8", 3: "7", 4: "9"}
-    assert {row[c.USER_ID] for row in lake.read(c.SPLITS).collect()} == {"bob"}
+    # What says whose the playlists are goes after all that is theirs
+    tables = list(erasure.COLUMNS)
+    of_queries = [table for table, column in erasure.COLUMNS.items() if column == c.QUERY_ID]
+    assert max(map(tables.index, of_queries)) < tables.index(c.SPLITS)

@@ -486,6 +486,7 @@ run(lake, job(Path({folder!r}), max_quarantine_share=0.5))
 """
 
 
+@pytest.mark.soak
 def test_killed_at_any_point_and_run_again_is_one_clean_run(
     spark: SparkSession, tmp_path: Path
 ) -> None:

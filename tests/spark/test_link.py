@@ -219,6 +219,7 @@ def test_a_label_of_one_and_pairs(steps: Steps) -> None:
     }
 
 
+@pytest.mark.soak
 def test_from_events_to_scores_without_an_export(spark: SparkSession, tmp_path: Path) -> None:
     steps = Chain(spark, tmp_path)
     steps.ingest(crowd(users=20, items=12, most=9))

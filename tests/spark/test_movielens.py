@@ -129,6 +129,7 @@ def test_csv_with_quoted_titles_and_links(lake: Lake, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.soak
 def test_the_real_100k(lake: Lake, data_dir: Path) -> None:
     if not (data_dir / "ml-100k" / "u.data").exists():
         pytest.skip("RECSYS_DATA does not hold ml-100k")

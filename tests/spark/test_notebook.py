@@ -68,6 +68,7 @@ def test_the_notebook_of_the_deck_runs_to_its_plots(
     assert all(model in pages[0] for model in MODELS) and "<svg" in pages[0]
 
 
+@pytest.mark.soak
 def test_the_notebook_of_a_table_of_ones_own(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

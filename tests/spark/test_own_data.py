@@ -80,6 +80,7 @@ def test_a_parquet_folder(spark: SparkSession, shell: Shell) -> None:
     assert {row.value for row in rows.select("value").distinct().collect()} == {1.0, 2.0}
 
 
+@pytest.mark.soak
 def test_a_delta_table_and_what_comes_to_it(spark: SparkSession, shell: Shell) -> None:
     name = written(shell, 2)
     shell.run(f"recsys-spark run {name}.yaml --step ingest")
@@ -95,6 +96,7 @@ def test_a_delta_table_and_what_comes_to_it(spark: SparkSession, shell: Shell) -
     assert lake.read("interactions").count() == num_before + 5
 
 
+@pytest.mark.soak
 def test_json_lines_with_users_and_items_up_to_the_report(shell: Shell) -> None:
     name = written(shell, 3)
     said = shell.run(f"recsys-spark run {name}.yaml")

@@ -37,6 +37,7 @@ rows:
 """
 
 
+@pytest.mark.soak
 def test_from_raw_files_to_the_page(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "crowd").mkdir()
     (tmp_path / "crowd" / "events.csv").write_text(

@@ -240,6 +240,7 @@ def values(done: tuple[Lake, dict[str, Any], Path], slice_name: str) -> dict[tup
     return {(row.model, row.metric): row for row in rows}
 
 
+@pytest.mark.soak
 def test_one_command_measures_the_scenarios(done: tuple[Lake, dict[str, Any], Path]) -> None:
     of_all = values(done, "all")
     assert {row.query_kind for row in of_all.values()} == {"playlist"}
@@ -268,6 +269,7 @@ def test_one_command_measures_the_scenarios(done: tuple[Lake, dict[str, Any], Pa
     assert "R-precision with artists" in told_page and "Borda count" in told_page
 
 
+@pytest.mark.soak
 def test_the_answer_file_has_the_figures_of_the_table(
     done: tuple[Lake, dict[str, Any], Path], tmp_path: Path
 ) -> None:
@@ -306,6 +308,7 @@ def _with_artists(lake: Lake, answer: Path, withheld: dict[str, set[str]]) -> fl
     return float(np.mean(shares))
 
 
+@pytest.mark.soak
 def test_both_engines_measure_alike(done: tuple[Lake, dict[str, Any], Path]) -> None:
     lake, _, folder = done
     pipeline, known = steps.load(

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.classic.dataframe import DataFrame as ClassicDataFrame
 
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import ConfigError, DataError
-from recsys_spark.etl import filters, index
+from recsys_spark.etl import filters, index, repeats
 from recsys_spark.etl.filters import Filters
 from recsys_spark.lake.schemas import SCHEMAS
 from recsys_spark.lake.tables import Lake
@@ -38,30 +39,37 @@ REPEATED = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("repeats", "kept"),
-    [
-        ("events", [("a", 1, 5.0), ("a", 4, 2.0), ("b", 2, 3.0), ("c", 3, 1.0)]),
-        ("latest", [("a", 4, 2.0), ("b", 2, 3.0), ("c", 3, 1.0)]),
-        ("first", [("a", 1, 5.0), ("b", 2, 3.0), ("c", 3, 1.0)]),
-        ("sum", [("a", 4, 7.0), ("b", 2, 3.0), ("c", 3, 1.0)]),
-    ],
-)
-def test_what_a_second_event_of_one_user_and_item_means(
-    spark: SparkSession, tmp_path: Path, caplog: pytest.LogCaptureFixture, repeats: str, kept: list
+KEPT = {
+    "events": [("a", 1, 5.0), ("a", 4, 2.0), ("b", 2, 3.0), ("c", 3, 1.0)],
+    "latest": [("a", 4, 2.0), ("b", 2, 3.0), ("c", 3, 1.0)],
+    "first": [("a", 1, 5.0), ("b", 2, 3.0), ("c", 3, 1.0)],
+    "sum": [("a", 4, 7.0), ("b", 2, 3.0), ("c", 3, 1.0)],
+}
+
+
+def test_what_a_second_event_of_one_user_and_item_means(spark: SparkSession) -> None:
+    events = spark.createDataFrame(
+        REPEATED, "user_id string, item_id string, ts long, value double"
+    )
+    for name, kept in KEPT.items():
+        rows = repeats.apply(events, name).select(c.ITEM_ID, c.TS, c.VALUE).collect()
+        assert sorted(map(tuple, rows)) == kept, name
+
+
+def test_a_held_out_event_that_no_list_can_hit_is_said(
+    spark: SparkSession, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A held-out event that no list can hit is said."""
     steps = Steps(spark, tmp_path)
     steps.ingest(REPEATED)
     ingested = steps.done["ingest"]
-    steps.done["ingest"] = ingested.model_copy(
-        update={"config": {"repeats": repeats, "source": {}}}
-    )
-    summary = steps.run("prepare", prepare, source="ingest").summary
-    written = steps.lake.read(c.SPLITS).collect()
-    assert sorted((row.item_id, row.ts, row.value) for row in written) == kept
-    assert summary.get("test_repeated") == (1 if repeats == "events" else None)
-    assert ("cannot hit them" in logged(caplog)) == (repeats == "events")
+    for name in ("latest", "events"):
+        config = {"repeats": name, "source": {}}
+        steps.done["ingest"] = ingested.model_copy(update={"config": config})
+        summary = steps.run(name, prepare, source="ingest", split=name).summary
+        written = steps.lake.read(c.SPLITS).where(F.col(c.SPLIT) == name).collect()
+        assert sorted((row.item_id, row.ts, row.value) for row in written) == KEPT[name]
+        assert summary.get("test_repeated") == (1 if name == "events" else None)
+        assert ("cannot hit them" in logged(caplog)) == (name == "events")
 
 
 ROW = (c.SPLIT, c.QUERY_IDX, c.ITEM_IDX, c.QUERY_ID, c.ITEM_ID, c.TS, c.VALUE, c.PART)
@@ -117,6 +125,7 @@ def test_steps_share_the_indices_which_only_grow(steps: Steps) -> None:
     assert rows(steps.lake, "few") == few and len(rows(steps.lake, "random")) == len(EVENTS)
 
 
+@pytest.mark.soak
 def test_killed_before_the_split_is_written_then_rerun_is_one_clean_run(
     steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def figures(ran: Ran, slice_name: str = "all", task: str = "clickouts") -> dict[
     }
 
 
+@pytest.mark.soak
 def test_the_planted_rule_wins_and_chance_is_where_it_must_be(ran: Ran) -> None:
     of = figures(ran)
     assert of["score_last_item"] > of["score_position"] + 0.1 > of["score_popularity"] + 0.1
@@ -111,6 +112,7 @@ def oracle(ran: Ran) -> float:
     return sum(values) / len(values)
 
 
+@pytest.mark.soak
 def test_the_re_ranker_closes_half_of_the_gap_to_the_oracle(ran: Ran) -> None:
     of, best = figures(ran), oracle(ran)
     assert best > of["score_last_item"] + 0.05, "something is left to be learned"
@@ -136,11 +138,13 @@ def test_without_the_cause_nothing_is_gained(
         assert 0.1 < made[f"score_{name}"] < 0.25
 
 
+@pytest.mark.soak
 def test_the_report_shows_the_official_figures(ran: Ran) -> None:
     page = (Path(ran.done["report"].run_dir) / "report.html").read_text()
     assert "RecSys Challenge 2019: click-outs" in page and "MRR (official)" in page
 
 
+@pytest.mark.soak
 def test_the_official_figure_is_that_of_the_lists(ran: Ran) -> None:
     """Against the lists and the file of sessions, by plain Python."""
     with open(ran.data / "train.csv", encoding="utf-8") as file:
@@ -167,6 +171,7 @@ def answer(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.soak
 def test_the_answer_is_right_and_scored_as_the_organisers_do(ran: Ran, answer: Path) -> None:
     assert clickouts.check(answer, ran.data) == {"rows": SESSIONS // 5}
     facts = clickouts.score(answer, ran.data / "groundtruth.csv")
@@ -193,6 +198,7 @@ def _items(change: Callable[[list[str]], list[str]]) -> Callable[[list[list[str]
     return _first(lambda row: [*row[:4], " ".join(change(row[4].split()))])
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("change", "message"),
     [
