@@ -2,7 +2,8 @@
 path on a small generated set, then on interactions that are not MovieLens.
 
 Ranks, Petastorm, Horovod, Spark and Delta are all real. Left out: `make test` (this) and the
-download (tests/unit/test_download.py).
+download (tests/unit/test_download.py). `make test` has the way from a table to lists; `make soak`
+every command, beginning with the demo. That all of them are commands: tests/unit/test_docs.py.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def test_the_demo_with_the_settings_that_are_shipped(spark, tmp_path) -> None:
     shell.close()
 
 
+@pytest.mark.soak
 def test_every_command_of_the_readme(shell: Shell) -> None:
     todo = [command for command in commands(ROOT / "README.md") if "lastfm" not in command]
     assert todo[0] == "make demo" and len(todo) >= 9
@@ -97,6 +99,7 @@ def test_from_a_table_to_lists_in_three_places(spark, shell: Shell, tmp_path: Pa
     assert lists[0] == lists[1] == ranked and len(ranked) == 20, said[-2000:]
 
 
+@pytest.mark.soak
 def test_als_runs_again_to_six_digits(shell: Shell) -> None:
     run_id = shell.run_ids("als")[0]
     shell.run(f"recsys-spark rerun {run_id}")
@@ -130,6 +133,7 @@ def test_a_mistake_is_one_line_and_exit_code_two(
         assert part in errors[0]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("page", "least"), [("commands", 6), ("debugging", 5)])
 def test_the_pages_of_commands(shell: Shell, page: str, least: int) -> None:
     """A dry run of each: what they select is tests/unit/test_steps.py's."""
@@ -147,6 +151,7 @@ def test_the_pages_of_commands(shell: Shell, page: str, least: int) -> None:
     assert said
 
 
+@pytest.mark.soak
 def test_a_lake_and_its_runs_can_be_moved(shell: Shell) -> None:
     moved = shell.out.with_name("moved")
     shell.out.rename(moved)
@@ -157,6 +162,7 @@ def test_a_lake_and_its_runs_can_be_moved(shell: Shell) -> None:
     moved.rename(shell.out)
 
 
+@pytest.mark.soak
 def test_a_failure_is_recorded_and_the_command_that_goes_on_is_said(shell: Shell) -> None:
     said = shell.run("recsys-spark run ml-1m ease steps.ease.config.max_items=1", code=2)
     assert said.splitlines()[-2].startswith("error: ") and "max_items" in said.splitlines()[-2]
@@ -169,6 +175,7 @@ def test_a_failure_is_recorded_and_the_command_that_goes_on_is_said(shell: Shell
     assert re.search(r"step=ease .*status=skipped", again)  # done before, with other settings
 
 
+@pytest.mark.soak
 def test_the_example_of_own_data(shell: Shell) -> None:
     doc = ROOT / "docs" / "own-data.md"
     text = re.findall(r"```yaml\n(.*?)```", doc.read_text(encoding="utf-8"), flags=re.S)[0]
@@ -199,6 +206,7 @@ def test_the_example_of_own_data(shell: Shell) -> None:
     assert "popularity" in said and "als" in said and "report.html" in said
 
 
+@pytest.mark.soak
 def test_the_production_page(spark, shell: Shell) -> None:
     """Of the example before; its block of `production`, without items' fields."""
     page = ROOT / "docs" / "production.md"
@@ -221,6 +229,7 @@ def test_the_production_page(spark, shell: Shell) -> None:
     assert "none published before" in shell.run(todo[2], code=2)
 
 
+@pytest.mark.soak
 def test_the_python_page(spark, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the example before, whose lists are published."""
     monkeypatch.chdir(shell.clone)

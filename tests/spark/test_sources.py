@@ -107,7 +107,7 @@ def steps(lake: Lake, table: str, **values: object) -> Outcome:
     return outcome
 
 
-@pytest.mark.parametrize("feed", ["true", "false"])
+@pytest.mark.parametrize("feed", ["true", pytest.param("false", marks=pytest.mark.soak)])
 def test_what_a_delta_table_got_since_the_last_run(
     spark: SparkSession, lake: Lake, tmp_path: Path, caplog: pytest.LogCaptureFixture, feed: str
 ) -> None:
