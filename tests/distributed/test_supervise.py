@@ -84,6 +84,7 @@ def test_killed_workers_are_replaced_and_the_numbers_stay(
     )
 
 
+@pytest.mark.soak
 def test_goes_on_with_the_workers_left_and_grows_back(
     rows: tuple[Path, Any], tmp_path: Path, told: Callable[[str], list[str]]
 ) -> None:
