@@ -296,5 +296,5 @@ def _examples(
         items = {
             row[c.ITEM_ID]: {**row, "genres": (row["fields"] or {}).get("genres")} for row in rows
         }
-    made = example_users.examples(users, train, held_out, places, items, labels, kind)
-    return {example.query_id: example for example in made}
+    shown = example_users.examples(users, train, held_out, places, items, labels, kind)
+    return {example.query_id: example for example in shown}

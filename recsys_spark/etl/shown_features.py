@@ -39,6 +39,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.etl.queries import newest_first
 
 DAY_S = 86_400
+OF_QUERY = ("shown_events", "shown_items", "shown_began", "shown_paused")
 OF_DAYS = ("shown_times", "shown_chosen", "shown_rate")
 
 
@@ -58,7 +59,9 @@ def of_lists(
     """
     rows = _of_list(lists)
     rows = rows.join(_met(known), on=[c.QUERY_ID, c.ITEM_ID], how="left")
-    rows = rows.join(_so_far(known), on=c.QUERY_ID, how="left")
+    # Each of these is a shuffle more, which the four of `shown_logit` do not need
+    if set(names) & set(OF_QUERY):
+        rows = rows.join(_so_far(known), on=c.QUERY_ID, how="left")
     if "shown_again" in names:
         assert impressions is not None, "earlier lists are counted from the impressions"
         rows = rows.join(_again(lists, impressions), on=[c.QUERY_ID, c.ITEM_ID], how="left")
