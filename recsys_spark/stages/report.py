@@ -156,12 +156,10 @@ def _fitted(evaluations: tuple[Evaluation, ...], by_id: dict[str, Run]) -> tuple
 def _how(model: Run, label: str) -> Fitted:
     facts, settings = model.summary, artefact.settings(model)
     fit = "train+valid" if model.config.get("refit") else model.config.get("fit", c.TRAIN)
-    # A setting that was not written has its default: the run's facts have it
-    shown = {name: facts.get(name, value) for name, value in settings.items()}
     return Fitted(
         run_id=model.run_id,
         label=label,
-        settings=tuple((name, _brief(value)) for name, value in shown.items() if value != ""),
+        settings=tuple((name, _brief(value)) for name, value in settings.items() if value != ""),
         chosen=f"{facts['trials']} trials on validation" if "trials" in facts else "as written",
         fit=str(fit),
         seconds=model.ended_at - model.started_at,
