@@ -13,6 +13,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.fs as fs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
@@ -109,8 +110,8 @@ class Direct:
     ) -> ds.Scanner:
         try:
             table = DeltaTable(f"{self.root}/{name}", version=version)
-            # With threads, half of the processes that had read a table were aborted at their end
-            return table.to_pyarrow_dataset().scanner(
+            dataset = table.to_pyarrow_dataset(filesystem=_arrows_own(f"{self.root}/{name}"))
+            return dataset.scanner(
                 columns=list(columns) or None, filter=_expression(where or {}), use_threads=False
             )
         except TableNotFoundError:
@@ -129,6 +130,15 @@ class Direct:
             found=" ".join(str(problem).split())[:160],
             expected="a Delta table that can be read without Spark",
         )
+
+
+def _arrows_own(path: str) -> fs.FileSystem | None:
+    """Arrow's own way to the files of a folder; None for a URL. Delta's way runs Python in Arrow's
+    threads: a process that ended while one of them still held a file was aborted.
+    """
+    if "://" in path:
+        return None
+    return fs.SubTreeFileSystem(str(Path(path).absolute()), fs.LocalFileSystem())
 
 
 def _expression(where: Where) -> pc.Expression | None:

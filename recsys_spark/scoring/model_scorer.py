@@ -93,7 +93,7 @@ class ModelScorer(Scorer):
             c.QUERY_IDX: pa.array(np.repeat(user, lengths.numpy())),
             c.ITEM_IDX: batch.column(CANDIDATES).flatten(),
         } | {name: batch.column(OF_CANDIDATES + name).flatten() for name in fields}
-        predicted = self.predict(pa.RecordBatch.from_pydict(events)).to_numpy()
+        predicted = self.predict(pa.RecordBatch.from_pydict(events)).to_numpy().copy()
         scores = torch.zeros(len(lengths), width)
         scores[torch.arange(width) < lengths[:, None]] = torch.from_numpy(predicted).float()
         return scores

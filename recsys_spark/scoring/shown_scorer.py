@@ -44,7 +44,7 @@ class ShownScorer(Scorer):
 
     def _of_fields(self, batch: pa.RecordBatch, rows: Tensor, width: int) -> Tensor:
         """float32 (b, width): of each candidate, by its fields."""
-        lengths = torch.from_numpy(batch.column(CANDIDATES).value_lengths().to_numpy())
+        lengths = torch.from_numpy(batch.column(CANDIDATES).value_lengths().to_numpy().copy())
         fields = [
             ragged(batch.column(OF_CANDIDATES + name), np.float32).values
             for name in self.facts.fields

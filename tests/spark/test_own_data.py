@@ -44,8 +44,8 @@ def shop(spark: SparkSession, folder: Path, ratings: Path) -> None:
     bought.write.partitionBy("store").parquet(str(folder / "events"))
     bought.write.format("delta").save(str(folder / "events_delta"))
     at = F.date_format(F.timestamp_seconds("at"), "yyyy-MM-dd HH:mm:ss")
-    lines = events.select("customer", "sku", "stars", at.alias("at")).toJSON().collect()
-    (folder / "events.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    lines = events.select(F.to_json(F.struct("customer", "sku", "stars", at.alias("at"))))
+    (folder / "events.jsonl").write_text("".join(f"{line}\n" for (line,) in lines.collect()))
     users = sorted({user for user, *_ in rows})
     (folder / "customers.csv").write_text(
         "id,age,country\n" + "".join(f"{user},{20 + user % 50},DE\n" for user in users)

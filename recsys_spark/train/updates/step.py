@@ -295,7 +295,7 @@ def _broken(model: Model, batch: Batch, ctx: Context, index: Tensor) -> bool:
     ctx = replace(ctx, carry={name: rows[index] for name, rows in ctx.carry.items()})
     with torch.enable_grad():
         sums = [term.sum for term in model.loss(batch, model(batch, ctx), ctx).values()]
-        if not all(math.isfinite(float(value)) for value in sums):
+        if not all(math.isfinite(float(value.detach())) for value in sums):
             return True
         moving = [weight for weight in model.parameters() if weight.requires_grad]
         total = torch.stack(sums).sum()
