@@ -67,6 +67,8 @@ SAMPLED = "sampled"
 PUBLISHED = "published"
 NEW_ITEMS = "new_items"
 SHOWN = "shown"  # on a list that was shown: table `impressions`
+UNION = "union"  # on one of several models' lists
+ORDERED = (SHOWN, UNION)  # candidates that are lists: their positions are an order
 # Of an item of such a list; etl/shown_features.py says what each of them is
 SHOWN_FEATURES = (
     *("shown_place", "shown_price", "shown_met", "shown_last"),

@@ -212,6 +212,10 @@ OF_MODELS = tuple(
 
 
 def of_lists(among: str) -> Task:
-    """The kind of lists that rank candidates of this source; empty: the catalogue."""
+    """The kind of lists that rank candidates of this source; empty: the catalogue. The first places
+    of united lists are a ranking of the catalogue: what none of them has is not found.
+    """
+    if among == c.UNION:
+        return RANKING
     drawn = [task for task in TASKS.values() if task.scored == "lists" and task.among == among]
     return drawn[0] if drawn else SAMPLED  # published candidates are a sample, too

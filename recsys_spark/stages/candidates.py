@@ -1,5 +1,6 @@
 """Candidates for every query of a scored part -> the table `candidates`: drawn at random, read from
-a published file, all new items, or the lists that were shown (etl/candidates.py).
+a published file, all new items, the lists that were shown (etl/candidates.py), or the lists of
+several models united (etl/union.py).
 
 The sets are stored once, so that every model ranks the same ones. A metric on drawn candidates is a
 sampled metric, which says little about a full ranking: docs/protocols.md.
@@ -19,10 +20,13 @@ from recsys_spark.core import log
 from recsys_spark.core.artifacts import file_digest
 from recsys_spark.core.errors import ConfigError, DataError
 from recsys_spark.datasets.files import remembered
-from recsys_spark.etl import candidates
+from recsys_spark.etl import candidates, union
 from recsys_spark.lake.schemas import SCHEMAS
+from recsys_spark.metrics.tasks import RANKING
 from recsys_spark.pipeline import context, lineage
 from recsys_spark.pipeline.context import Context, Outcome, StepOf
+from recsys_spark.pipeline.steps import Step
+from recsys_spark.stages.bridge import configured
 
 logger = log.get(__name__)
 DRAWS = 99
@@ -35,8 +39,11 @@ class Job(context.Job):
     part: Literal["valid", "test", "now"] = "test"
     draws: int = Field(DRAWS, ge=1, le=10_000)  # negatives of each query
     # new_items: all items of the part that are in no earlier part. shown: the last list that was
-    # shown to the query, of table `impressions`, in its order
-    among: Literal["sampled", "new_items", "shown"] = "sampled"
+    # shown to the query, of table `impressions`, in its order. union: the items of the lists `of`
+    among: Literal["sampled", "new_items", "shown", "union"] = "sampled"
+    # union: steps that scored this part, each of which gives its whole lists. A second model knows
+    # them by their models' names: two of one model in the same order wherever they are united
+    of: Annotated[tuple[str, ...], StepOf("score")] = ()
     published: str | None = (
         None  # a file of candidates in NCF's format; the name with .gz added is tried too
     )
@@ -49,9 +56,34 @@ class Job(context.Job):
             )
         if self.among != c.SAMPLED and (self.published is not None or self.draws != DRAWS):
             raise ValueError(f"among: {self.among} takes all of them: neither draws nor published")
-        if self.part == c.NOW and self.among != c.SHOWN:
-            raise ValueError("part: now is of lists that were shown: set among: shown")
+        if self.part == c.NOW and self.among not in c.ORDERED:
+            raise ValueError("part: now is of lists: set among: shown, or among: union")
+        if (self.among == c.UNION) != bool(self.of):
+            raise ValueError("among: union and `of`, the score steps to be united, go together")
+        if len(set(self.of)) < len(self.of):
+            raise ValueError(f"each score step once in `of`, not {', '.join(self.of)}")
         return self
+
+
+def check_steps(step: Step, steps: dict[str, Step], where: str) -> None:
+    """Lists to be united are rankings of the whole catalogue, for this part of this split."""
+    job: Any = step.job
+    for name in job.of:
+        score: Any = steps[name].job
+        for field in ("source", "part"):
+            if (value := getattr(score, field)) != (wanted := getattr(job, field)):
+                raise ConfigError(
+                    f"{where}.of",
+                    found=f"{name}, whose {field} is {value}",
+                    expected=f"lists whose {field} is {wanted}",
+                )
+        if configured.measured_as(score, steps) != RANKING.name:
+            raise ConfigError(
+                f"{where}.of",
+                found=f"{name}, which does not rank the whole catalogue",
+                expected="lists of the catalogue",
+                remedy="score that model with task: ranking and without candidates",
+            )
 
 
 def source_fingerprint(job: Job, runs: Path) -> str:
@@ -92,7 +124,9 @@ def run(ctx: Context, job: Job) -> Outcome:
                 remedy=f"choose another part, or change {job.source}",
             )
         odd: dict[str, int] = {}
-        if job.part == c.NOW:
+        if job.among == c.UNION:
+            names, offered = _united(ctx, job, events)
+        elif job.part == c.NOW:
             offered, odd = candidates.unanswered(_impressions(ctx, job), events)
         elif job.among == c.SHOWN:
             offered, odd = candidates.shown(_impressions(ctx, job), events, job.part)
@@ -136,6 +170,12 @@ def run(ctx: Context, job: Job) -> Outcome:
         "most": int(sizes[2]),
     }
     summary |= odd
+    if job.among == c.UNION:
+        held = written.where(F.col(c.SOURCE) == c.TARGET).count()
+        summary |= {
+            "targets_not_among_candidates": int(num_targets) - held if num_targets else 0,
+            "lists": names,
+        }
     logger.info(log.fields(stage="candidates", **summary))
     if any(odd.values()):
         counts = {name: count for name, count in odd.items() if count}
@@ -159,6 +199,18 @@ def _rows(ctx: Context, job: Job, offered: DataFrame) -> DataFrame:
         if field.name not in rows.columns:
             rows = rows.withColumn(field.name, F.lit(None).cast(field.dataType))
     return rows
+
+
+def _united(ctx: Context, job: Job, events: DataFrame) -> tuple[list[str], DataFrame]:
+    """(names of the lists, candidates). Raises ConfigError for lists of another split or part."""
+    for step in job.of:
+        lineage.require_scored_for(ctx, step, source=job.source, part=job.part)
+    names = union.named([str(ctx.inputs[step].summary["model"]) for step in job.of])
+    lists = {
+        name: ctx.read(c.RECOMMENDATIONS, step).where(F.col(c.RUN_ID) == ctx.inputs[step].run_id)
+        for name, step in zip(names, job.of, strict=True)
+    }
+    return names, union.of_lists(lists, events, job.part)
 
 
 def _impressions(ctx: Context, job: Job) -> DataFrame:

@@ -42,7 +42,8 @@ class Job(context.Job):
     part: Literal["valid", "test", "now"] = "test"
     seen: Seen = "leave_out"  # what a query has met is left out of its list, or may be in it
     k: int = Field(20, ge=1, le=1000)
-    # of the same split and part: rank those alone, all of them; `k` plays no part
+    # of the same split and part: rank those alone, all of them; `k` plays no part. Of united lists
+    # the k best are kept
     candidates: Annotated[str | None, StepOf("candidates")] = None
     task: str = ""  # a kind of metrics/tasks.py; empty: what the model is for; any model can rank
     partitions: int = Field(0, ge=0)  # of the queries; 0: as many as the cluster runs tasks at once
@@ -92,6 +93,7 @@ def check_steps(step: Step, steps: dict[str, Step], where: str) -> None:
             expected="a ranking, of the whole catalogue or of lists that were shown",
             remedy="set task: ranking",
         )
+    configured.require_lists(step, steps, where)
     if job.candidates is None:
         return
     if task != RANKING.name:
@@ -178,11 +180,13 @@ def _recommend(
         )
     finally:
         ranked.unpersist()
-    lists = (
-        {"k": job.k, "short_lists": short}
-        if job.candidates is None
-        else {"candidates": longest, "among": ctx.inputs[job.candidates].summary["source"]}
-    )
+    lists: dict[str, Any] = {}
+    if job.candidates is None or scoring.in_united_lists:
+        lists |= {"k": job.k, "short_lists": short}
+    else:
+        lists["candidates"] = longest
+    if job.candidates is not None:
+        lists["among"] = ctx.inputs[job.candidates].summary["source"]
     facts = {
         "queries": users,
         "rows": rows,
@@ -317,6 +321,8 @@ def _check(ctx: Context, job: Job) -> Run:
                 expected="rating",
                 remedy="leave out task, or score a model of users' profiles",
             )
+    offered = ctx.inputs[job.candidates] if job.candidates else None
+    artefact.require_features(model, offered, f"step {ctx.step}, candidates")
     if job.candidates is not None:
         lineage.require_candidates(ctx, job.candidates, source=job.source, part=job.part)
         if (task := _task(job, model)) != RANKING.name:

@@ -79,6 +79,21 @@ def test_steps_that_fit_are_taken(tmp_path: Path) -> None:
         ("als", "{stage: train_als, source: split, candidates: drawn, search: {trials: 2, "
          "space: {rank: {low: 8, high: 16}}}}",
          ["als.candidates: found drawn, whose part is test", "whose part is valid"]),
+        ("listed", "{stage: candidates, source: split, part: valid, among: union, of: [score_als]}",
+         ["listed.of: found score_als, whose part is test", "lists whose part is valid"]),
+        ("listed", "{stage: candidates, source: other, among: union, of: [score_als]}",
+         ["listed.of: found score_als, whose source is split"]),
+        ("listed", "{stage: candidates, source: split, among: union, of: [score_deep]}",
+         ["listed.of: found score_deep, which does not rank the whole catalogue"]),
+        ("listed", "{stage: candidates, source: split, among: union}", ["`of`"]),
+        ("listed", "{stage: candidates, source: split, of: [score_als]}", ["among: union"]),
+        ("boosted", "{stage: train_baseline, source: split, model: union_boosted}",
+         ["union_boosted is fitted on united lists"]),
+        ("boosted", "{stage: train_baseline, source: split, model: union_boosted, "
+         "candidates: drawn, fit: train}", ["leave out fit"]),
+        ("boosted", "{stage: train_baseline, source: split, model: union_boosted, "
+         "candidates: drawn, search: {trials: 2, space: {leaves: [7, 15]}}}",
+         ["leave out search"]),
         ("rows", "{stage: export_shards, source: split, layout: pairs}",
          ["deep.shards: found rows, of layout pairs", "layout pointwise, which neumf reads"]),
         ("all_rows", "{stage: export_shards, source: split, label: one}",

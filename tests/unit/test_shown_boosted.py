@@ -10,18 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys_spark.baselines import shown_boosted
-from recsys_spark.baselines.fitting import artifact
+from recsys_spark.baselines.fitting import artifact, trees
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import CheckpointError
 from recsys_spark.scoring import scorer
 from recsys_spark.scoring.queries import CANDIDATES, HISTORY, OF_CANDIDATES
 
-CONFIG = shown_boosted.Config(trees=30, leaves=7, min_items=5)
+CONFIG = trees.Config(trees=30, leaves=7, min_items=5)
 SHAPE = (400, 6)
 
 
-def world(seed: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def world(seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Lists of six items. Of the two features that differ the item with equal signs is chosen: an
     exclusive or, of which each feature alone says nothing.
     """
@@ -29,7 +28,12 @@ def world(seed: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     values = np.zeros((*SHAPE, len(c.SHOWN_FEATURES)), np.float32)
     values[..., :2] = draw.normal(size=(*SHAPE, 2))
     agree = values[..., 0] * values[..., 1]
-    return values, np.full(SHAPE[0], SHAPE[1]), agree.argmax(axis=1)
+    return values, agree.argmax(axis=1)
+
+
+def lists_of(values: np.ndarray, chosen: np.ndarray) -> trees.Lists:
+    wanted = (np.arange(SHAPE[1]) == chosen[:, None]).astype(np.int32).ravel()
+    return trees.Lists(values.reshape(-1, values.shape[-1]), wanted, np.full(SHAPE[0], SHAPE[1]))
 
 
 def hit_rate(folder: Path, values: np.ndarray, chosen: np.ndarray) -> float:
@@ -58,27 +62,29 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_it_learns_an_exclusive_or_and_scores_it(tmp_path: Path) -> None:
-    values, lengths, chosen = world()
-    flat = values.reshape(-1, values.shape[-1])
-    text, gains = shown_boosted.fit(flat, lengths, chosen, CONFIG, seed=1)
-    assert gains[:2].min() > 0 and gains[2:].max() == 0
-    assert shown_boosted.fit(flat, lengths, chosen, CONFIG, seed=1)[0] == text
-    fresh, _, best = world(seed=4)
+    values, chosen = world()
+    text, facts = trees.fit(lists_of(values, chosen), c.SHOWN_FEATURES, CONFIG, seed=1)
+    gains = [facts[f"gain_{name}"] for name in c.SHOWN_FEATURES]
+    assert min(gains[:2]) > 0 and max(gains[2:]) == 0
+    fresh, best = world(seed=4)
     assert hit_rate(written(tmp_path / "index", text), fresh, best) > 0.5  # chance: 1 in 6
 
 
 def test_lists_of_arrow_become_arrays() -> None:
     columns = {name: [[1.0, float("nan")], [n]] for n, name in enumerate(c.SHOWN_FEATURES)}
-    table = pa.table({"chosen": pa.array([1, 0], pa.int32()), **columns})
-    values, lengths, chosen = shown_boosted.arrays(table)
-    assert values.shape == (3, len(c.SHOWN_FEATURES)) and lengths.tolist() == [2, 1]
-    assert chosen.tolist() == [1, 0] and values[2].tolist() == list(range(values.shape[1]))
+    table = pa.table({"wanted": pa.array([[0, 1], [1]], pa.list_(pa.int32())), **columns})
+    lists = trees.of_table(table, c.SHOWN_FEATURES)
+    assert lists.values.shape == (3, len(c.SHOWN_FEATURES)) and lists.lengths.tolist() == [2, 1]
+    assert lists.wanted.tolist() == [0, 1, 1] and lists.values[2].tolist() == list(
+        range(len(c.SHOWN_FEATURES))
+    )
+    assert not len(trees.of_table(table.slice(0, 0), c.SHOWN_FEATURES).lengths)
 
 
 def test_broken_trees_are_named(tmp_path: Path) -> None:
-    values, lengths, chosen = world()
-    flat = values.reshape(-1, values.shape[-1])
-    text, _ = shown_boosted.fit(flat[:, :2].copy(), lengths, chosen, CONFIG, seed=1)
+    values, chosen = world()
+    lists = lists_of(values[..., :2].copy(), chosen)
+    text, _ = trees.fit(lists, c.SHOWN_FEATURES[:2], CONFIG, seed=1)
     with pytest.raises(CheckpointError, match=r"trees.txt: found trees over 2 fields"):
         scorer.load(written(tmp_path / "few", text), k=1, seed=1)
     folder = written(tmp_path / "cut", text)

@@ -44,3 +44,8 @@ def reads(name: str, config: object) -> tuple[str, ...]:
 def uses_values(name: str, config: object) -> bool:
     """Whether the values of events change what it learns; if not, an event counts as one."""
     return task(name, config) == "rating" or bool(getattr(config, "values", False))
+
+
+def reads_union(name: str) -> bool:
+    """Whether it is fitted on the united lists of other models, of the validation part."""
+    return bool(getattr(find(name), "READS_UNION", False))

@@ -31,5 +31,5 @@ class Training:
     users: DataFrame | None = None
     items: DataFrame | None = None
     # Of a baseline with READS_LISTS, names of c.SHOWN_FEATURES: etl/shown_features.answered, of the
-    # queries of `events`
+    # queries of `events`. Of one with READS_UNION: etl/union.to_fit
     lists: DataFrame | None = None

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from recsys_spark.baselines.fitting import registry as baselines
 from recsys_spark.core.contracts import Run
+from recsys_spark.core.errors import ConfigError
+from recsys_spark.etl import union
 from recsys_spark.models import registry
+from recsys_spark.scoring import index
 
 INDEX = "index"  # folder in the run folder of a baseline
 
@@ -15,6 +19,30 @@ def folder(model: Run) -> Path:
     """A checkpoint of train_deep, or the index artefact of a baseline."""
     trained = model.stage == "train_deep"
     return Path(model.run_dir) / (model.summary["checkpoint"] if trained else INDEX)
+
+
+def list_features(folder: Path) -> tuple[str, ...]:
+    """What an index reads of each candidate of an ordered list; empty for all other models."""
+    return index.facts(folder).fields if (folder / index.FILE).exists() else ()
+
+
+def require_features(model: Run, candidates: Run | None, thing: str) -> None:
+    """Raises ConfigError where the model was fitted on united lists, and the candidates have not
+    what it reads of them.
+    """
+    if model.stage != "train_baseline" or not baselines.reads_union(model.summary["model"]):
+        return
+    lists = candidates.summary.get("lists", []) if candidates else []
+    lacking = set(list_features(folder(model))) - set(union.features(lists))
+    if not lists or lacking:
+        raise ConfigError(
+            thing,
+            found=f"{candidates.step} without {', '.join(sorted(lacking))}"
+            if candidates
+            else f"none of its candidates, for {model.step}",
+            expected=f"united lists of the models that {model.step} is fitted on",
+            remedy="add a candidates step with among: union for this part, of the same models",
+        )
 
 
 def settings(model: Run) -> dict[str, Any]:

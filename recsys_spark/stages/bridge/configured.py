@@ -8,6 +8,7 @@ from typing import Any
 
 from recsys_spark.baselines.fitting import registry as baselines
 from recsys_spark.core.errors import ConfigError
+from recsys_spark.etl import union
 from recsys_spark.metrics.tasks import of_lists
 from recsys_spark.pipeline.steps import Step
 
@@ -101,3 +102,29 @@ def require_candidates(step: Step, steps: Steps, where: str, *, source: str, par
                 found=f"{job.candidates}, whose {field} is {value}",
                 expected=f"candidates whose {field} is {wanted}",
             )
+
+
+def require_lists(step: Step, steps: Steps, where: str) -> None:
+    """Raises ConfigError where the model of a score step was fitted on united lists, and those that
+    it is to rank lack one of them.
+    """
+    job: Any = step.job
+    model: Any = steps[job.model].job
+    if model.stage != "train_baseline" or not baselines.reads_union(model.model):
+        return
+    wanted = united(steps[model.candidates].job, steps)
+    offered = united(steps[job.candidates].job, steps) if job.candidates else []
+    if lacking := [name for name in wanted if name not in offered]:
+        raise ConfigError(
+            f"{where}.candidates",
+            found=f"{job.candidates or 'none'}, without lists of {', '.join(lacking)}",
+            expected=f"lists of {', '.join(wanted)}, which {job.model} is fitted on",
+            remedy=f"unite lists of the same models, in the order of {model.candidates}",
+        )
+
+
+def united(candidates: Any, steps: Steps) -> list[str]:
+    """The names of the lists that a candidates step unites; none for other candidates."""
+    scores: list[Any] = [steps[name].job for name in candidates.of]
+    models: list[Any] = [steps[score.model].job for score in scores]
+    return union.named([model.model for model in models])

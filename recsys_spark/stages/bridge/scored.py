@@ -24,7 +24,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core import seeds
 from recsys_spark.core.contracts import Seen
 from recsys_spark.etl import layout as layouts
-from recsys_spark.etl import queries, row_key, shown_features
+from recsys_spark.etl import queries, row_key, shown_features, union
 from recsys_spark.etl.layouts import profile
 from recsys_spark.etl.shards import event_fields
 from recsys_spark.models import registry, store
@@ -41,6 +41,7 @@ from recsys_spark.scoring.queries import (
     SEEN,
     VALUES,
 )
+from recsys_spark.stages.bridge import artefact
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,25 @@ class Scoring:
 
     def lists(self) -> DataFrame:
         """(query_idx, query_id, item_idx array<int>, score array<float>, cold, folded): at most k
-        items of each query, or its candidates.
+        items of each query (of united lists too), or its candidates.
         """
         settings = self._settings(seeds.derive(self.ctx.seed, "score"), (c.QUERY_IDX, c.QUERY_ID))
         shape = (
             f"{c.QUERY_IDX} int, {c.QUERY_ID} string, {c.ITEM_IDX} array<int>, {c.SCORE} "
             f"array<float>, {COLD} boolean, {FOLDED} boolean"
         )
-        return self._queries().mapInArrow(partial(worker.rank_batches, settings), shape)
+        ranked = self._queries().mapInArrow(partial(worker.rank_batches, settings), shape)
+        if not self.in_united_lists:
+            return ranked
+        best = {name: F.slice(name, 1, self.k) for name in (c.ITEM_IDX, c.SCORE)}
+        return ranked.withColumns(best)
+
+    @property
+    def in_united_lists(self) -> bool:
+        """Whether the candidates stand for the catalogue: of their ranking the first k are kept."""
+        if self.candidates is None:
+            return False
+        return bool(self.ctx.inputs[self.candidates].summary["source"] == c.UNION)
 
     def predictions(self) -> DataFrame:
         """(row_key, query_id, item_id, label, prediction): every row of the part."""
@@ -242,22 +254,26 @@ class Scoring:
 
     def _offered(self, step: str) -> DataFrame:
         """(query_id, candidates array<int>[, candidates_<column> array for each field of events
-        that the model reads]): a set each, in the order of their numbers; of lists that were shown
-        in the order of their places, with fields.
+        that the model reads]): a set each, in the order of their numbers; of lists that were shown,
+        or united, in the order of their places, with fields.
         """
         run = self.ctx.inputs[step]
-        shown = run.summary["source"] == c.SHOWN
+        source = run.summary["source"]
+        shown, in_order = source == c.SHOWN, source in c.ORDERED
         rows = self.ctx.read(c.CANDIDATES, step).where(F.col(c.RUN_ID) == run.run_id)
         numbered = rows.join(self.ctx.read(c.ITEM_INDEX, self.source), on=c.ITEM_ID, how="inner")
         names = self._event_fields() if shown else []
         numbered = event_fields.of_candidates(numbered, names)
         fields = [c.TS if name == "ts" else c.EVENT + name for name in names]
-        if (self.folder / index.FILE).exists() and index.facts(self.folder).fields and shown:
-            features = index.facts(self.folder).fields
-            numbered = self._with_features(numbered, features)
+        if in_order and (features := artefact.list_features(self.folder)):
+            numbered = (
+                self._with_features(numbered, features)
+                if shown
+                else union.with_features(numbered, features)
+            )
             fields += features
         # The first ones order the list
-        entry = F.struct(*([c.POSITION] if shown else []), c.ITEM_IDX, *fields)
+        entry = F.struct(*([c.POSITION] if in_order else []), c.ITEM_IDX, *fields)
         sets = numbered.groupBy(c.QUERY_ID).agg(F.sort_array(F.collect_list(entry)).alias("set"))
         return sets.select(
             c.QUERY_ID,

@@ -23,7 +23,7 @@ from recsys_spark.core import columns as c
 from recsys_spark.core import config as configuration
 from recsys_spark.core import log
 from recsys_spark.core.errors import ConfigError, DataError
-from recsys_spark.etl import queries, shown_features
+from recsys_spark.etl import queries, shown_features, union
 from recsys_spark.pipeline import context, lineage
 from recsys_spark.pipeline.context import Context, Outcome, StepOf
 from recsys_spark.pipeline.steps import Step
@@ -41,7 +41,8 @@ class Job(context.Job):
     # Settings of the baseline's Config; defaults are filled in
     config: dict[str, Any] = Field(default_factory=dict, validate_default=True)
     search: Search | None = None  # search over the settings in its space; None: `config` unchanged
-    # The search ranks these items, of part valid; None: all items
+    # The search ranks these items, of part valid; None: all items. Of a model that ranks what
+    # others list: their united lists, on which it is fitted
     candidates: Annotated[str | None, StepOf("candidates")] = None
     fit: Literal["train", "train+valid"] = (
         "train+valid"  # events of the final fit, after the choice on validation
@@ -68,11 +69,25 @@ class Job(context.Job):
                 source=f"baseline {self.model}",
                 key="search.space",
             )
-        if self.candidates and self.search is None:
+        if registry.reads_union(self.model):
+            self._fits_a_union()
+        elif self.candidates and self.search is None:
             raise ValueError(
                 "candidates play a part in a search alone: add `search`, or leave them out"
             )
         return self
+
+    def _fits_a_union(self) -> None:
+        """Its lists are of the validation part, so nothing is left to judge trials by."""
+        if self.candidates is None:
+            raise ValueError(f"{self.model} is fitted on united lists: name their step, candidates")
+        if self.search is not None:
+            raise ValueError(
+                f"{self.model} is fitted on the validation part: leave out search (`judged` of "
+                "config is the share of lists by which it chooses)"
+            )
+        if self.fit == "train":
+            raise ValueError(f"{self.model} is fitted on the validation part: leave out fit")
 
 
 def check_steps(step: Step, steps: dict[str, Step], where: str) -> None:
@@ -83,6 +98,14 @@ def check_steps(step: Step, steps: dict[str, Step], where: str) -> None:
     configured.require_again(step, steps, where)
     if job.candidates is not None:
         configured.require_candidates(step, steps, where, source=job.source, part=c.VALID)
+        lists: Any = steps[job.candidates].job
+        if registry.reads_union(job.model) and lists.among != c.UNION:
+            raise ConfigError(
+                f"{where}.candidates",
+                found=f"{job.candidates}, among: {lists.among}",
+                expected=f"united lists, for {job.model}",
+                remedy="set among: union, and `of`: the score steps of the validation part",
+            )
 
 
 def run(ctx: Context, job: Job) -> Outcome:
@@ -181,7 +204,6 @@ def training(ctx: Context, job: Job, events: DataFrame, fit: str) -> Training:
         )
         items = items.select(c.ITEM_IDX, "title", "fields")
 
-    names: tuple[str, ...] = getattr(registry.find(job.model), "READS_LISTS", ())
     return Training(
         events,
         int(prepared.summary["num_users"]),
@@ -189,11 +211,21 @@ def training(ctx: Context, job: Job, events: DataFrame, fit: str) -> Training:
         ctx.seed,
         users=users,
         items=items,
-        lists=_lists(ctx, job, fit, names) if names else None,
+        lists=_lists(ctx, job, fit),
     )
 
 
-def _lists(ctx: Context, job: Job, fit: str, names: tuple[str, ...]) -> DataFrame:
+def _lists(ctx: Context, job: Job, fit: str) -> DataFrame | None:
+    """What a model that ranks given lists is fitted on; None for all others."""
+    if registry.reads_union(job.model) and job.candidates is not None:
+        united = ctx.inputs[job.candidates]
+        rows = ctx.read(c.CANDIDATES, job.candidates).where(F.col(c.RUN_ID) == united.run_id)
+        return union.to_fit(rows, union.features(united.summary["lists"]))
+    names: tuple[str, ...] = getattr(registry.find(job.model), "READS_LISTS", ())
+    return _shown(ctx, job, fit, names) if names else None
+
+
+def _shown(ctx: Context, job: Job, fit: str, names: tuple[str, ...]) -> DataFrame:
     """With these features. Raises ConfigError where the data have no lists that were shown."""
     if c.IMPRESSIONS not in ctx.inputs[job.source].output_versions:
         raise ConfigError(

@@ -1,0 +1,48 @@
+"""The second of two stages: gradient-boosted trees that rank the union of other models' lists by
+where each of these models put an item (etl/union.py).
+
+Paper: Guolin Ke et al. LightGBM: A Highly Efficient Gradient Boosting Decision Tree. NeurIPS 2017;
+    objectives as in `shown_boosted`. Two stages: Paul Covington, Jay Adams and Emre Sargin. Deep
+    Neural Networks for YouTube Recommendations. RecSys 2016, section 2.
+Differs: there both stages are networks; here the first is whatever models the pipeline names.
+
+For: joining several models into one list that is better than each of theirs
+Needs: lists of the validation part by models that were fitted on the training part alone, united
+    by a step of stage candidates with `among: union`
+Cold: as the united models: an item or user that one of them lists is ranked
+Memory: 4 bytes a feature of a candidate on the driver, three features for each united model and
+    four more, and as much again while trees grow
+Not for: models that agree, or a few hundred queries: their fused order (`shown_order`) does it too
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recsys_spark.baselines.fitting import artifact, trees
+from recsys_spark.baselines.fitting.training import Training
+from recsys_spark.core import columns as c
+from recsys_spark.core.errors import DataError
+
+TASK = "ranking"
+READS_UNION = True
+Config = trees.Config
+
+
+def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
+    """Fits and writes the index at `folder`. Raises DataError where no candidate was wanted."""
+    assert training.lists is not None, "asked for by READS_UNION"
+    names = tuple(name for name in training.lists.columns if name not in (c.QUERY_ID, "wanted"))
+    lists = trees.drawn(training.lists, names, config, training.seed)
+    if not len(lists.lengths):
+        raise DataError(
+            "lists to fit on",
+            found="none with an event of the validation part",
+            expected="at least one",
+            remedy="unite longer lists (`k` of their score steps), or more models",
+        )
+    text, facts = trees.fit(lists, names, config, training.seed)
+    counts = artifact.counts(training.events, training.num_items)
+    artifact.write_shown(folder, model="union_boosted", popularity=counts, fields=names, trees=text)
+    return facts
