@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError, RecsysError, nearest
 from recsys_spark.metrics.tasks import TASKS
@@ -41,7 +42,9 @@ class Measured:
     @property
     def terms(self) -> Terms:
         config, upstream = self.evaluated.config, self.evaluated.upstream
-        candidates = self.scored.config.get("candidates")
+        # The first places of united lists are a ranking of the whole catalogue
+        in_union = self.scored.summary.get("among") == c.UNION
+        candidates = None if in_union else self.scored.config.get("candidates")
         return Terms(
             split=upstream.get(str(config.get("source")), ""),
             part=str(config.get("part")),

@@ -89,6 +89,9 @@ class Job(Settings):
     """Base of every stage's configuration: one entry under `steps:`."""
 
     stage: str
+    # For so many days a completed run of the step stands for it, though what it builds on has
+    # changed since: a model that is trained anew once a week. 0: for none
+    every_days: float = Field(0, ge=0)
 
 
 @dataclass

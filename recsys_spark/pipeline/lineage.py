@@ -11,8 +11,10 @@ from recsys_spark.core.errors import ConfigError
 from recsys_spark.pipeline.context import TRAINED, Context
 
 
-def require_trained_on(ctx: Context, step: str, *, source: str) -> None:
-    """Raises ConfigError unless `step` trained a model on the split of step `source`."""
+def require_trained_on(ctx: Context, step: str, *, source: str, earlier: bool = False) -> None:
+    """Raises ConfigError unless `step` trained a model on the split of step `source`; or, with
+    `earlier`, on one that this step made before, of other events.
+    """
     model, split = ctx.inputs[step], ctx.inputs[source]
     if model.stage not in TRAINED:
         raise ConfigError(
@@ -20,7 +22,14 @@ def require_trained_on(ctx: Context, step: str, *, source: str) -> None:
             found=f"{step}, a step of stage {model.stage}",
             expected=f"one of stage {', '.join(TRAINED)}",
         )
-    if split.run_id not in model.upstream.values() and split.run_id not in ancestors(ctx, model):
+    above = {*model.upstream.values(), *ancestors(ctx, model)}
+    if earlier and any(
+        run.run_id in above
+        and (run.pipeline, run.step, run.config) == (split.pipeline, split.step, split.config)
+        for run in ctx.lake.runs()
+    ):
+        return
+    if split.run_id not in above:
         raise ConfigError(
             f"step {ctx.step}, source",
             found=f"{source}, on which {step} was not trained",

@@ -35,6 +35,9 @@ class Production(Settings):
     gate: str | None = None
     must: Literal["not_be_worse", "be_better"] = "not_be_worse"
     metric: str = "ndcg@10"
+    # The model is fitted again after so many days. Until then the lists of users without new events
+    # stay, those of others are made of their new ones. 0: fitted whenever events came
+    retrain_days: float = Field(0, ge=0)
     similar: int = Field(0, ge=0, le=1000)  # also the nearest items of each item, so many; 0: none
     # Places outside of Delta that get the lists too: {name: what an export_lists step says}
     exports: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -68,7 +71,8 @@ def added(
         again = {"shards": model["shards"] + NOW, "refit": None}
     else:
         again = {"source": name, "fit": "train"}
-    new[score["model"] + NOW] = {**fitted, **again, "again": score["model"]}
+    rarely = {"every_days": production.retrain_days} if production.retrain_days else {}
+    new[score["model"] + NOW] = {**fitted, **again, "again": score["model"], **rarely}
     new[production.score + NOW] = {
         **{key: value for key, value in score.items() if key != "candidates"},
         "model": score["model"] + NOW,
@@ -76,8 +80,9 @@ def added(
         "part": "now",
         "task": "ranking",
         "k": production.k * SPARE,
+        "changed": bool(production.retrain_days),
     }
-    publish = production.model_dump(exclude={"score", "exports", "similar"})
+    publish = production.model_dump(exclude={"score", "exports", "similar", "retrain_days"})
     publish |= {"of": production.score + NOW, "experiment": production.score}
     new[PUBLISH] = {"stage": "publish", **publish}
     if production.similar:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from recsys_spark.pipeline.context import Context, Outcome
 from recsys_spark.pipeline.steps import Pipeline, Step, missing, references
 
 logger = log.get(__name__)
+DAY_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,17 @@ def run(
     force: Collection[str] = (),
 ) -> dict[str, Run]:
     """Run the steps in order; a step whose key has a completed run is skipped, unless `force` names
-    it. Returns {step: its completed run}.
+    it, and so is one for which an earlier run stands, with what only such steps need. Returns
+    {step: its completed run}.
     """
     done = completed(lake)
-    runs: dict[str, Run] = {}
-    for step in steps:
-        key = step_key(step, pipeline, runs)
-        earlier = None if step.name in force else finished(done, key)
+    runs = _standing(pipeline, steps, lake, force)
+    for step in _needed(steps, runs, force):
+        key = "" if step.name in runs else step_key(step, pipeline, runs)
+        earlier = runs.get(step.name) or (None if step.name in force else finished(done, key))
         if earlier is not None:
             runs[step.name] = earlier
-            listener(
-                Event("skipped", step.name, step.job.stage, earlier.run_id, facts=earlier.summary)
-            )
+            listener(_skipped(step, earlier))
             continue
         runs[step.name] = execute(
             pipeline,
@@ -91,8 +91,10 @@ def kept(pipeline: Pipeline, steps: list[Step], *, lake: Lake) -> dict[str, Run]
     """{step: its completed run} of the steps that `run` would skip. Runs, downloads
     and generates nothing: a step whose raw files are not there is left out."""
     done = completed(lake)
-    runs: dict[str, Run] = {}
-    for step in steps:
+    runs = _standing(pipeline, steps, lake)
+    for step in _needed(steps, runs):
+        if step.name in runs:
+            continue
         # The key of a step that reads raw files is made of their bytes
         if all(name in runs for name in step.needs) and not missing(step):
             earlier = finished(done, step_key(step, pipeline, runs))
@@ -106,8 +108,11 @@ def dry_run(pipeline: Pipeline, steps: list[Step], *, lake: Lake, listener: List
     waits for. Starts no work.
     """
     done = completed(lake)
-    runs: dict[str, Run] = {}
-    for step in steps:
+    runs = _standing(pipeline, steps, lake)
+    for step in _needed(steps, runs):
+        if (stands := runs.get(step.name)) is not None:
+            listener(_skipped(step, stands))
+            continue
         waits = [name for name in step.needs if name not in runs]
         if waits:
             listener(
@@ -123,9 +128,7 @@ def dry_run(pipeline: Pipeline, steps: list[Step], *, lake: Lake, listener: List
         key = step_key(step, pipeline, runs)
         if (earlier := finished(done, key)) is not None:
             runs[step.name] = earlier
-            listener(
-                Event("skipped", step.name, step.job.stage, earlier.run_id, facts=earlier.summary)
-            )
+            listener(_skipped(step, earlier))
             continue
         run_id = run_id_of(step.name, key)
         ctx = _context(pipeline, step, runs, lake, run_id, Path(pipeline.env.runs) / run_id)
@@ -245,6 +248,46 @@ def finished(done: dict[str, Run], key: str) -> Run | None:
     return run if run is not None and Path(run.run_dir).is_dir() else None
 
 
+def _standing(
+    pipeline: Pipeline, steps: list[Step], lake: Lake, force: Collection[str] = ()
+) -> dict[str, Run]:
+    """{step: the run that stands for it}, of those that are run every so many days: the last one,
+    completed since, of the same settings, seed and versions.
+    """
+    standing = {}
+    for step in steps:
+        since = time.time() - step.job.every_days * DAY_S
+        for run in reversed(lake.runs()):
+            if step.name in force or run.ended_at <= since:
+                continue
+            if (run.pipeline, run.step) != (pipeline.name, step.name):
+                continue
+            # What it was built on may differ, all else that its key is made of may not
+            same = run.key == _key(step, pipeline, run.upstream)
+            if same and Path(run.run_dir).is_dir():
+                standing[step.name] = run
+                break
+    return standing
+
+
+def _needed(
+    steps: list[Step], standing: Collection[str], force: Collection[str] = ()
+) -> list[Step]:
+    """The steps without those that only standing ones need."""
+    needs: set[str] = set(force)
+    wanted = []
+    named = {name for step in steps for name in step.needs}
+    for step in reversed(steps):
+        if step.name in needs or step.name not in named:
+            wanted.append(step)
+            needs |= set() if step.name in standing else set(step.needs)
+    return wanted[::-1]
+
+
+def _skipped(step: Step, run: Run) -> Event:
+    return Event("skipped", step.name, step.job.stage, run.run_id, facts=run.summary)
+
+
 def step_key(step: Step, pipeline: Pipeline, inputs: dict[str, Run]) -> str:
     """Fingerprint of the job, the seed, the runs it builds on, where the stage reads raw files of
     those, and of the versions of the contracts and of the stage.
@@ -252,9 +295,15 @@ def step_key(step: Step, pipeline: Pipeline, inputs: dict[str, Run]) -> str:
     A stage whose results change for an equal job counts up its constant STAGE_VERSION (1 where it
     has none): then its earlier runs, and all that build on them, no longer stand for new ones.
     """
+    return _key(step, pipeline, {name: inputs[name].run_id for name in step.needs})
+
+
+def _key(step: Step, pipeline: Pipeline, run_ids: Mapping[str, str]) -> str:
+    """run_ids: {step: its run}, of those that this one builds on."""
     named = references(step.job)
-    job = step.job.model_dump(mode="json", exclude=set(named))
-    upstream = {field: [inputs[name].run_id for name in names] for field, names in named.items()}
+    # When a step is run changes nothing of what it gives
+    job = step.job.model_dump(mode="json", exclude={*named, "every_days"})
+    upstream = {field: [run_ids.get(name) for name in names] for field, names in named.items()}
     source = (
         step.module.source_fingerprint(step.job, Path(pipeline.env.runs))
         if hasattr(step.module, "source_fingerprint")

@@ -66,11 +66,11 @@ class Scorer:
         user = torch.from_numpy(
             batch.column(c.QUERY_IDX).to_numpy(zero_copy_only=False).astype(np.int32)
         )
-        history = ragged(batch.column(HISTORY))
-        seen = ragged(batch.column(SEEN)) if SEEN in batch.schema.names else history
+        history = self._known(batch, HISTORY)
+        seen = self._known(batch, SEEN) if SEEN in batch.schema.names else history
         cold = self._cold(batch, user, history)
         offered = (
-            lists.padded(ragged(batch.column(CANDIDATES)))
+            lists.padded(self._known(batch, CANDIDATES))
             if CANDIDATES in batch.schema.names
             else None
         )
@@ -83,6 +83,11 @@ class Scorer:
             [pa.array(user.numpy()), *lists.columns(*ranked), pa.array(cold.numpy())],
             names=[c.QUERY_IDX, c.ITEM_IDX, c.SCORE, COLD],
         )
+
+    def _known(self, batch: pa.RecordBatch, column: str) -> Ragged:
+        """A column of items, 0 where the catalogue of the model lacks one: it is younger."""
+        items = ragged(batch.column(column))
+        return Ragged(items.offsets, items.values * (items.values <= self.num_items))
 
     def predict(self, batch: pa.RecordBatch) -> pa.Array:
         """Expected value of each row, double (B,). Rows have query_idx and item_idx; for an index

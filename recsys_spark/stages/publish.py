@@ -44,10 +44,10 @@ class Job(context.Job):
     available: str = ""
     # A query that gives item_id, or query_id and item_id, of what no list, or that one, may hold
     exclude: str = ""
-    # The score step of the experiment in which this model was chosen, and an evaluation that
-    # measured it and the model whose lists are current: they are switched only where the paired
-    # difference allows it
-    experiment: Annotated[str | None, StepOf("score")] = None
+    # The name of the score step of the experiment in which this model was chosen, and an evaluation
+    # that measured it and the model whose lists are current: they are switched only where the
+    # paired difference allows it
+    experiment: str | None = None
     gate: Annotated[str | None, StepOf("evaluate")] = None
     must: gates.Must = "not_be_worse"
     metric: str = "ndcg@10"

@@ -9,9 +9,10 @@ the history. What the lists are made from: scored.py.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -27,7 +28,7 @@ from recsys_spark.pipeline.context import TRAINED, Context, Outcome, StepOf
 from recsys_spark.pipeline.steps import Step
 from recsys_spark.scoring import index, scorer
 from recsys_spark.scoring.queries import CELLS, COLD, FOLDED, PREDICTION
-from recsys_spark.stages.bridge import artefact, configured
+from recsys_spark.stages.bridge import artefact, configured, incremental
 from recsys_spark.stages.bridge.scored import Scoring
 
 logger = log.get(__name__)
@@ -45,8 +46,16 @@ class Job(context.Job):
     # of the same split and part: rank those alone, all of them; `k` plays no part. Of united lists
     # the k best are kept
     candidates: Annotated[str | None, StepOf("candidates")] = None
+    # part now: lists of this model that the step made before stay, where nothing changed in a query
+    changed: bool = False
     task: str = ""  # a kind of metrics/tasks.py; empty: what the model is for; any model can rank
     partitions: int = Field(0, ge=0)  # of the queries; 0: as many as the cluster runs tasks at once
+
+    @model_validator(mode="after")
+    def _of_now(self) -> Job:
+        if self.changed and (self.part != c.NOW or self.candidates is not None):
+            raise ValueError("changed: true is of lists for now, of all items: set part: now")
+        return self
 
     @field_validator("task")
     @classmethod
@@ -116,8 +125,9 @@ def run(ctx: Context, job: Job) -> Outcome:
     # A broken artefact is named here, not by a worker in the middle of a job
     scorer.load(folder, k=1, seed=0)
     scoring = Scoring(
-        ctx, job.source, job.part, folder, job.k, job.partitions, job.candidates, job.seen
-    )
+        ctx, job.source, job.part, folder, job.k, job.partitions, job.candidates, job.seen,
+        stale=incremental.since_fitted(ctx, model, job.source) if job.part == c.NOW else None,
+    )  # fmt: skip
     score = _recommend if TASKS[task].scored == "lists" else _predict
     tables, facts = score(ctx, job, model, scoring)
     seconds = time.monotonic() - began
@@ -159,11 +169,15 @@ def _recommend(
             expected="at least one",
             remedy="hold out more by the rule of the prepare step, or loosen its filters",
         )
+    same = incremental.same(ctx, job, STAGE_VERSION) if job.changed else None
+    if same is not None:
+        scoring = replace(scoring, only=same.changed)
     ranked = scoring.lists().persist()
+    rows = _listed(ctx, job, ranked, model, scoring.query_kind)
     try:
         version = ctx.lake.replace(
             c.RECOMMENDATIONS,
-            _listed(ctx, job, ranked, model, scoring.query_kind),
+            rows if same is None else rows.unionByName(same.lists),
             {c.RUN_ID: ctx.run_id},
         )
         length = F.size(c.ITEM_IDX)  # counted from what the write has computed
@@ -175,9 +189,10 @@ def _recommend(
             F.sum(length),
             F.max(length),
         )
-        users, cold, folded, short, rows, longest = (
+        users, cold, folded, short, num_rows, longest = (
             int(value or 0) for value in counts.collect()[0]
         )
+        stayed = same.counts() if same is not None else (0, 0)
     finally:
         ranked.unpersist()
     lists: dict[str, Any] = {}
@@ -188,8 +203,9 @@ def _recommend(
     if job.candidates is not None:
         lists["among"] = ctx.inputs[job.candidates].summary["source"]
     facts = {
-        "queries": users,
-        "rows": rows,
+        "queries": users + stayed[0],
+        "rows": num_rows + stayed[1],
+        **({"kept": stayed[0], incremental.VERSION: STAGE_VERSION} if job.changed else {}),
         **lists,
         "cold": cold,
         "folded_in": folded,
@@ -282,7 +298,9 @@ def _task(job: Job, model: Run) -> str:
 def _check(ctx: Context, job: Job) -> Run:
     """The run of the model. Refuses what would score events that the model has been fitted on."""
     model = ctx.inputs[job.model]
-    lineage.require_trained_on(ctx, job.model, source=job.source)
+    # Later events of a test part may be among those that an earlier model was trained on
+    now = job.part == c.NOW
+    lineage.require_trained_on(ctx, job.model, source=job.source, earlier=now)
     if job.part == c.VALID and (
         "valid" in str(model.config.get("fit", "train")) or model.config.get("refit")
     ):

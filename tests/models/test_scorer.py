@@ -124,6 +124,23 @@ def test_one_constant_vector_serves_every_query(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("constant", [(), (1.0, 2.0)])
+def test_items_younger_than_the_catalogue_are_as_if_they_were_not_there(
+    tmp_path: Path, constant: tuple[float, ...]
+) -> None:
+    """In a history, in what is left out, and among candidates; warm, cold and folded in alike."""
+    facts = {"constant": constant, "queries": ""} if constant else {}
+    index = load(dot_folder(tmp_path, **facts), k=2, seed=1)
+    vectors = None if constant else [[2, 1], None]
+    plain = index.rank(batch_of([7, 8], [[3], [2]], vectors))
+    seen = pa.array([[3, 9], [5, 2]], pa.list_(pa.int32()))
+    assert index.rank(batch_of([7, 8], [[9, 3], [2, 5]], vectors)) == plain
+    assert index.rank(batch_of([7, 8], [[9, 3], [2, 5]], vectors, seen=seen)) == plain
+    offered = pa.array([[4, 9, 1], [5]], pa.list_(pa.int32()))
+    ranked = index.rank(batch_of([7, 8], [[3], [2]], vectors, candidates=offered))
+    assert ranked.column("item_idx").to_pylist() == [[1, 4], []]
+
+
 def test_predictions_of_an_index(tmp_path: Path) -> None:
     """vector . item + bias, clamped; without a vector what the fallback says of the item; unknown
     items are item 0.

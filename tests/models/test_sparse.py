@@ -75,6 +75,15 @@ def batch_of(
 
 
 @pytest.mark.parametrize("dense", [False, True])
+def test_items_younger_than_the_catalogue_are_as_if_they_were_not_there(
+    tmp_path: Path, dense: bool
+) -> None:
+    index = load(folder_of(tmp_path, SMALL, dense), k=2, seed=1)
+    plain = index.rank(batch_of([1, 2, 3], [[1], [2, 1], []]))
+    assert index.rank(batch_of([1, 2, 3], [[1, 9], [7, 2, 1], [5]])) == plain
+
+
+@pytest.mark.parametrize("dense", [False, True])
 def test_a_history_adds_its_rows(tmp_path: Path, dense: bool) -> None:
     """Without history, or with one that leads nowhere (3), a query is cold; an item counts once."""
     made = load(folder_of(tmp_path, SMALL, dense), k=2, seed=1)

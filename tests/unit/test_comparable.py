@@ -219,6 +219,12 @@ def test_other_candidates_are_another_task_and_refused() -> None:
         comparable.alike([drawn, again], recorded)
 
 
+def test_a_ranking_of_united_lists_stands_beside_its_members() -> None:
+    second = scored("neumf", candidates="drawn").model_copy(update={"summary": {"among": "union"}})
+    recorded = [*MODELS, ALS, second, evaluated("all-1", ALS, second)]
+    assert comparable.alike([ALS, second], recorded)
+
+
 def test_a_run_that_was_never_evaluated_and_runs_without_a_common_task() -> None:
     with pytest.raises(
         RecsysError,

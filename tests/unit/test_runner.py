@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import psutil
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import RecsysError
 from recsys_spark.pipeline import memory, runner
-from recsys_spark.pipeline.context import Job, Outcome
+from recsys_spark.pipeline.context import Job, Outcome, StepOf
 from recsys_spark.pipeline.steps import Pipeline, Step
 
 STEP = {"stage": "toy"}
@@ -65,6 +66,50 @@ def test_a_step_is_done_until_its_stage_counts_up_its_version(
     monkeypatch.setattr(runner, "VERSION", runner.VERSION + 1)  # of what stages hand on
     assert kinds(pipeline, step(), lake) == ["start", "done"]
     assert len({run.run_id for run in lake.recorded}) == 3
+
+
+class Fitted(Job):
+    of: Annotated[tuple[str, ...], StepOf("toy")]
+
+
+def chain(source: str, **fitted: Any) -> list[Step]:
+    """raw (of this source) <- toy model (with these settings) and, beside it, raw <- lists."""
+    module = {"run": lambda ctx, job: Outcome()}
+    raw = step(source_fingerprint=lambda job, runs: source)
+    model = Step(
+        "model", SimpleNamespace(**module), Fitted(**STEP, of=["rows"], **fitted), ("rows",)
+    )
+    rows = Step("rows", SimpleNamespace(**module), Fitted(**STEP, of=["toy"]), ("toy",))
+    both = ("model", "toy")
+    lists = Step("lists", SimpleNamespace(**module), Fitted(**STEP, of=both), both)
+    return [raw, rows, model, lists]
+
+
+def ran(pipeline: Pipeline, chained: list[Step], lake: Recorded, **how: Any) -> list[str]:
+    heard: list[str] = []
+    listener = lambda event: heard.append(event.step) if event.kind == "done" else None  # noqa: E731
+    runner.run(pipeline, chained, lake=lake, listener=listener, **how)
+    return heard
+
+
+def test_a_run_stands_for_its_step_for_so_many_days(pipeline: Pipeline) -> None:
+    """And what only that step needs is not run; other settings, or a forced step, run at once."""
+    lake, whole = Recorded(), ["toy", "rows", "model", "lists"]
+    assert ran(pipeline, chain("day 1", every_days=7), lake) == whole
+    assert ran(pipeline, chain("day 1", every_days=7), lake) == []
+    assert ran(pipeline, chain("day 2", every_days=7), lake) == ["toy", "lists"]
+    assert set(runner.kept(pipeline, chain("day 2", every_days=7), lake=lake)) == {
+        *("toy", "model", "lists")
+    }
+    assert ran(pipeline, chain("day 2", every_days=1e-9), lake) == ["rows", "model", "lists"]
+    assert ran(pipeline, chain("day 3", every_days=7), lake, force=["rows"]) == [
+        *("toy", "rows", "lists")
+    ]
+    assert ran(pipeline, chain("day 4", every_days=7), lake, force=["model"]) == whole
+    other = pipeline.model_copy(update={"seed": 2})
+    assert ran(other, chain("day 4", every_days=7), lake) == whole
+    shutil.rmtree(next(run.run_dir for run in lake.runs()[::-1] if run.step == "model"))
+    assert ran(other, chain("day 5", every_days=7), lake) == whole
 
 
 def test_without_its_run_folder_a_run_is_no_longer_done_in_a_dry_run_either(

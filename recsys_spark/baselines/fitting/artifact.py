@@ -201,8 +201,10 @@ def _save(folder: Path, arrays: Mapping[str, NDArray[Any] | None]) -> None:
 
 
 def counts(events: DataFrame, num_items: int) -> NDArray[np.float32]:
-    """Number of events by item_idx, float32 (I + 1,); it fits on one machine (4 bytes per item)."""
-    table = events.groupBy(c.ITEM_IDX).count().toArrow()
+    """Number of events by item_idx, float32 (I + 1,), of items up to I; it fits on one machine (4
+    bytes per item).
+    """
+    table = events.where(F.col(c.ITEM_IDX) <= num_items).groupBy(c.ITEM_IDX).count().toArrow()
     scores = np.zeros(num_items + 1, dtype=np.float32)
     scores[table.column(c.ITEM_IDX).to_numpy()] = table.column("count").to_numpy()
     return scores

@@ -9,7 +9,7 @@ from recsys_spark.baselines.fitting import registry as baselines
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.etl import union
-from recsys_spark.models import registry
+from recsys_spark.models import registry, store
 from recsys_spark.scoring import index
 
 INDEX = "index"  # folder in the run folder of a baseline
@@ -43,6 +43,13 @@ def require_features(model: Run, candidates: Run | None, thing: str) -> None:
             expected=f"united lists of the models that {model.step} is fitted on",
             remedy="add a candidates step with among: union for this part, of the same models",
         )
+
+
+def num_items(folder: Path) -> int:
+    """Items of the catalogue that a model in this folder knows: item_idx 1 to this."""
+    if (folder / index.FILE).exists():
+        return index.facts(folder).num_items
+    return store.read_facts(folder).num_items
 
 
 def settings(model: Run) -> dict[str, Any]:

@@ -61,6 +61,8 @@ class Scoring:
     only: DataFrame | None = (
         None  # (query_idx): these queries alone; few enough to be sent to every task
     )
+    # (query_idx): those whose events have changed since the model was fitted, where some have
+    stale: DataFrame | None = None
 
     @property
     def split(self) -> str:
@@ -157,9 +159,13 @@ class Scoring:
         if not (self.folder / index.FILE).exists():
             return None
         facts = index.facts(self.folder)
-        return (
-            self.ctx.spark.read.parquet(str(self.folder / facts.queries)) if facts.queries else None
-        )
+        if not facts.queries:
+            return None
+        vectors = self.ctx.spark.read.parquet(str(self.folder / facts.queries))
+        if self.stale is None or facts.fold_in is None:
+            return vectors
+        # Made anew of the whole history, by the half step that the fit would end with
+        return vectors.join(F.broadcast(self.stale), on=c.QUERY_IDX, how="left_anti")
 
     def _event_fields(self) -> list[str]:
         """What a trained model knows of an event beside user and item."""
@@ -321,7 +327,7 @@ class Scoring:
         events = lineage.split_rows(self.ctx, self.source)
         counts = artifact.counts(
             events.where(F.col(c.PART).isin(*self._fitted_on())),
-            int(self.ctx.inputs[self.source].summary["num_items"]),
+            artefact.num_items(self.folder),
         )
         path = self.ctx.run_dir / "popularity.npy"
         np.save(path, counts)
