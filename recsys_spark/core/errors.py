@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from difflib import get_close_matches
 from typing import Any, Iterable
 
@@ -77,9 +78,16 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def first_line(problem: Exception) -> str:
-    """What an error says first, in at most 160 characters; its kind where it says nothing."""
+    """What an error says first, without Spark's codes, in at most 200 characters; its kind where it
+    says nothing.
+
+    >>> first_line(ValueError("[TABLE_GONE.X] No such table. SQLSTATE: 42P01\\nmore"))
+    'No such table.'
+    """
     lines = str(problem).strip().splitlines()
-    return lines[0][:160] if lines else type(problem).__name__
+    if not lines:
+        return type(problem).__name__
+    return re.sub(r"^\[[A-Z0-9_.]+\] | SQLSTATE: \w+.*$", "", lines[0])[:200]
 
 
 def is_disk_full(problem: Exception | str) -> bool:

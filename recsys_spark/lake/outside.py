@@ -29,15 +29,20 @@ def read(spark: SparkSession, where: str, version: int) -> DataFrame:
             expected="a path, a URL or a name in the catalog",
             remedy="set `table` of the step to one that is there; a path has a slash in it",
         )
+    return at_version(spark, where, version)
+
+
+def at_version(spark: SparkSession, where: str, version: int) -> DataFrame:
+    """The rows of a table that is there, as of `version`. Raises TableError."""
+    source = spark.read.format("delta").option("versionAsOf", version)
     try:
-        source = spark.read.format("delta").option("versionAsOf", version)
         return source.table(where) if _is_name(where) else source.load(where)
     except PySparkException as problem:
         raise TableError(
             f"table {where}, version {version}",
             found=first_line(problem),
-            expected="a version that is there",
-            remedy="set `version` of the step to one of `DESCRIBE HISTORY`",
+            expected="a version that DESCRIBE HISTORY lists and whose files are still there",
+            remedy="set `version` to such a one, or leave it out for the latest",
         ) from None
 
 

@@ -20,8 +20,8 @@ from pyspark.sql import functions as F
 from recsys_spark.core import artifacts, log
 from recsys_spark.core import columns as c
 from recsys_spark.core.contracts import Run
-from recsys_spark.core.errors import ConfigError, DataError, TableError
-from recsys_spark.datasets.forms.failures import first_line, quiet
+from recsys_spark.core.errors import ConfigError, DataError, TableError, first_line
+from recsys_spark.datasets.forms.failures import quiet
 from recsys_spark.lake.tables import Lake
 from recsys_spark.pipeline import context
 from recsys_spark.pipeline.context import Context, Outcome, StepOf

@@ -14,9 +14,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.core import log
-from recsys_spark.core.errors import TableError
+from recsys_spark.core.errors import TableError, first_line
 from recsys_spark.datasets.forms import tables
-from recsys_spark.datasets.forms.failures import first_line, quiet
+from recsys_spark.datasets.forms.failures import quiet
 from recsys_spark.datasets.forms.scan import inner
 from recsys_spark.datasets.forms.tables import Version
 

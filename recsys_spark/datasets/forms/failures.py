@@ -108,12 +108,6 @@ def quiet() -> Iterator[None]:
             logger.disabled = disabled
 
 
-def first_line(problem: Exception) -> str:
-    """What an error of Spark's says first, without its codes."""
-    line = str(problem).strip().splitlines()[0]
-    return re.sub(r"^\[[A-Z0-9_.]+\] | SQLSTATE: \w+.*$", "", line)[:200]
-
-
 def _file(text: str) -> str:
     name = re.search(r"(?:reading file|File) (\w+:/\S+?)[.,]?\s", text)
     return f" ({name[1]})" if name else ""

@@ -12,12 +12,13 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from recsys_spark.core.artifacts import fingerprint
-from recsys_spark.core.errors import ConfigError, TableError
+from recsys_spark.core.errors import ConfigError, TableError, first_line
 from recsys_spark.datasets.forms import blocks
 from recsys_spark.datasets.forms.columnar import with_places
-from recsys_spark.datasets.forms.failures import first_line, spelled_out
+from recsys_spark.datasets.forms.failures import spelled_out
 from recsys_spark.datasets.forms.scan import Scan
 from recsys_spark.datasets.forms.source import Entry
+from recsys_spark.lake import outside
 
 _UNKNOWN_BYTES = 1 << 40  # more than fit into one task
 
@@ -90,17 +91,8 @@ def rows(spark: SparkSession, entry: Entry, at: Version | None) -> DataFrame:
 
 
 def rows_at(spark: SparkSession, where: str, version: int) -> DataFrame:
-    source = spark.read.format("delta").option("versionAsOf", version)
-    try:
-        with spelled_out(f"table {where}, version {version}"):
-            return source.load(where) if by_path(where) else source.table(where)
-    except PySparkException as problem:
-        raise TableError(
-            f"table {where}, version {version}",
-            found=first_line(problem),
-            expected="a version that DESCRIBE HISTORY lists and whose files are still there",
-            remedy="set `version` to such a one, or leave it out for the latest",
-        ) from None
+    with spelled_out(f"table {where}, version {version}"):
+        return outside.at_version(spark, where, version)
 
 
 def history(spark: SparkSession, where: str) -> DataFrame:

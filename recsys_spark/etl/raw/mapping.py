@@ -11,8 +11,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as t
 
 from recsys_spark.core import columns as c
-from recsys_spark.core.errors import ConfigError, nearest
-from recsys_spark.datasets.forms.failures import first_line, spelled_out
+from recsys_spark.core.errors import ConfigError, first_line, nearest
+from recsys_spark.datasets.forms.failures import spelled_out
 from recsys_spark.datasets.forms.scan import Scan, inner
 
 _TEXT = (t.StringType, t.NullType)
