@@ -91,7 +91,7 @@ class Job(Settings):
     stage: str
     # For so many days a completed run of the step stands for it, though what it builds on has
     # changed since: a model that is trained anew once a week. 0: for none
-    every_days: float = Field(0, ge=0)
+    every_days: float = Field(0, ge=0, exclude_if=lambda days: not days)
 
 
 @dataclass

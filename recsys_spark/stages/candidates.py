@@ -43,7 +43,7 @@ class Job(context.Job):
     among: Literal["sampled", "new_items", "shown", "union"] = "sampled"
     # union: steps that scored this part, each of which gives its whole lists. A second model knows
     # them by their models' names: two of one model in the same order wherever they are united
-    of: Annotated[tuple[str, ...], StepOf("score")] = ()
+    of: Annotated[tuple[str, ...], StepOf("score")] = Field((), exclude_if=lambda of: not of)
     published: str | None = (
         None  # a file of candidates in NCF's format; the name with .gz added is tried too
     )

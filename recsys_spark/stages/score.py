@@ -47,7 +47,7 @@ class Job(context.Job):
     # the k best are kept
     candidates: Annotated[str | None, StepOf("candidates")] = None
     # part now: lists of this model that the step made before stay, where nothing changed in a query
-    changed: bool = False
+    changed: bool = Field(False, exclude_if=lambda changed: not changed)
     task: str = ""  # a kind of metrics/tasks.py; empty: what the model is for; any model can rank
     partitions: int = Field(0, ge=0)  # of the queries; 0: as many as the cluster runs tasks at once
 
