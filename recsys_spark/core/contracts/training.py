@@ -16,7 +16,7 @@ class Workers(Settings):
     """
 
     engine: Literal["auto", "single", "horovod", "torch"] = (
-        "auto"  # auto: horovod when more than one
+        "auto"  # auto: of several ranks horovod where it can be imported, else torch
     )
     num_workers: int = Field(1, ge=1)
     threads: int = Field(0, ge=0)  # per rank; 0: cores / ranks
@@ -99,9 +99,8 @@ Seen = Literal["leave_out", "keep"]
 
 
 class Reader(Settings):
-    engine: Literal["petastorm", "arrow", "memory"] = (
-        "petastorm"  # memory: rows are read once and kept decoded
-    )
+    # auto: petastorm where it is installed, else arrow; memory: rows are read once and kept decoded
+    engine: Literal["auto", "petastorm", "arrow", "memory"] = "auto"
     # rows are shuffled among this many row groups of each virtual shard
     window_row_groups: int = Field(8, ge=1)
     prefetch: int = Field(4, ge=1)  # row groups read ahead

@@ -97,7 +97,7 @@ def check(
             f"{'train.reader.memory_bytes' if budget else 'half of the memory of this host'}"
             f"{' shared by the workers' if not budget and num_ranks > 1 else ''}",
             remedy="raise train.reader.memory_bytes where "
-            "there is room, or set train.reader.engine=petastorm (or arrow)",
+            "there is room, or set train.reader.engine=auto",
         )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from threading import Event
 from typing import Any, Generator, Iterator
 
@@ -33,6 +34,13 @@ ROUND_BYTES = 8 << 20
 ROUND_STEPS = 4096
 
 DEFAULTS = contracts.Reader()
+
+
+def resolve(engine: str) -> str:
+    """`auto` is petastorm where it is installed, else arrow."""
+    if engine != "auto":
+        return engine
+    return "petastorm" if find_spec("petastorm") is not None else "arrow"
 
 
 class Reader:
@@ -238,7 +246,7 @@ class Reader:
     def _tables(self, groups: list[tuple[int, int]]) -> Generator[pa.Table, None, None]:
         """The tables of (virtual shard, row group), in this order, read ahead."""
         read: Any = arrow_engine.read
-        if self._settings.engine == "petastorm":
+        if resolve(self._settings.engine) == "petastorm":
             from recsys_spark.train.data import petastorm_engine  # takes a second to import
 
             read = petastorm_engine.read

@@ -19,6 +19,7 @@ from recsys_spark.core import artifacts, log
 from recsys_spark.core.contracts import TrainJob, TrainResult
 from recsys_spark.core.errors import CheckpointError, ConfigError, WorkerError
 from recsys_spark.train import entry
+from recsys_spark.train.data import reader
 from recsys_spark.train.launcher import processes
 from recsys_spark.train.launcher.supervise import Attempt, supervise
 from recsys_spark.train.ranks import owner, placement, workers
@@ -52,8 +53,23 @@ def launch(job: TrainJob, attempt: Attempt | None = None) -> TrainResult:
             )
         placement.check(job)
         artifacts.write_model(run / entry.JOB, job)
+        _say_engines(job)
         supervise(job, attempt or _here)
     return _result(run)
+
+
+def _say_engines(job: TrainJob) -> None:
+    """What `auto` is on this machine."""
+    engine = workers.resolve(job.workers.engine, job.workers.num_workers)
+    why = workers.no_horovod() if (job.workers.engine, engine) == ("auto", "torch") else ""
+    _log.info(
+        log.fields(
+            event="engines",
+            ranks=engine,
+            reader=reader.resolve(job.train.reader.engine),
+            **({"no_horovod": why} if why else {}),
+        )
+    )
 
 
 def prepare(job: TrainJob) -> Path:
@@ -100,7 +116,7 @@ def _here(job: TrainJob, enough: Callable[[], bool]) -> bool:
 @contextmanager
 def meeting(engine: str, number: int, timeout_s: float = 600.0) -> Iterator[list[dict[str, str]]]:
     """Open the rendezvous of the ranks. Yields the environment of each rank. Raises WorkerError
-    when there is no free port.
+    when the engine is not installed, or there is no free port.
     """
     if engine == "single":
         yield [{}]
@@ -108,6 +124,8 @@ def meeting(engine: str, number: int, timeout_s: float = 600.0) -> Iterator[list
     try:
         context = _horovod(number, timeout_s) if engine == "horovod" else _torch(number)
         environments = context.__enter__()
+    except ImportError as problem:
+        raise workers.not_installed(engine, problem) from problem
     except (OSError, RuntimeError) as problem:
         message = " ".join(str(problem).split())[:200]
         raise WorkerError(

@@ -7,6 +7,8 @@ Every collective takes one fused buffer: for small models latency costs more tha
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import re
 from collections.abc import Sequence
@@ -218,8 +220,33 @@ class Torch(Workers):
 
 
 def resolve(engine: str, num_workers: int) -> str:
-    """`auto` is horovod for more than one rank, single for one."""
-    return ("horovod" if num_workers > 1 else "single") if engine == "auto" else engine
+    """`auto` is single for one rank; for more horovod where it can be imported, else torch."""
+    if engine != "auto":
+        return engine
+    if num_workers == 1:
+        return "single"
+    return "torch" if no_horovod() else "horovod"
+
+
+@functools.cache
+def no_horovod() -> str:
+    """Why Horovod cannot be imported; empty: it can. It is imported to know: an installed one may
+    have been built without torch, or for another version of it.
+    """
+    try:
+        importlib.import_module("horovod.torch")
+    except (ImportError, OSError) as problem:
+        return " ".join(str(problem).split())[:200] or type(problem).__name__
+    return ""
+
+
+def not_installed(engine: str, problem: ImportError) -> WorkerError:
+    return WorkerError(
+        f"workers.engine {engine}",
+        found=str(problem),
+        expected="an installed library",
+        remedy="set workers.engine=auto (torch where there is no Horovod), or run `make setup`",
+    )
 
 
 def connect(
@@ -241,12 +268,7 @@ def connect(
         if engine == "torch":
             return Torch(local_rank, device, timeout_s, beat)
     except ImportError as problem:
-        raise WorkerError(
-            f"workers.engine {engine}",
-            found=str(problem),
-            expected="an installed library",
-            remedy="run `make setup`, or set workers.engine=torch",
-        ) from problem
+        raise not_installed(engine, problem) from problem
     except RuntimeError as problem:
         raise PeerLost(" ".join(str(problem).split())[:300]) from problem
     assert engine == "single", f"engine {engine}"
