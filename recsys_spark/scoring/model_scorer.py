@@ -21,6 +21,7 @@ from recsys_spark.scoring.queries import (
     BESIDE_HISTORY,
     CANDIDATES,
     CELLS,
+    HISTORY,
     OF_CANDIDATES,
     Scorer,
 )
@@ -119,6 +120,21 @@ class ModelScorer(Scorer):
             key=user.long(),
             **fields,
         ).to(self.device)
+
+    def encode(self, batch: pa.RecordBatch) -> pa.Array:
+        """The vectors of queries, list<float32> (B,), for a model with an index: their dot product
+        with `dot.items`, whose last column is the bias, is the score.
+        """
+        user = torch.from_numpy(
+            batch.column(c.QUERY_IDX).to_numpy(zero_copy_only=False).astype(np.int32)
+        )
+        history = ragged(batch.column(HISTORY))
+        query = self._query(batch, torch.arange(len(user)), user.long(), history, history)
+        vectors = torch.nn.functional.pad(self.network.encode(query).cpu().float(), (0, 1), value=1)
+        flat = pa.array(vectors.numpy().ravel())
+        return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]).cast(
+            pa.list_(pa.float32())
+        )
 
     def predict(self, batch: pa.RecordBatch) -> pa.Array:
         """Expected value of each row, or of each held entry of profiles, double."""

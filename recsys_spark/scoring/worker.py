@@ -14,6 +14,7 @@ import torch
 from recsys_spark.core import columns as c
 from recsys_spark.models import store
 from recsys_spark.scoring import index as indices
+from recsys_spark.scoring.model_scorer import ModelScorer
 from recsys_spark.scoring.queries import COLD, FOLDED, PREDICTION, Scorer, own_vector
 from recsys_spark.scoring.scorer import load
 
@@ -88,6 +89,19 @@ def predict_batches(
     with torch.inference_mode():
         for batch in _pieces(batches):
             yield _beside(batch, settings, {PREDICTION: scorer.predict(batch)})
+
+
+def encode_batches(
+    settings: Settings, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """For mapInArrow, of a trained model with an index. Yields the `passed` columns and the
+    queries' vectors.
+    """
+    scorer = _of_process(settings)
+    assert isinstance(scorer, ModelScorer), f"{scorer.model} is no trained model"
+    with torch.inference_mode():
+        for batch in _pieces(batches):
+            yield _beside(batch, settings, {c.VECTOR: scorer.encode(batch)})
 
 
 def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

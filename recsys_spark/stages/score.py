@@ -120,7 +120,7 @@ def run(ctx: Context, job: Job) -> Outcome:
     DataError for an empty split.
     """
     began = time.monotonic()
-    model = _check(ctx, job)
+    model = checked(ctx, job)
     task, folder = _task(job, model), artefact.folder(model)
     # A broken artefact is named here, not by a worker in the middle of a job
     scorer.load(folder, k=1, seed=0)
@@ -145,7 +145,7 @@ def run(ctx: Context, job: Job) -> Outcome:
 
 
 def plan(ctx: Context, job: Job) -> dict[str, Any]:
-    model, prepared = _check(ctx, job), ctx.inputs[job.source].summary
+    model, prepared = checked(ctx, job), ctx.inputs[job.source].summary
     if TASKS[_task(job, model)].scored == "rows":
         return {"model": model.summary["model"], "predictions": int(prepared[job.part])}
     facts = {"model": model.summary["model"], "worker_bytes": 600_000_000 + CELLS * 12}
@@ -295,7 +295,7 @@ def _task(job: Job, model: Run) -> str:
     return job.task or artefact.task(model)
 
 
-def _check(ctx: Context, job: Job) -> Run:
+def checked(ctx: Context, job: Job) -> Run:
     """The run of the model. Refuses what would score events that the model has been fitted on."""
     model = ctx.inputs[job.model]
     # Later events of a test part may be among those that an earlier model was trained on

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.core import columns as c
@@ -57,7 +57,8 @@ def run(ctx: Context, job: Job) -> Outcome:
     loaded = scorer.load(folder, k=1, seed=0)
     vectors = similar.vectors(loaded)
     items = ctx.read(c.ITEM_INDEX, job.source).where(F.col(c.ITEM_IDX) <= loaded.num_items)
-    ranked = _ranked(ctx, job, folder, items).persist()
+    tasks = ctx.spark.sparkContext.defaultParallelism
+    ranked = ranked_like(items, folder, job.k, ctx.seed, tasks).persist()
     try:
         known = ranked.where(~F.col(COLD))
         version = ctx.lake.replace(
@@ -94,10 +95,10 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
     return {"model": ctx.inputs[job.model].summary["model"], "rows": items * job.k}
 
 
-def _ranked(ctx: Context, job: Job, folder: Path, items: DataFrame) -> DataFrame:
-    seed, written = seeds.derive(ctx.seed, "similar"), worker.written(folder)
-    rank = partial(similar.similar_batches, str(folder), job.k, seed, written)
-    tasks = ctx.spark.sparkContext.defaultParallelism
+def ranked_like(items: DataFrame, folder: Path, k: int, seed: int, tasks: int) -> DataFrame:
+    """RANKED: the k nearest of these items (item_idx), by the model in the folder."""
+    drawn, written = seeds.derive(seed, "similar"), worker.written(folder)
+    rank = partial(similar.similar_batches, str(folder), k, drawn, written)
     numbers = items.select(F.col(c.ITEM_IDX).alias(OF_IDX)).repartition(tasks, OF_IDX)
     return numbers.mapInArrow(rank, RANKED)
 
@@ -120,16 +121,7 @@ def _listed(ctx: Context, ranked: DataFrame, items: DataFrame, model: str) -> Da
 
 
 def _write_vectors(ctx: Context, vectors: NDArray[np.float32], items: DataFrame, model: str) -> int:
-    """Through a file in the run folder: no array goes through the driver's JVM."""
-    path = ctx.run_dir / "vectors.parquet"
-    schema = pa.schema([(c.ITEM_IDX, pa.int32()), (c.VECTOR, pa.list_(pa.float32()))])
-    with pq.ParquetWriter(path, schema) as file:
-        for start in range(1, len(vectors), VECTOR_ROWS):
-            part = vectors[start : start + VECTOR_ROWS]
-            numbers = pa.array(range(start, start + len(part)), pa.int32())
-            rows = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), part.shape[1])
-            file.write_table(pa.table([numbers, rows.cast(schema.types[1])], schema=schema))
-    stored = ctx.spark.read.schema(f"{c.ITEM_IDX} int, {c.VECTOR} array<float>").parquet(str(path))
+    stored = vector_table(ctx.spark, vectors, ctx.run_dir / "vectors.parquet")
     rows = stored.join(items, on=c.ITEM_IDX).select(
         c.ITEM_ID,
         c.VECTOR,
@@ -137,3 +129,17 @@ def _write_vectors(ctx: Context, vectors: NDArray[np.float32], items: DataFrame,
         F.lit(model).alias(c.MODEL),
     )
     return ctx.lake.replace(c.ITEM_VECTORS, rows, {c.RUN_ID: ctx.run_id})
+
+
+def vector_table(spark: SparkSession, vectors: NDArray[np.float32], path: Path) -> DataFrame:
+    """(item_idx, vector) of (I + 1, D), whose row 0 is padding, through a file: no array goes
+    through the driver's JVM.
+    """
+    schema = pa.schema([(c.ITEM_IDX, pa.int32()), (c.VECTOR, pa.list_(pa.float32()))])
+    with pq.ParquetWriter(path, schema) as file:
+        for start in range(1, len(vectors), VECTOR_ROWS):
+            part = vectors[start : start + VECTOR_ROWS]
+            numbers = pa.array(range(start, start + len(part)), pa.int32())
+            rows = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), part.shape[1])
+            file.write_table(pa.table([numbers, rows.cast(schema.types[1])], schema=schema))
+    return spark.read.schema(f"{c.ITEM_IDX} int, {c.VECTOR} array<float>").parquet(str(path))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from recsys_spark.core import columns
 from recsys_spark.core.contracts import ShardSet, TrainJob
 from recsys_spark.core.errors import ConfigError
 from recsys_spark.models import registry
@@ -53,7 +54,7 @@ def assemble(job: TrainJob, workers: Workers) -> Parts:
     model = model.to(device, dtype)
     metric, sign = base.monitor(job, model)
     validate: Validator = base.nothing
-    if not job.phase_epochs:
+    if not job.phase_epochs and (job.train.choose == "best" or _held_out(shards)):
         validate = make.make(job, shards, model, workers, sharding.whole)
     reader = Reader(
         job.shards,
@@ -85,6 +86,11 @@ def assemble(job: TrainJob, workers: Workers) -> Parts:
         ctx=ctx,
         saver=Saver(job, workers.rank),
     )
+
+
+def _held_out(shards: ShardSet) -> bool:
+    """Whether the set was exported with validation events apart (`fit: train`)."""
+    return columns.VALID in shards.parts or "targets" in shards.side
 
 
 def _model(job: TrainJob, shards: ShardSet) -> Model:

@@ -117,8 +117,8 @@ class Train(Settings):
     reader: Reader = Reader()
     monitor: str = ""  # validation metric that chooses the best epoch; empty: the model's
     choose: Literal["best", "last"] = (
-        # which epoch's weights are the result; last: regardless of validation, to replay old
-        # settings
+        # which epoch's weights are the result; last: regardless of validation, which shards of
+        # `fit: train+valid` do not need then
         "best"
     )
     patience: int = Field(3, ge=1)  # epochs without improvement before stopping

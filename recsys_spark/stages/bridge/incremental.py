@@ -62,7 +62,7 @@ def same(ctx: Context, job: Scores, version: int) -> Same | None:
     except TableError:
         return None
     known = lineage.split_rows(ctx, source).select(c.QUERY_IDX, c.QUERY_ID).distinct()
-    stay = known.join(F.broadcast(queries), on=c.QUERY_IDX, how="left_anti").select(c.QUERY_ID)
+    stay = known.join(queries, on=c.QUERY_IDX, how="left_anti").select(c.QUERY_ID)
     rows = table.where(F.col(c.RUN_ID) == lists.run_id).join(stay, on=c.QUERY_ID, how="left_semi")
     return Same(rows.withColumn(c.RUN_ID, F.lit(ctx.run_id)), queries)
 
@@ -106,7 +106,7 @@ def _changed(ctx: Context, source: str, before: Run) -> DataFrame | None:
     keys = [c.QUERY_IDX, "events", "digest"]
     queries = now.join(then, on=keys, how="left_anti").select(c.QUERY_IDX)
     # Joins send them to every task anyway, and worked out once they are not read twice
-    return ctx.spark.createDataFrame(queries.toArrow(), f"{c.QUERY_IDX} int")
+    return F.broadcast(ctx.spark.createDataFrame(queries.toArrow(), f"{c.QUERY_IDX} int"))
 
 
 def _digests(events: DataFrame) -> DataFrame:

@@ -58,11 +58,13 @@ class Scoring:
     partitions: int = 0  # of the queries; 0: as many as the cluster runs tasks at once
     candidates: str | None = None  # the step that made them
     seen: Seen = "leave_out"  # items of the history are left out of the list, or may be in it
-    only: DataFrame | None = (
-        None  # (query_idx): these queries alone; few enough to be sent to every task
-    )
+    only: DataFrame | None = None  # (query_idx): these queries alone
     # (query_idx): those whose events have changed since the model was fitted, where some have
     stale: DataFrame | None = None
+    # Rows with a split's columns that are scored as if they were of the split's part
+    asked: DataFrame | None = None
+    # (query_id, candidates array<int>): ranked in place of a step's
+    offered: DataFrame | None = None
 
     @property
     def split(self) -> str:
@@ -75,11 +77,11 @@ class Scoring:
 
     def events(self) -> DataFrame:
         events = lineage.split_rows(self.ctx, self.source)
-        return (
-            events
-            if self.only is None
-            else events.join(F.broadcast(self.only), on=c.QUERY_IDX, how="left_semi")
-        )
+        if self.asked is not None:
+            events = events.unionByName(self.asked)
+        if self.only is None:
+            return events
+        return events.join(self.only, on=c.QUERY_IDX, how="left_semi")
 
     def lists(self) -> DataFrame:
         """(query_idx, query_id, item_idx array<int>, score array<float>, cold, folded): at most k
@@ -102,6 +104,14 @@ class Scoring:
         if self.candidates is None:
             return False
         return bool(self.ctx.inputs[self.candidates].summary["source"] == c.UNION)
+
+    def encoded(self) -> DataFrame:
+        """(query_id, vector array<float>), of a trained model whose scores are dot products with
+        the vectors of items.
+        """
+        settings = self._settings(self.ctx.seed, (c.QUERY_ID,))
+        shape = f"{c.QUERY_ID} string, {c.VECTOR} array<float>"
+        return self._queries().mapInArrow(partial(worker.encode_batches, settings), shape)
 
     def predictions(self) -> DataFrame:
         """(row_key, query_id, item_id, label, prediction): every row of the part."""
@@ -165,7 +175,7 @@ class Scoring:
         if self.stale is None or facts.fold_in is None:
             return vectors
         # Made anew of the whole history, by the half step that the fit would end with
-        return vectors.join(F.broadcast(self.stale), on=c.QUERY_IDX, how="left_anti")
+        return vectors.join(self.stale, on=c.QUERY_IDX, how="left_anti")
 
     def _event_fields(self) -> list[str]:
         """What a trained model knows of an event beside user and item."""
@@ -193,8 +203,8 @@ class Scoring:
             met = F.array() if self.seen == "keep" else F.array_distinct(HISTORY)
             asked = asked.withColumn(SEEN, met.cast("array<int>"))
             columns.append(SEEN)
-        if self.candidates is not None:
-            offered = self._offered(self.candidates)
+        offered = self._offered(self.candidates) if self.candidates is not None else self.offered
+        if offered is not None:
             asked = asked.join(offered, on=c.QUERY_ID, how="inner")
             columns += offered.columns[1:]
         vectors = self.vectors()

@@ -78,7 +78,8 @@ class Judge:
             drawn = targets.orderBy(F.xxhash64(F.lit(ctx.seed), c.QUERY_IDX)).limit(users).toArrow()
             order = np.argsort(drawn.column(c.QUERY_IDX).to_numpy())
             self.targets = drawn.take(order)
-            self.users = ctx.spark.createDataFrame(self.targets.select([c.QUERY_IDX]))
+            few = ctx.spark.createDataFrame(self.targets.select([c.QUERY_IDX]))
+            self.users = F.broadcast(few)
 
     def __call__(self, folder: Path) -> float:
         scoring = Scoring(
