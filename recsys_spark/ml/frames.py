@@ -82,6 +82,11 @@ class Fitted:
     def items(self) -> DataFrame:
         return self.context.read(c.ITEM_INDEX, recipe.SPLIT)
 
+    def last_time(self) -> int:
+        """Of the rows that it was fitted on: that of pairs without a time of their own."""
+        events = lineage.split_rows(self.context, recipe.SPLIT)
+        return int(events.agg(F.max(c.TS)).collect()[0][0])
+
     def lists(self, k: int, *, exclude_seen: bool, only: DataFrame | None = None) -> DataFrame:
         """(query_id, item_idx array, score array): the k best items of each user, or of those in
         `only` (query_id). Raises ConfigError for a model that ranks nothing.

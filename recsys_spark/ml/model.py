@@ -30,6 +30,7 @@ class DeepRecommenderModel(Model, RecommenderParams, MLReadable, MLWritable):
         """folder: has the lake and the run folders. types: of the ids of users and items."""
         super().__init__()
         self.folder, self.run_ids, self.types = folder, dict(run_ids), dict(types)
+        self._opened: Fitted | None = None
 
     def recommendForAllUsers(self, numItems: int) -> DataFrame:
         """(userCol, recommendations array<struct<itemCol, rating float>>), best first. Raises
@@ -87,13 +88,14 @@ class DeepRecommenderModel(Model, RecommenderParams, MLReadable, MLWritable):
         columns.require_ids(dataset.schema, "userCol", "itemCol")
         if self.getOutput() == "lists":
             return self._beside_labels(columns, dataset)
-        if columns.timestamp not in dataset.columns:
-            columns = Columns(columns.user, columns.item)
+        at = columns.seconds()
+        if columns.timestamp and columns.timestamp not in dataset.columns:
+            at = F.lit(self._fitted(dataset).last_time())
         rows = dataset.select(
             F.struct("*").alias(_ROW),
             named(columns.user).cast("string").alias(c.QUERY_ID),
             named(columns.item).cast("string").alias(c.ITEM_ID),
-            columns.seconds().alias(c.TS),
+            at.alias(c.TS),
         )
         scored = self._fitted(dataset).predicted(rows.drop(_ROW))
         rows = rows.withColumn(c.ROW_KEY, row_key.column()).join(scored, c.ROW_KEY, "left")
@@ -161,5 +163,8 @@ class DeepRecommenderModel(Model, RecommenderParams, MLReadable, MLWritable):
         )
 
     def _fitted(self, dataset: DataFrame | None = None) -> Fitted:
+        """The tables of the lake, opened once a session."""
         spark = SparkSession.active() if dataset is None else dataset.sparkSession
-        return Fitted(spark, self.folder, self.run_ids)
+        if self._opened is None or self._opened.spark is not spark:
+            self._opened = Fitted(spark, self.folder, self.run_ids)
+        return self._opened
