@@ -25,7 +25,7 @@ from recsys_spark.ml import recipe
 from recsys_spark.models import store
 from recsys_spark.pipeline import lineage
 from recsys_spark.pipeline.context import Context, Env
-from recsys_spark.scoring import index, scorer
+from recsys_spark.scoring import index, scorer, similar
 from recsys_spark.scoring.index_scorers import DotScorer
 from recsys_spark.scoring.queries import COLD, PREDICTION
 from recsys_spark.stages import score, similar_items
@@ -153,8 +153,15 @@ class Fitted:
 
     def alike(self, items: DataFrame, k: int) -> DataFrame:
         """(item_id, place, similar_id, score) of (item_id). An item of which the model knows
-        nothing by itself has no row.
+        nothing by itself has no row. Raises ConfigError for a model that knows none.
         """
+        if not similar.possible(scorer.load(self.artefact, k=1, seed=0)):
+            raise ConfigError(
+                "similarItems",
+                found=f"{self.run.summary['model']}, which tells nothing of an item by itself",
+                expected="a model with item vectors, or one that ranks by a history",
+                remedy="fit als, ials, item_knn, ease, bpr_mf or a model of profiles",
+            )
         asked = items.join(self.items(), on=c.ITEM_ID)
         ranked = similar_items.ranked_like(asked, self.artefact, k, self.run.seed, self._tasks())
         entries = entries_of(ranked.where(~F.col(COLD)), similar_items.OF_IDX)

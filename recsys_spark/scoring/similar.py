@@ -15,7 +15,7 @@ from recsys_spark.batches.base import Ragged
 from recsys_spark.core import columns as c
 from recsys_spark.scoring import anonymous, lists
 from recsys_spark.scoring.dot import DotIndex
-from recsys_spark.scoring.index_scorers import DotScorer
+from recsys_spark.scoring.index_scorers import DotScorer, SparseScorer
 from recsys_spark.scoring.model_scorer import ModelScorer
 from recsys_spark.scoring.queries import COLD, Scorer
 from recsys_spark.scoring.scorer import load
@@ -33,6 +33,15 @@ def vectors(scorer: Scorer) -> Tensor | None:
         index = scorer.network.index()
         return None if index is None else index.items.detach().cpu().float()
     return None
+
+
+def possible(scorer: Scorer) -> bool:
+    """Whether the model knows an item by itself: by its vector, or as a history."""
+    if vectors(scorer) is not None:
+        return True
+    if isinstance(scorer, ModelScorer):
+        return scorer.batches.by_history
+    return not isinstance(scorer, SparseScorer) or scorer.history or not scorer.own_rows
 
 
 class Similar:

@@ -64,6 +64,22 @@ def network(ratings: DataFrame, root: Path) -> DeepRecommenderModel:
     return made.fit(ratings)
 
 
+@pytest.fixture(scope="module")
+def scores(als: DeepRecommenderModel) -> dict[tuple[int, int], float]:
+    """Of every user and item, by the model of fixture `als`."""
+    return {
+        (user, row.item): row.rating
+        for user, best in lists(als.recommendForAllUsers(ITEMS)).items()
+        for row in best
+    }
+
+
+def top(scores: dict[tuple[int, int], float], user: int) -> list[int]:
+    """The K best items, best first."""
+    own = {item: score for (of, item), score in scores.items() if of == user}
+    return sorted(own, key=lambda item: -own[item])[:K]
+
+
 def lists(frame: DataFrame) -> dict[int, list[Row]]:
     return {row[0]: row[1] for row in frame.collect()}
 
@@ -72,98 +88,100 @@ def pairs(model: DeepRecommenderModel, **params: Any) -> DeepRecommenderModel:
     return model.copy({model.getParam(name): value for name, value in params.items()})
 
 
-def test_lists_are_those_of_sparks_als(als: DeepRecommenderModel, ratings: DataFrame) -> None:
+def test_lists_are_those_of_sparks_als(
+    als: DeepRecommenderModel, ratings: DataFrame, scores: dict[tuple[int, int], float]
+) -> None:
     """Which Spark fitted on the numbers that the lake gave the ids. Sums are added in another
     order: scores agree to 1e-5.
     """
     fitted = als._fitted()
     users = {row[1]: int(row[0]) for row in fitted.users().collect()}
     items = {row[1]: int(row[0]) for row in fitted.items().select(c.ITEM_ID, c.ITEM_IDX).collect()}
-    ids = ratings.select(F.col("user").cast("string").alias(c.QUERY_ID), "item")
-    numbered = ids.withColumn(c.ITEM_ID, F.col("item").cast("string"))
-    numbered = numbered.join(fitted.users(), c.QUERY_ID).join(fitted.items(), c.ITEM_ID)
+    user_numbers, item_numbers = ({v: k for k, v in side.items()} for side in (users, items))
+    rows = [(user_numbers[row.user], item_numbers[row.item], 1.0) for row in ratings.collect()]
+    numbered = als._fitted().spark.createDataFrame(rows, "user int, item int, one double")
     spark_als = ALS(
         rank=3, maxIter=2, regParam=0.05, alpha=2.0, implicitPrefs=True, seed=1, ratingCol="one"
-    ).setParams(userCol=c.QUERY_IDX, itemCol=c.ITEM_IDX, numUserBlocks=4, numItemBlocks=4)
-    theirs = spark_als.fit(numbered.withColumn("one", F.lit(1.0)))
-    expected = lists(theirs.recommendForAllUsers(ITEMS))
-    ours = lists(als.recommendForAllUsers(ITEMS))
-    assert len(ours) == len(expected) == USERS
-    for user, best in expected.items():
-        scores = {items[item]: score for item, score in best}
-        given = {row.item: row.rating for row in ours[users[user]]}
-        assert given == pytest.approx(scores, abs=1e-5)
-        ordered = [row.rating for row in ours[users[user]]]
-        assert ordered == sorted(ordered, reverse=True)
-    asked = numbered.select(F.col(c.QUERY_IDX), F.col(c.ITEM_IDX)).limit(5)
-    for name in ("AllUsers", "UserSubset", "ItemSubset"):
-        own, model = (asked,) if name != "AllUsers" else (), pairs(als, userCol=c.QUERY_IDX)
-        model = pairs(model, itemCol=c.ITEM_IDX)
-        schemas = [
-            getattr(each, f"recommendFor{name}")(*own, K).schema.simpleString()
-            for each in (model, theirs)
-        ]
-        assert schemas[0] == schemas[1]
-
-
-@pytest.mark.parametrize("name", ["als", "network"])
-def test_subsets_and_factors_agree_with_all_lists(
-    name: str, ratings: DataFrame, request: pytest.FixtureRequest
-) -> None:
-    """The score of a pair is the same in each method, and the dot product of its factors."""
-    model = pairs(request.getfixturevalue(name), excludeSeen=False, output="pairs")
-    every = {
-        (user, row.item): row.rating
-        for user, best in lists(model.recommendForAllUsers(ITEMS)).items()
-        for row in best
+    ).setParams(numUserBlocks=4, numItemBlocks=4)
+    theirs = spark_als.fit(numbered)
+    every = theirs.recommendForAllUsers(ITEMS)
+    expected = {
+        (users[user], items[item]): score
+        for user, best in lists(every).items()
+        for item, score in best
     }
-    assert len(every) == USERS * ITEMS
+    assert len(scores) == USERS * ITEMS and scores == pytest.approx(expected, abs=1e-5)
+    some = ratings.limit(2)
+    for name in ("UserSubset", "ItemSubset"):
+        own, other = (getattr(each, f"recommendFor{name}")(some, K) for each in (als, theirs))
+        assert own.schema.simpleString() == other.schema.simpleString()
+    ours = als.recommendForAllUsers(K)
+    assert ours.schema.simpleString() == every.schema.simpleString()
+
+
+def test_methods_agree_on_the_score_of_a_pair(
+    als: DeepRecommenderModel, ratings: DataFrame, scores: dict[tuple[int, int], float]
+) -> None:
+    model = pairs(als, output="pairs")
     some = ratings.where("user < 4 AND item < 108")
     subset = lists(model.recommendForUserSubset(some, K))
     assert set(subset) == {1, 2, 3}
     for user, best in subset.items():
-        top = sorted((every[user, item] for item in range(101, 101 + ITEMS)), reverse=True)[:K]
-        assert [row.rating for row in best] == pytest.approx(top, abs=1e-5)
+        assert [row.item for row in best] == top(scores, user)
+        assert [row.rating for row in best] == sorted((row.rating for row in best), reverse=True)
     for item, best in lists(model.recommendForItemSubset(some, K)).items():
-        top = sorted((every[user, item] for user in range(1, USERS + 1)), reverse=True)[:K]
-        assert [row.rating for row in best] == pytest.approx(top, abs=1e-5)
+        highest = sorted((scores[user, item] for user in range(1, USERS + 1)), reverse=True)[:K]
+        assert [row.rating for row in best] == pytest.approx(highest, abs=1e-5)
     for row in model.transform(some).collect():
-        assert row.prediction == pytest.approx(every[row.user, row.item], abs=1e-5)
+        assert row.prediction == pytest.approx(scores[row.user, row.item], abs=1e-5)
     users, items = (lists(part) for part in (model.userFactors, model.itemFactors))
-    for (user, item), rating in every.items():
-        product = sum(a * b for a, b in zip(users[user], items[item], strict=True))
-        assert product == pytest.approx(rating, abs=1e-5)
+    assert {pair: product(users[pair[0]], items[pair[1]]) for pair in scores} == pytest.approx(
+        scores, abs=1e-5
+    )
     near = lists(model.similarItems(some, 3))
     assert set(near) == {row.item for row in some.collect()}
     assert all(item not in {row.item for row in best} for item, best in near.items())
 
 
-def test_seen_items_are_left_out_where_asked(
-    network: DeepRecommenderModel, ratings: DataFrame
+def product(user: list[float], item: list[float]) -> float:
+    return sum(a * b for a, b in zip(user, item, strict=True))
+
+
+def test_a_network_leaves_out_what_was_seen(
+    network: DeepRecommenderModel, als: DeepRecommenderModel, ratings: DataFrame
 ) -> None:
+    """Its lists hold every other item, with the score of the pair and the product of its factors,
+    the item's bias among them.
+    """
     met = {(row.user, row.item) for row in ratings.collect()}
-    listed = lists(network.recommendForAllUsers(ITEMS))
-    assert all(len(best) == ITEMS - 6 for best in listed.values())
-    assert not {(user, row.item) for user, best in listed.items() for row in best} & met
-    of_items = lists(network.recommendForItemSubset(ratings.limit(2), USERS))
+    listed = {
+        (user, row.item): row.rating
+        for user, best in lists(network.recommendForAllUsers(ITEMS)).items()
+        for row in best
+    }
+    assert len(listed) == USERS * (ITEMS - 6) and not set(listed) & met
+    users, items = (lists(part) for part in (network.userFactors, network.itemFactors))
+    expected = pytest.approx(listed, abs=1e-5)
+    assert {pair: product(users[pair[0]], items[pair[1]]) for pair in listed} == expected
+    asked = network._fitted().spark.createDataFrame(list(listed), "user int, item int")
+    scored = network.transform(asked).collect()
+    assert {(row.user, row.item): row.prediction for row in scored} == expected
+    of_items = lists(pairs(als, excludeSeen=True).recommendForItemSubset(ratings.limit(2), USERS))
     assert not {(row.user, item) for item, best in of_items.items() for row in best} & met
 
 
-def test_the_lists_of_the_command_line(als: DeepRecommenderModel) -> None:
+def test_the_lists_of_the_command_line(
+    als: DeepRecommenderModel, scores: dict[tuple[int, int], float]
+) -> None:
     """Of the pipeline that the fit has written, in which every other step is kept."""
     pipeline, known = steps.load(als.folder / "als.yaml")
     lake, heard = als._fitted().lake, []
     done = runner.run(pipeline, list(known.values()), lake=lake, listener=heard.append)
     assert [event.step for event in heard if event.kind == "done"] == ["lists"]
-    rows = lake.read(c.RECOMMENDATIONS).where(F.col(c.RUN_ID) == done["lists"].run_id)
-    written = {(row.query_id, row.item_id): row.score for row in rows.collect()}
-    assert len(written) == USERS * K
-    ours = {
-        (str(user), str(row.item)): row.rating
-        for user, best in lists(als.recommendForAllUsers(K)).items()
-        for row in best
-    }
-    assert ours == pytest.approx(written, abs=1e-6)
+    rows = lake.read(c.RECOMMENDATIONS).where(F.col(c.RUN_ID) == done["lists"].run_id).collect()
+    written = {(int(row.query_id), int(row.item_id)): row.score for row in rows}
+    best = {(user, item) for user in range(1, USERS + 1) for item in top(scores, user)}
+    assert {pair: scores[pair] for pair in best} == pytest.approx(written, abs=1e-6)
 
 
 def test_unknown_users_and_items_are_nan_or_dropped(
@@ -191,19 +209,13 @@ def test_ids_come_back_in_their_own_type(als: DeepRecommenderModel) -> None:
 
 
 def test_lists_are_measured_by_the_evaluator_of_spark(
-    als: DeepRecommenderModel, ratings: DataFrame
+    als: DeepRecommenderModel, ratings: DataFrame, scores: dict[tuple[int, int], float]
 ) -> None:
     """Precision at K by hand."""
-    beside = als.transform(ratings)
-    met: dict[int, set[int]] = {}
-    for row in ratings.collect():
-        met.setdefault(row.user, set()).add(row.item)
-    hits = [
-        len(met[user] & {row.item for row in best})
-        for user, best in lists(als.recommendForAllUsers(K)).items()
-    ]
+    met = {(row.user, row.item) for row in ratings.collect()}
+    hits = sum((user, item) in met for user in range(1, USERS + 1) for item in top(scores, user))
     evaluator = RankingEvaluator(metricName="precisionAtK", k=K)
-    assert evaluator.evaluate(beside) == pytest.approx(sum(hits) / USERS / K)
+    assert evaluator.evaluate(als.transform(ratings)) == pytest.approx(hits / USERS / K)
 
 
 @pytest.mark.soak  # three fits on two sets of rows
@@ -228,7 +240,10 @@ def test_a_grid_is_searched_by_ratings(ratings: DataFrame, root: Path) -> None:
 
 
 def test_saved_in_a_pipeline_and_loaded_without_the_lake(
-    als: DeepRecommenderModel, ratings: DataFrame, tmp_path: Path
+    als: DeepRecommenderModel,
+    ratings: DataFrame,
+    scores: dict[tuple[int, int], float],
+    tmp_path: Path,
 ) -> None:
     estimator = DeepRecommender(model="ease", modelParams={"l2": 3.0}, userCol="u", k=7)
     path = str(tmp_path / "pipeline")
@@ -242,9 +257,10 @@ def test_saved_in_a_pipeline_and_loaded_without_the_lake(
         whole.write().overwrite().save(str(tmp_path / "model"))
     [again] = PipelineModel.load(str(tmp_path / "model")).stages
     assert again.uid == als.uid and again.folder != als.folder and again.getK() == K
-    some = ratings.where("user < 3")
-    ours, theirs = (lists(each.recommendForUserSubset(some, 2)) for each in (als, again))
-    assert ours == theirs
+    found = lists(again.recommendForUserSubset(ratings.where("user < 3"), K))
+    assert {user: [row.item for row in best] for user, best in found.items()} == {
+        user: top(scores, user) for user in (1, 2)
+    }
     with pytest.raises(ConfigError, match="a folder that this machine sees"):
         saving.local("s3://bucket/model")
 
