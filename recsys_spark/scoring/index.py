@@ -43,19 +43,38 @@ def matrix(folder: Path, index: Index) -> Csr | NDArray[np.float32]:
     rows = index.num_rows + 1
     if index.matrix:
         return _loaded(folder / index.matrix, np.float32, (rows, index.num_items + 1), mapped=True)
-    indptr = _loaded(folder / index.indptr, np.int64, (rows + 1,))
+    return _csr(folder, index.indptr, index.indices, index.data, rows)
+
+
+def sessions(folder: Path, index: Index) -> tuple[Csr, NDArray[np.int64]]:
+    """(postings, latest) of kind `sessions`; raises as `matrix`."""
+    names = index.postings_indptr, index.postings_indices, index.postings_data
+    postings = _csr(folder, *names, index.num_items + 1)
+    rows = index.num_rows + 1
+    if len(postings.indices) and not 0 < postings.indices.min() <= postings.indices.max() < rows:
+        raise CheckpointError(
+            str(folder / index.postings_indices),
+            found=f"sessions {postings.indices.min()} to {postings.indices.max()}",
+            expected=f"1 to {index.num_rows}",
+            remedy=_AGAIN,
+        )
+    return postings, _loaded(folder / index.latest, np.int64, (rows,), mapped=True)
+
+
+def _csr(folder: Path, indptr_name: str, indices: str, data: str, rows: int) -> Csr:
+    indptr = _loaded(folder / indptr_name, np.int64, (rows + 1,))
     entries = int(indptr[-1])
     if indptr[0] != 0 or indptr[1] != 0 or (np.diff(indptr) < 0).any():
         raise CheckpointError(
-            str(folder / index.indptr),
+            str(folder / indptr_name),
             found="numbers that fall, or entries in row 0",
             expected="0, 0 and then rising",
             remedy=_AGAIN,
         )
     return Csr(
         indptr,
-        _loaded(folder / index.indices, np.int32, (entries,), mapped=True),
-        _loaded(folder / index.data, np.float32, (entries,), mapped=True),
+        _loaded(folder / indices, np.int32, (entries,), mapped=True),
+        _loaded(folder / data, np.float32, (entries,), mapped=True),
     )
 
 

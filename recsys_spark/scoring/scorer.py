@@ -16,6 +16,7 @@ from recsys_spark.scoring import index as indices
 from recsys_spark.scoring.index_scorers import DotScorer, SparseScorer
 from recsys_spark.scoring.model_scorer import ModelScorer
 from recsys_spark.scoring.queries import Scorer
+from recsys_spark.scoring.session_scorer import SessionScorer
 from recsys_spark.scoring.shown_scorer import ShownScorer
 
 
@@ -33,6 +34,7 @@ def load(
         kinds: dict[str, Callable[..., Scorer]] = {
             "dot": DotScorer,
             "sparse": SparseScorer,
+            "sessions": SessionScorer,
             "shown": ShownScorer,
         }
         kind = kinds[facts.kind]

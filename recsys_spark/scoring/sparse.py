@@ -184,7 +184,7 @@ class SparseIndex:
             ] = -np.inf
         product.data[product.indices == 0] = -np.inf
         order = np.argsort(lengths, kind="stable")
-        for part in _parts(np.maximum(lengths[order], 1), _CELLS, padded=True):
+        for part in runs(np.maximum(lengths[order], 1), _CELLS, padded=True):
             rows = order[part]
             filled = np.arange(max(1, lengths[rows].max())) < lengths[rows, None]  # (b, C)
             part_product = product[rows]
@@ -246,7 +246,7 @@ class SparseIndex:
             np.concatenate([[0], np.cumsum(np.diff(self.csr.indptr)[pairs.indices])])[pairs.indptr]
         )
         cost = np.minimum(read, self.num_columns) if self.whole is not None else read
-        return [torch.arange(part.start, part.stop) for part in _parts(cost, _CELLS)]
+        return [torch.arange(part.start, part.stop) for part in runs(cost, _CELLS)]
 
     def _known(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which rows exist and have entries; rows added to the data after the fit do not."""
@@ -254,7 +254,7 @@ class SparseIndex:
         return inside & self.filled[np.where(inside, rows, 0)]
 
 
-def _parts(cost: NDArray[np.int64], most: int, padded: bool = False) -> list[slice]:
+def runs(cost: NDArray[np.int64], most: int, padded: bool = False) -> list[slice]:
     """Consecutive slices whose total cost is at most `most`, or of one element. padded: costs are
     in ascending order, and each element of a slice costs as much as the last one.
     """

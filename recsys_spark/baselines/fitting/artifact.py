@@ -151,6 +151,41 @@ def write_sparse(
     return index
 
 
+def write_sessions(
+    folder: Path,
+    *,
+    model: str,
+    num_rows: int,
+    matrix: Csr,
+    postings: Csr,
+    latest: NDArray[np.int64],
+    popularity: NDArray[np.float32],
+    **settings: Any,
+) -> Index:
+    """matrix (num_rows + 1, I + 1), postings (I + 1, num_rows + 1): their files are moved into the
+    artefact. latest (num_rows + 1,), popularity (I + 1,), settings: contracts.Index.
+    """
+    moved = matrix._asdict() | {f"postings_{k}": path for k, path in postings._asdict().items()}
+    arrays: dict[str, NDArray[Any]] = {
+        "fallback_scores": popularity.astype(np.float32),
+        "latest": latest,
+    }
+    index = Index(
+        kind="sessions",
+        model=model,
+        num_items=len(popularity) - 1,
+        num_rows=num_rows,
+        **settings,
+        **_files({**arrays, **moved}),
+    )
+    with artifacts.new_folder(folder) as new:
+        _save(new, arrays)
+        for field, source in moved.items():
+            shutil.move(source, new / _file(field))
+        artifacts.write_model(new / FILE, index)
+    return index
+
+
 def write_shown(
     folder: Path,
     *,

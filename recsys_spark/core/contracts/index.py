@@ -38,13 +38,19 @@ class Index(Settings):
     bias[i] + the query's `offset` + (sum of weight * matrix[row, i]) / (dampen + sum of the weights
     of the rows that have i).
 
+    sessions: `sparse`, with rows of the sessions of the fit. A query's pairs are the `neighbours`
+    sessions most like its history, among the `sample` latest that share an item with it (0: all),
+    without itself (a session's row is its query_idx): sum over the shared items of their weight in
+    the history (`last` and `decay`, as above) * their entry in `postings`; times `nearness` ** the
+    place from the end of the newest shared one.
+
     shown: a list that was shown stays in its order, but for what `lift` puts first; with `fields`,
     score = the sum of weights * fields of the item in its list, or what `trees` make of them. A
     query without a list gets the fallback.
     """
 
     version: int = VERSION
-    kind: Literal["dot", "sparse", "shown"]
+    kind: Literal["dot", "sparse", "sessions", "shown"]
     model: str
     num_items: int
     dim: int = 0
@@ -61,8 +67,8 @@ class Index(Settings):
         None  # dot: gives a vector to a query with a history alone; none: such a query is cold
     )
     gram: str = ""  # .npy float64 (dim, dim), for fold_in
-    # sparse, without `queries`: how many of the newest items of a history count (0: all), and the
-    # weight of each against the one after it
+    # sparse without `queries`, sessions: how many of the newest items of a history count (0: all),
+    # and the weight of each against the one after it
     last: int = Field(0, ge=0)
     decay: float = Field(1.0, gt=0, le=1)
     # sparse, with `queries`: the rows are items, so that a history can replace a query's own pairs
@@ -79,6 +85,14 @@ class Index(Settings):
     indptr: str = ""  # .npy int64 (num_rows + 2,)
     indices: str = ""  # .npy int32 (entries,)
     data: str = ""  # .npy float32 (entries,)
+    # sessions: a CSR (items, sessions), as the matrix below; of each item its latest sessions
+    postings_indptr: str = ""
+    postings_indices: str = ""
+    postings_data: str = ""
+    latest: str = ""  # .npy int64 (num_rows + 1,): time of each session's last event
+    neighbours: int = 0
+    sample: int = 0
+    nearness: float = Field(1.0, gt=0, le=1)
     fallback: str = "popularity"  # what a query without vector or history gets; always stated
     fallback_scores: str = (
         ""  # .npy float32 (num_items + 1,); rating: the value predicted for a query without vector
