@@ -47,6 +47,14 @@ class Places:
         """(B, L, D) -> (E, D)"""
         return spread.reshape(self.rows * self.width, -1).index_select(0, self._cell)
 
+    def newest(self, items: Tensor, number: int) -> Tensor:
+        """(E,) -> (E, number): each event at the end of those before it in its row, 0 where there
+        are fewer.
+        """
+        back = torch.arange(number - 1, -1, -1, device=items.device)
+        entry = torch.arange(len(items), device=items.device)[:, None] - back
+        return items[entry.clamp(min=0)] * (self.place[:, None] >= back)
+
     def last(self, packed: Tensor) -> Tensor:
         """(E, D) -> (B, D): each row's last event, zeros where it has none."""
         ends = self._lengths.cumsum(0) - 1

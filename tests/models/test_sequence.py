@@ -89,9 +89,10 @@ def test_padding_is_behind_the_events() -> None:
     assert places.packed(spread).tolist() == packed.tolist()
     assert places.last(packed).tolist() == [[1], [0], [3]]
     assert places.from_end.tolist() == [0, 1, 0]
+    assert places.newest(torch.tensor([3, 4, 5]), 2).tolist() == [[0, 3], [0, 4], [4, 5]]
 
 
-@pytest.fixture(params=["sasrec", "gru4rec"])
+@pytest.fixture(params=["sasrec", "gru4rec", "fpmc", "caser"])
 def model(request: pytest.FixtureRequest) -> Any:
     return worlds.stirred(request.param, {"dim": 6, "dropout": 0.5, "length": 8})
 
@@ -128,7 +129,8 @@ def test_a_list_is_made_from_the_last_state(model: Any) -> None:
     history = [[2, 3, 4], list(range(1, 12)), [2, 0, 3, 4]]
     query = worlds.Query(torch.tensor([1, 2, 0], dtype=torch.int32), worlds.ragged(history))
     expected = [states(model, read)[-1] for read in ([2, 3, 4], list(range(4, 12)), [2, 3, 4])]
-    torch.testing.assert_close(model.encode(query), torch.stack(expected))
+    expected = model.queries(torch.stack(expected), query.user)
+    torch.testing.assert_close(model.encode(query), expected)
 
 
 def test_one_history_is_ranked_from_every_event(model: Any, tmp_path: Path) -> None:

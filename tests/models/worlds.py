@@ -317,6 +317,9 @@ def fit(
             made: Any = profiles_of(chosen + 1, train, by=whose)
         elif model.layout == "sequence":
             made = windows_of(chosen + 1, train, sizes)
+            if model.num_negatives:
+                users = made.positives()[0].numpy()
+                made = made.beside(_unmet(users, model.num_negatives, met, rng))
         else:
             made = rows_of(Events(*(column[chosen] for column in train)), model.task)
             if model.layout == "pairs":

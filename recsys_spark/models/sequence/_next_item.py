@@ -27,18 +27,20 @@ from recsys_spark.models.base import (
     Term,
 )
 from recsys_spark.nn import windows
-from recsys_spark.nn.objectives import binary, softmax
+from recsys_spark.nn.objectives import binary, pairwise, softmax
 from recsys_spark.nn.tables import Table, few_products, products, table
 
 Drop = Callable[[str, Tensor], Tensor]  # (name, (E, W)) -> the same with dropout
+OWN_NEGATIVES = ("bce", "gbce", "bpr")  # losses whose targets have negatives of their own
 QUERIES = 256  # windows encoded at once: a scorer's thousands would take gigabytes
 
 
 class NextItem(Model):
-    """A subclass gives `states`: for each event of packed windows what it says of the next one.
+    """A subclass gives `states`: for each event of packed windows what it says of the next one; and
+    `queries`, where who the user is says something too.
 
-    Scores from the history alone, so new users need no training. An empty history scores 0
-    everywhere.
+    Unless it has `queries`, it scores from the history alone, so new users need no training, and an
+    empty history scores 0 everywhere.
     """
 
     layout = "sequence"
@@ -50,12 +52,12 @@ class NextItem(Model):
         length: int = Field(200, ge=1, le=65535)  # events of a window
         dropout: float = Field(0.2, ge=0, lt=1)  # of items as they are read, and between layers
         # softmax: cross entropy over all items; sampled: over the target and `shared_negatives`;
-        # bce: binary, against negatives; gbce: the same, calibrated
-        loss: Literal["softmax", "sampled", "bce", "gbce"] = "softmax"
-        # bce, gbce: drawn for each target among the items that its user has not met
+        # bce: binary, against negatives; gbce: the same, calibrated; bpr: by differences from them
+        loss: Literal["softmax", "sampled", "bce", "gbce", "bpr"] = "softmax"
+        # bce, gbce, bpr: drawn for each target among the items that its user has not met
         num_negatives: int = Field(1, ge=0)
-        # drawn for a step and shared by its targets: the negatives of `sampled`; bce and gbce take
-        # them instead of their own
+        # drawn for a step and shared by its targets: the negatives of `sampled`; bce, gbce and
+        # bpr take them instead of their own
         shared_negatives: int = Field(0, ge=0)
         # their probability is in proportion to an item's events to this power; 0: uniform
         power: float = Field(0.0, ge=0, le=1)
@@ -66,7 +68,7 @@ class NextItem(Model):
         def _negatives_fit(self) -> NextItem.Config:
             if self.loss == "sampled" and not self.shared_negatives:
                 raise ValueError("loss sampled needs shared_negatives of at least 1")
-            if self.loss in ("bce", "gbce") and not self.shared_negatives + self.num_negatives:
+            if self.loss in OWN_NEGATIVES and not self.shared_negatives + self.num_negatives:
                 raise ValueError(f"loss {self.loss} needs num_negatives or shared_negatives")
             return self
 
@@ -80,14 +82,35 @@ class NextItem(Model):
         """
         raise NotImplementedError
 
+    def queries(self, states: Tensor, user: Tensor) -> Tensor:
+        """(n, D), from states (n, .) and their users int (n,), 0: unknown."""
+        return states
+
     @property
     def output(self) -> Table:
         """The items as they are predicted; here as they are read."""
         return self.item
 
     @property
+    def bias(self) -> Table | None:
+        """(I + 1, 1), added to the items' scores."""
+        return None
+
+    @property
+    def reach(self) -> int:
+        """Number of events that a state depends on."""
+        return int(self.config.length)
+
+    def targets(self, batch: Windows) -> tuple[Tensor, Tensor]:
+        """(state, target): what is predicted, `following[target]`, and the entry of the state that
+        it is predicted from; both int64 (P,).
+        """
+        entry = (batch.following > 0).nonzero()[:, 0]
+        return entry, entry
+
+    @property
     def num_negatives(self) -> int:
-        own = self.config.loss in ("bce", "gbce") and not self.config.shared_negatives
+        own = self.config.loss in OWN_NEGATIVES and not self.config.shared_negatives
         return int(self.config.num_negatives) if own else 0
 
     def draws(self) -> list[Draw]:
@@ -100,8 +123,9 @@ class NextItem(Model):
         return draws
 
     def forward(self, batch: Windows, ctx: Context) -> dict[str, Tensor]:
-        """{"loss": summed over the targets}. Computed here and not in `loss`, because it reads the
-        items' table, and the scores of all items exist only block by block.
+        """{"loss": summed over the targets, "count": their number}. Computed here and not in
+        `loss`, because it reads the items' table, and the scores of all items exist only block by
+        block.
         """
 
         row, rate = batch.entry_row, self.config.dropout if ctx.training else 0.0
@@ -109,48 +133,63 @@ class NextItem(Model):
         def drop(name: str, x: Tensor) -> Tensor:
             return x * ctx.kept(name, row, rate, x.shape[1]).to(x.dtype) if rate else x
 
-        wanted = batch.following > 0
-        states = self._states(batch.items, drop)[wanted]  # (P, D)
-        return {"loss": self._summed(batch, states, batch.following[wanted].long(), wanted)}
+        state, target = self.targets(batch)
+        user = batch.user.repeat_interleave(batch.items.offsets.diff())
+        queries = self.queries(self._states(batch.items, drop)[state], user[state])
+        loss = self._summed(batch, queries, target)
+        return {"loss": loss, "count": torch.tensor(len(target), device=loss.device)}
 
     def loss(self, batch: Windows, output: dict[str, Tensor], ctx: Context) -> dict[str, Term]:
-        return {self.config.loss: Term(output["loss"], (batch.following > 0).sum())}
+        return {self.config.loss: Term(output["loss"], output["count"])}
 
-    def _summed(self, batch: Windows, states: Tensor, target: Tensor, wanted: Tensor) -> Tensor:
-        """states (P, D), target int64 (P,); wanted bool (E,): the entries that they are of."""
-        config = self.config
+    def _summed(self, batch: Windows, queries: Tensor, target: Tensor) -> Tensor:
+        """queries (P, D); target int64 (P,): entries of what they predict."""
+        config, items = self.config, batch.following[target].long()
         if config.loss == "softmax":
             # Row 0 is padding and no candidate
-            return softmax.cross_entropy(states, self.output.weight[1:], target - 1)
-        positive = (states * self.output(target)).sum(1)
+            weight = self.output.weight[1:]
+            if self.bias is not None:
+                weight = torch.cat([weight, self.bias.weight[1:]], 1)
+                queries = torch.cat([queries, torch.ones_like(queries[:, :1])], 1)
+            return softmax.cross_entropy(queries, weight, items - 1)
+        positive = (queries * self.output(items)).sum(1)
         if config.shared_negatives:
-            items, number = batch.shared, config.shared_negatives
-            negative = states @ self.output(items).T  # (P, S)
+            drawn = batch.shared
+            negative = queries @ self.output(drawn).T  # (P, S)
         else:
-            items, number = batch.negative[wanted], config.num_negatives
-            negative = few_products(states, self.output(items))  # (P, N)
-        hit = target[:, None] == items
+            drawn = batch.negative[target]
+            negative = few_products(queries, self.output(drawn))  # (P, N)
+        if self.bias is not None:
+            positive = positive + self.bias(items)[:, 0]
+            negative = negative + self.bias(drawn).squeeze(-1)
+        hit = items[:, None] == drawn
         if config.loss == "sampled":
             return softmax.sampled(positive, negative, batch.log_expected, hit)
+        if config.loss == "bpr":
+            return pairwise.bpr(positive, negative, hit)
+        number = config.shared_negatives or config.num_negatives
         calibration = config.calibration if config.loss == "gbce" else 0.0
         beta = binary.exponent(number, self.sizes.num_items - 1, calibration)
         return binary.cross_entropy(positive, negative, hit, beta)
 
     def score(self, query: Query, items: Tensor | None = None) -> Tensor:
-        weight = self.output.weight
-        return products(self.encode(query), weight if items is None else weight[items])
+        vectors, bias = self.index()
+        if items is not None:
+            vectors, bias = vectors[items], bias[items]
+        return products(self.encode(query), vectors) + bias
 
     def index(self) -> ItemVectors:
         weight = self.output.weight
-        return ItemVectors(weight, weight.new_zeros(len(weight)))
+        bias = weight.new_zeros(len(weight)) if self.bias is None else self.bias.weight[:, 0]
+        return ItemVectors(weight, bias)
 
     def encode(self, query: Query) -> Tensor:
-        parts = [self._encoded(part.history) for part in query.split(QUERIES)]
-        return torch.cat(parts)
+        return torch.cat([self._encoded(part) for part in query.split(QUERIES)])
 
-    def _encoded(self, history: Ragged) -> Tensor:
-        read = windows.recent(history, self.config.length)
-        return windows.Places(read).last(self._states(read, lambda name, x: x))
+    def _encoded(self, query: Query) -> Tensor:
+        read = windows.recent(query.history, self.reach)
+        states = windows.Places(read).last(self._states(read, lambda name, x: x))
+        return self.queries(states, query.user)
 
     def _states(self, items: Ragged, drop: Drop) -> Tensor:
         if not len(items.values):  # attention and recurrent networks refuse windows of length 0
