@@ -45,6 +45,7 @@ HELD_IDX, HELD_VALUE = "held_idx", "held_value"  # of a profile
 FIRST, LAST = "first", "last"  # of layout sequence: places of a row's targets, the last one past
 ROW_TARGETS = "row_targets"  # statistic of that layout: how many they are at most
 HISTORY = "history"  # side file: the events of each query, oldest first
+AGES = "ages"  # side file: the same, with their age
 EVENT = "event_"  # prefix of the name of an event's field
 
 # Quarantine.

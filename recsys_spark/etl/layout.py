@@ -108,9 +108,15 @@ def find(name: str) -> type[Layout]:
     return plugins.only_class(_PACKAGE, name, Layout)
 
 
-def of(name: str, label: Label, by: By = "user", row_targets: int | None = None) -> Layout:
-    """row_targets: for a layout that has this setting; None: its own."""
-    own = {} if row_targets is None else {c.ROW_TARGETS: row_targets}
+def of(
+    name: str,
+    label: Label,
+    by: By = "user",
+    row_targets: int | None = None,
+    ages: bool = False,
+) -> Layout:
+    """row_targets, ages: for a layout that has these settings; None, false: its own."""
+    own = ({c.ROW_TARGETS: row_targets} if row_targets else {}) | ({c.AGES: True} if ages else {})
     return find(name)(label=label, by=by, **own)  # type: ignore[call-arg]
 
 

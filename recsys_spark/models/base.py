@@ -80,10 +80,11 @@ class NegativeItems(Draw):
 @dataclass(frozen=True)
 class Histories(Draw):
     """The windows of layout sequence: of the `length` events before a row's last target, those that
-    there are.
+    there are. ages: with that of each event that follows.
     """
 
     length: int
+    ages: bool = False
 
 
 @dataclass(frozen=True)

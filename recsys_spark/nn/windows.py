@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from recsys_spark.batches.base import Ragged
 from recsys_spark.nn import profiles
@@ -54,6 +55,15 @@ class Places:
         back = torch.arange(number - 1, -1, -1, device=items.device)
         entry = torch.arange(len(items), device=items.device)[:, None] - back
         return items[entry.clamp(min=0)] * (self.place[:, None] >= back)
+
+    def mean(self, packed: Tensor, number: int) -> Tensor:
+        """(E, D) -> (E, D): the mean of each event and those before it in its row, `number` of them
+        at most.
+        """
+        sums = self.spread(packed).cumsum(1)
+        before = F.pad(sums, (0, 0, number, 0))[:, : self.width]
+        count = (self.place + 1).clamp(max=number).to(packed.dtype)
+        return self.packed(sums - before) / count[:, None]
 
     def last(self, packed: Tensor) -> Tensor:
         """(E, D) -> (B, D): each row's last event, zeros where it has none."""

@@ -50,6 +50,8 @@ class Job(context.Job):
     # Layout sequence: events that a row predicts, at most; None: that of the layout. A model reads
     # as many events or more.
     row_targets: int | None = Field(None, ge=1, le=65535, exclude_if=lambda number: number is None)
+    # Layout sequence: whether models are told how long ago an event was
+    ages: bool = Field(False, exclude_if=lambda told: not told)
     # Fields of users, items and events; event fields are columns of layout pointwise
     features: Features = Features()
 
@@ -67,10 +69,11 @@ class Job(context.Job):
             raise ValueError(
                 f"num_workers {self.num_workers} must divide virtual_shards {self.virtual_shards}"
             )
-        if self.row_targets is not None and not layouts.find(self.layout).whole_histories:
-            raise ValueError(
-                f"no row_targets: it is a setting of layout sequence, not {self.layout}"
-            )
+        for name in ("row_targets", "ages"):
+            if getattr(self, name) and not layouts.find(self.layout).whole_histories:
+                raise ValueError(
+                    f"no {name}: it is a setting of layout sequence, not {self.layout}"
+                )
         layout = _layout(self)
         if layout.whole_histories and self.positive_min is not None:
             raise ValueError(f"no positive_min: rows of layout {self.layout} are whole histories")
@@ -181,7 +184,7 @@ def plan(ctx: Context, job: Job) -> dict[str, Any]:
 
 
 def _layout(job: Job) -> layouts.Layout:
-    return layouts.of(job.layout, job.label, job.by, job.row_targets)
+    return layouts.of(job.layout, job.label, job.by, job.row_targets, job.ages)
 
 
 def _parts(job: Job, layout: layouts.Layout) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def test_scores_are_those_of_the_equations() -> None:
 def test_the_next_events_are_targets_of_their_row_alone() -> None:
     model: Any = worlds.stirred("caser", {"dim": 4, "ahead": 3})
     batch = worlds.batch("sequence", rows=5)
-    state, target = model.targets(batch)
+    state, target = model.targets(batch, Context())
     lengths = batch.items.offsets.diff()
     row = torch.repeat_interleave(torch.arange(5), lengths)
     expected = {

@@ -129,7 +129,7 @@ def test_a_list_is_made_from_the_last_state(model: Any) -> None:
     history = [[2, 3, 4], list(range(1, 12)), [2, 0, 3, 4]]
     query = worlds.Query(torch.tensor([1, 2, 0], dtype=torch.int32), worlds.ragged(history))
     expected = [states(model, read)[-1] for read in ([2, 3, 4], list(range(4, 12)), [2, 3, 4])]
-    expected = model.queries(torch.stack(expected), query.user)
+    expected = model.queries(torch.stack(expected), query.user, torch.zeros(3))
     torch.testing.assert_close(model.encode(query), expected)
 
 

@@ -20,8 +20,9 @@ from recsys_spark.batches.query import Query
 from recsys_spark.core import columns
 from recsys_spark.core.contracts import Feature
 from recsys_spark.models import registry
-from recsys_spark.models.base import Context, Model, Sizes, Term
+from recsys_spark.models.base import Context, Model, SharedItems, Sizes, Term
 from recsys_spark.nn.fields import Fields
+from recsys_spark.train.feed.shared import Shared
 from tests import shardsets
 from tests.shardsets import Events
 
@@ -157,6 +158,7 @@ def windows(rows: int, rng: np.random.Generator, row: Tensor, sizes: Sizes) -> W
         last=last,
         items=items,
         following=torch.from_numpy(following.astype(np.int32)),
+        age=torch.from_numpy(rng.integers(0, 900, count).astype(float)),
         negative=torch.from_numpy(rng.integers(1, sizes.num_items + 1, (count, 1))),
         shared=torch.from_numpy(shared),
         log_expected=torch.from_numpy(np.log(rng.random(5))),
@@ -320,6 +322,10 @@ def fit(
             if model.num_negatives:
                 users = made.positives()[0].numpy()
                 made = made.beside(_unmet(users, model.num_negatives, met, rng))
+            for draw in model.draws():
+                if isinstance(draw, SharedItems):
+                    counts = np.bincount(train.item, minlength=sizes.num_items + 1)
+                    made = made.sharing(*Shared(counts, draw.num, draw.power, 1).draw(0, step))
         else:
             made = rows_of(Events(*(column[chosen] for column in train)), model.task)
             if model.layout == "pairs":
@@ -334,6 +340,7 @@ def fit(
         optimiser.zero_grad()
         total(terms(model, made, Context(seed=1, step=step, training=True))).backward()
         optimiser.step()
+        model.after_step()
     return model
 
 
@@ -358,7 +365,9 @@ def profiles_of(
 
 
 def windows_of(users: np.ndarray, train: Events, sizes: Sizes) -> Windows:
-    """The whole histories of the users, in rows of their numbers."""
+    """The whole histories of the users, in rows of their numbers; the values of the events are
+    their ages.
+    """
     counts = np.bincount(train.user, minlength=sizes.num_users + 1)
     history = Ragged(torch.from_numpy(np.append(0, counts.cumsum())), torch.from_numpy(train.item))
     rows = {
@@ -367,7 +376,8 @@ def windows_of(users: np.ndarray, train: Events, sizes: Sizes) -> Windows:
         columns.LAST: counts[users].astype(np.int32),
         "row": users.astype(np.int64),
     }
-    return Windows.of(rows).reading(history, torch.ones(len(train.item)), 200)
+    later, ages = torch.ones(len(train.item)), torch.from_numpy(train.value)
+    return Windows.of(rows).reading(history, later, 200, ages)
 
 
 def answers(model: Model) -> Tensor:

@@ -38,7 +38,9 @@ def steps(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Step
     made = Steps(spark, tmp_path_factory.mktemp("sequence"))
     made.ingest(EVENTS)
     made.run("prepare", prepare, source="ingest")
-    made.run("windows", export_shards, source="prepare", layout="sequence", row_targets=2)
+    made.run(
+        "windows", export_shards, source="prepare", layout="sequence", row_targets=2, ages=True
+    )
     return made
 
 
@@ -74,6 +76,12 @@ def test_rows_and_histories(steps: Steps) -> None:
     flags = {users[u]: later[indptr[u] : indptr[u + 1]].tolist() for u in users}
     assert flags["a"] == [1] * 6 and flags["b"] == [1, 1, 0]
     assert shards.statistics == {c.ROW_TARGETS: 2.0}
+    # Days before a's last training event, at second 5
+    side = shards.side[c.AGES]
+    assert np.array_equal(np.load(place / side.indptr), indptr)
+    days = np.load(place / side.values)
+    ages = {users[u]: (86_400 * days[indptr[u] : indptr[u + 1]]).round().tolist() for u in users}
+    assert ages["a"] == [5, 4, 3, 2, 1, 0] and ages["b"] == [5, 4, 4] and ages["e"] == [5]
 
 
 def test_lists_are_made_from_histories_in_order(steps: Steps, tmp_path: Path) -> None:
@@ -97,6 +105,7 @@ def test_lists_are_made_from_histories_in_order(steps: Steps, tmp_path: Path) ->
     ("settings", "message"),
     [
         ({"layout": "pairs", "row_targets": 5}, "no row_targets.*not pairs"),
+        ({"layout": "pairs", "ages": True}, "no ages.*not pairs"),
         ({"layout": "sequence", "positive_min": 3.0}, "no positive_min.*whole histories"),
         ({"layout": "sequence", "row_targets": 0}, "greater than or equal to 1"),
         ({"layout": "sequence", "by": "item"}, "by: item is for layout profile"),

@@ -32,6 +32,7 @@ class Windows(Batch):
     items: Ragged  # int32: the events of each row, oldest first
     following: Tensor  # int32 (E,): the event after each, to be predicted from it and those before
     # it; 0: nothing is predicted there
+    age: Tensor  # float (E,): days from the following event to the last one of all; 0: not known
     negative: Tensor  # int64 (E, N): items that are not met by the entry's user
     shared: Tensor  # int64 (S,): negatives of the whole step, the same on every rank
     log_expected: Tensor  # float (S,): log of how often a step is expected to draw each of them
@@ -47,6 +48,7 @@ class Windows(Batch):
             last=tensor(columns[c.LAST]),
             items=Ragged(torch.zeros(len(user) + 1, dtype=torch.int64), none.int()),
             following=none.int(),
+            age=torch.zeros(0),
             negative=none.view(0, 0),
             shared=none,
             log_expected=torch.zeros(0),
@@ -58,12 +60,14 @@ class Windows(Batch):
         """A row counts as one: how many events it predicts depends on its history."""
         return 1
 
-    def reading(self, history: Ragged, later: Tensor, length: int) -> Windows:
+    def reading(
+        self, history: Ragged, later: Tensor, length: int, ages: Tensor | None = None
+    ) -> Windows:
         """The batch with its windows: of the `length` events before a row's last target, those
         that there are.
 
         history: of every user by index; later: float, parallel to its values, 0 where an event has
-        the time of the one before it: it is input, but no target.
+        the time of the one before it: it is input, but no target; ages: parallel too.
         """
         start, last = history.offsets[self.user.long()], self.last.long()
         before = (last - 1 - length).clamp(min=0)
@@ -78,6 +82,7 @@ class Windows(Batch):
             self,
             items=Ragged(offsets, history.values[source]),
             following=history.values[source + 1] * wanted,
+            age=torch.zeros(len(source)) if ages is None else ages[source + 1],
             negative=torch.zeros(len(source), 0, dtype=torch.int64),
         )
 
@@ -100,6 +105,7 @@ class Windows(Batch):
             self,
             items=items,
             following=self.following[entries],
+            age=self.age[entries],
             negative=self.negative[entries],
             **rows,
         )

@@ -4,7 +4,8 @@ Row b predicts the events at places first .. last - 1 of its query's history (fr
 so that every event but a history's first is a target of exactly one row. Rows are counted from the
 end of a history: the last ones are whole. The histories are written once, side file `history`; a
 row has no item. Values of the side file: 1 where an event is later than the one before it, 0 where
-both have the same time; only the former are targets.
+both have the same time; only the former are targets. With `ages` there is a second side file whose
+values are the days from an event to the last event of all.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Windows(Layout):
     label: Label = "value"
     by: By = "user"
     row_targets: int = 200  # events that a row predicts, at most
+    ages: bool = False  # whether models are told how long ago each event was
     whole_histories = True
     row_group_rows = 4096
     row_bytes = 8.0
@@ -65,7 +67,18 @@ class Windows(Layout):
             (-F.row_number().over(newest)).alias(c.PLACE),
             F.coalesce(later, F.lit(True)).cast("float").alias("later"),
         )
-        return {c.HISTORY: Side(history, by=c.PLACE, values="later")}
+        sides = {c.HISTORY: Side(history, by=c.PLACE, values="later")}
+        if self.ages:
+            last = known.agg(F.max(c.TS).alias("last"))
+            days = (F.col("last") - F.col(c.TS)) / 86_400
+            aged = known.join(F.broadcast(last)).select(
+                c.QUERY_IDX,
+                c.ITEM_IDX,
+                (-F.row_number().over(newest)).alias(c.PLACE),
+                days.cast("float").alias("age"),
+            )
+            sides[c.AGES] = Side(aged, by=c.PLACE, values="age")
+        return sides
 
     def estimate(
         self, prepared: Mapping[str, Any], parts: Sequence[str], train: int, valid: int

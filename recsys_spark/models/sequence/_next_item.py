@@ -61,6 +61,8 @@ class NextItem(Model):
         shared_negatives: int = Field(0, ge=0)
         # their probability is in proportion to an item's events to this power; 0: uniform
         power: float = Field(0.0, ge=0, le=1)
+        # sampled: of the negatives' scores their log frequency in the sample is taken off
+        log_q: bool = True
         calibration: float = Field(0.75, ge=0, le=1)  # t of gbce; 1: true probabilities
         init_std: float = Field(0.02, gt=0)  # of the tables
 
@@ -82,8 +84,10 @@ class NextItem(Model):
         """
         raise NotImplementedError
 
-    def queries(self, states: Tensor, user: Tensor) -> Tensor:
-        """(n, D), from states (n, .) and their users int (n,), 0: unknown."""
+    def queries(self, states: Tensor, user: Tensor, age: Tensor) -> Tensor:
+        """(n, D), from states (n, .), their users int (n,), 0: unknown, and how many days ago they
+        were asked, (n,): 0 where it is now, or not known.
+        """
         return states
 
     @property
@@ -101,7 +105,7 @@ class NextItem(Model):
         """Number of events that a state depends on."""
         return int(self.config.length)
 
-    def targets(self, batch: Windows) -> tuple[Tensor, Tensor]:
+    def targets(self, batch: Windows, ctx: Context) -> tuple[Tensor, Tensor]:
         """(state, target): what is predicted, `following[target]`, and the entry of the state that
         it is predicted from; both int64 (P,).
         """
@@ -115,12 +119,15 @@ class NextItem(Model):
 
     def draws(self) -> list[Draw]:
         config = self.config
-        draws: list[Draw] = [Histories(config.length)]
+        draws: list[Draw] = [self.histories()]
         if self.num_negatives:
             draws.append(NegativeItems(self.num_negatives))
         if config.shared_negatives and config.loss != "softmax":
             draws.append(SharedItems(config.shared_negatives, config.power))
         return draws
+
+    def histories(self) -> Histories:
+        return Histories(self.config.length)
 
     def forward(self, batch: Windows, ctx: Context) -> dict[str, Tensor]:
         """{"loss": summed over the targets, "count": their number}. Computed here and not in
@@ -133,9 +140,11 @@ class NextItem(Model):
         def drop(name: str, x: Tensor) -> Tensor:
             return x * ctx.kept(name, row, rate, x.shape[1]).to(x.dtype) if rate else x
 
-        state, target = self.targets(batch)
+        state, target = self.targets(batch, ctx)
         user = batch.user.repeat_interleave(batch.items.offsets.diff())
-        queries = self.queries(self._states(batch.items, drop)[state], user[state])
+        queries = self.queries(
+            self._states(batch.items, drop)[state], user[state], batch.age[target]
+        )
         loss = self._summed(batch, queries, target)
         return {"loss": loss, "count": torch.tensor(len(target), device=loss.device)}
 
@@ -164,7 +173,8 @@ class NextItem(Model):
             negative = negative + self.bias(drawn).squeeze(-1)
         hit = items[:, None] == drawn
         if config.loss == "sampled":
-            return softmax.sampled(positive, negative, batch.log_expected, hit)
+            log_expected = batch.log_expected * config.log_q
+            return softmax.sampled(positive, negative, log_expected, hit)
         if config.loss == "bpr":
             return pairwise.bpr(positive, negative, hit)
         number = config.shared_negatives or config.num_negatives
@@ -189,7 +199,7 @@ class NextItem(Model):
     def _encoded(self, query: Query) -> Tensor:
         read = windows.recent(query.history, self.reach)
         states = windows.Places(read).last(self._states(read, lambda name, x: x))
-        return self.queries(states, query.user)
+        return self.queries(states, query.user, states.new_zeros(len(states)))
 
     def _states(self, items: Ragged, drop: Drop) -> Tensor:
         if not len(items.values):  # attention and recurrent networks refuse windows of length 0

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from recsys_spark.batches.base import Ragged
 from recsys_spark.batches.layouts.sequence import Windows
-from recsys_spark.models.base import Sizes
+from recsys_spark.models.base import Context, Sizes
 from recsys_spark.models.sequence._next_item import Drop, NextItem
 from recsys_spark.nn import profiles
 from recsys_spark.nn.tables import Table, table
@@ -72,9 +72,9 @@ class Caser(NextItem):
     def reach(self) -> int:
         return min(int(self.config.last), int(self.config.length))
 
-    def targets(self, batch: Windows) -> tuple[Tensor, Tensor]:
+    def targets(self, batch: Windows, ctx: Context) -> tuple[Tensor, Tensor]:
         """Of each state the next `ahead` events of its row that are targets at all."""
-        state, target = super().targets(batch)
+        state, target = super().targets(batch, ctx)
         row, back = profiles.rows(batch.items), torch.arange(self.config.ahead).to(state.device)
         state = state[:, None] - back  # (P, ahead)
         within = (state >= 0) & (row[state.clamp(min=0)] == row[target][:, None])
@@ -93,5 +93,5 @@ class Caser(NextItem):
         down = self.down(image.transpose(1, 2)).flatten(1)  # (E, D * vertical)
         return F.relu(self.dense(drop("dropout", torch.cat([down, *across], 1))))
 
-    def queries(self, states: Tensor, user: Tensor) -> Tensor:
+    def queries(self, states: Tensor, user: Tensor, age: Tensor) -> Tensor:
         return torch.cat([states, self.user(user)], 1)

@@ -56,5 +56,5 @@ class Fpmc(NextItem):
         filled = (basket > 0).sum(1, keepdim=True).clamp(min=1)
         return drop("dropout.items", self.item(basket).sum(1) / filled)
 
-    def queries(self, states: Tensor, user: Tensor) -> Tensor:
+    def queries(self, states: Tensor, user: Tensor, age: Tensor) -> Tensor:
         return torch.cat([self.user(user), states], 1)

@@ -20,14 +20,16 @@ Numbered = Iterable[tuple[int, Windows]]
 class Gathered:
     """A stage of train/feed/enrich.py."""
 
-    def __init__(self, history: Ragged, later: torch.Tensor, length: int) -> None:
-        self.history, self.later, self.length = history, later, length
+    def __init__(
+        self, history: Ragged, later: torch.Tensor, length: int, ages: torch.Tensor | None = None
+    ) -> None:
+        self.history, self.later, self.length, self.ages = history, later, length, ages
 
     def __call__(
         self, batches: Numbered, epoch: int, first_step: int
     ) -> Iterator[tuple[int, Windows]]:
         for number, batch in batches:
-            yield number, batch.reading(self.history, self.later, self.length)
+            yield number, batch.reading(self.history, self.later, self.length, self.ages)
 
 
 def stage(job: TrainJob, shards: ShardSet, draw: Histories) -> Gathered:
@@ -44,4 +46,16 @@ def stage(job: TrainJob, shards: ShardSet, draw: Histories) -> Gathered:
         )
     side = sides.need(shards, columns.HISTORY, job.shards)
     history = Ragged(*map(torch.from_numpy, sides.csr(job.shards, side)))
-    return Gathered(history, torch.from_numpy(sides.values(job.shards, side)), draw.length)
+    later = torch.from_numpy(sides.values(job.shards, side))
+    return Gathered(history, later, draw.length, _ages(job, shards) if draw.ages else None)
+
+
+def _ages(job: TrainJob, shards: ShardSet) -> torch.Tensor:
+    if columns.AGES not in shards.side:
+        raise ShardError(
+            f"shard set {job.shards}",
+            found="no ages of events",
+            expected=f"the side file {columns.AGES}, which {job.model} reads",
+            remedy="export with `ages: true`, or set config.age=false",
+        )
+    return torch.from_numpy(sides.values(job.shards, shards.side[columns.AGES]))
