@@ -355,11 +355,13 @@ def sequence(
     *,
     row_targets: int = 4,
     later: np.ndarray | None = None,
+    ages: np.ndarray | None = None,
     virtual_shards: int = 64,
     row_group: int = 16,
 ) -> ShardSet:
     """Part train of (query_idx, first, last), side files seen, targets and history. later: of each
-    training event, 0 where it has the time of the one before it; None: all are later.
+    training event, 0 where it has the time of the one before it; None: all are later. ages: of each
+    too, a side file more.
     """
     train, held = leave_last_out(planted(num_users, num_items, per_user, seed))
     lasts = [
@@ -382,12 +384,14 @@ def sequence(
         side={"seen": train, "targets": held},
     )
     root = Path(folder)
-    history = _ordered(root, columns.HISTORY, train, num_users, later)
+    ordered = {columns.HISTORY: _ordered(root, columns.HISTORY, train, num_users, later)}
+    if ages is not None:
+        ordered[columns.AGES] = _ordered(root, columns.AGES, train, num_users, ages)
     return seal(
         root,
         made.model_copy(
             update={
-                "side": made.side | {columns.HISTORY: history},
+                "side": made.side | ordered,
                 "statistics": {columns.ROW_TARGETS: float(row_targets)},
             }
         ),

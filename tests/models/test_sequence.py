@@ -34,11 +34,15 @@ def rows(*wanted: tuple[int, int, int]) -> Windows:
 
 
 def test_a_row_reads_what_was_before_its_targets() -> None:
-    batch = rows((1, 3, 5), (1, 1, 3), (2, 1, 4)).reading(HISTORY, LATER, 3)
+    ages = torch.arange(10.0, 1.0, -1.0)
+    batch = rows((1, 3, 5), (1, 1, 3), (2, 1, 4)).reading(HISTORY, LATER, 3, ages)
     # Longer than the window: the last three before the last target
     assert worlds.unragged(batch.items) == [[12, 13, 14], [11, 12], [21, 22, 23]]
     # Of another row's targets none; none of equal time; a window's own events are targets but once
     assert batch.following.tolist() == [0, 14, 15, 12, 13, 22, 0, 24]
+    # Each has the age of the event that follows
+    assert batch.age.tolist() == [8, 7, 6, 9, 8, 4, 3, 2]
+    assert batch.take(torch.tensor([1])).age.tolist() == [9, 8]
     assert "query_idx 1, places 3 to 4 of its history" in batch.describe(0)
 
 
@@ -89,12 +93,15 @@ def test_padding_is_behind_the_events() -> None:
     assert places.packed(spread).tolist() == packed.tolist()
     assert places.last(packed).tolist() == [[1], [0], [3]]
     assert places.from_end.tolist() == [0, 1, 0]
+    packed = torch.tensor([[3.0], [4], [8], [12]])
+    means = windows.Places(worlds.ragged([[3], [], [4, 8, 12]])).mean(packed, 2)
+    assert means[:, 0].tolist() == [3, 4, 6, 10]
     assert places.newest(torch.tensor([3, 4, 5]), 2).tolist() == [[0, 3], [0, 4], [4, 5]]
 
 
 @pytest.fixture(params=["sasrec", "gru4rec", "fpmc", "caser"])
 def model(request: pytest.FixtureRequest) -> Any:
-    return worlds.stirred(request.param, {"dim": 6, "dropout": 0.5, "length": 8})
+    return worlds.stirred(request.param, {"dim": 12, "dropout": 0.5, "length": 8})
 
 
 def states(model: Any, *lists: list[int]) -> torch.Tensor:

@@ -47,8 +47,13 @@ def test_users_have_equal_numbers_of_examples() -> None:
         assert torch.equal(counts, all_targets.clamp(max=3)) and len(target.unique()) == len(target)
         drawn.append(set(target.tolist()))
     assert drawn[0] != drawn[1]
-    (term,) = worlds.terms(model, batch, Context()).values()
-    assert float(term.count) == float(all_targets.clamp(max=3).sum())
+    (whole,) = worlds.terms(model, batch, Context()).values()
+    assert float(whole.count) == float(all_targets.clamp(max=3).sum())
+    halves = [
+        worlds.terms(model, worlds.take(batch, rows), Context())["sampled"].sum.item()
+        for rows in (list(range(5)), list(range(5, 12)))
+    ]
+    assert whole.sum.item() == pytest.approx(sum(halves), rel=1e-10)
 
 
 @pytest.mark.parametrize("age", [True, False])
@@ -85,11 +90,23 @@ def test_log_q_finds_the_popular_items(log_q: bool) -> None:
     assert abs(float(share) - 0.3) < 0.06 if log_q else float(share) < 0.15
 
 
-def test_shards_without_ages_are_refused(tmp_path: Path) -> None:
-    shards = shardsets.sequence(tmp_path / "shards")
+def job(folder: Path, ages: np.ndarray | None) -> Any:
+    shards = shardsets.sequence(folder / "shards", ages=ages)
     config = {"dim": 4, "age": True, "shared_negatives": 8}
-    job = training.job(
-        tmp_path / "run", tmp_path / "shards", shards, "youtube_candidates", config=config
-    )
+    run, place = folder / "run", folder / "shards"
+    return training.job(run, place, shards, "youtube_candidates", config=config)
+
+
+def test_ages_are_those_of_the_shards(tmp_path: Path) -> None:
+    """Sixty users with eleven training events each."""
+    ages = np.arange(660.0)
+    loop = Loop(job(tmp_path, ages), workers.Workers())
+    _, batch = next(iter(loop._batches()))
+    place = (batch.entry_row & 0xFFFF).float()
+    first = (batch.user.repeat_interleave(batch.items.offsets.diff()) - 1) * 11
+    assert torch.equal(batch.age.float(), first + place + 1)
+
+
+def test_shards_without_ages_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="no ages of events.*`ages: true`"):
-        Loop(job, workers.Workers())
+        Loop(job(tmp_path, None), workers.Workers())
