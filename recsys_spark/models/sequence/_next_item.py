@@ -79,14 +79,14 @@ class NextItem(Model):
         self.item = table(sizes.num_items, config.dim, config.init_std)
 
     def states(self, items: Ragged, drop: Drop) -> Tensor:
-        """(E, D), to be multiplied with `output`: after each event of the windows, from it and
-        those before it in its row.
+        """(E, .), for `queries`: after each event of the windows, from it and those before it in
+        its row.
         """
         raise NotImplementedError
 
     def queries(self, states: Tensor, user: Tensor, age: Tensor) -> Tensor:
-        """(n, D), from states (n, .), their users int (n,), 0: unknown, and how many days ago they
-        were asked, (n,): 0 where it is now, or not known.
+        """(n, D), to be multiplied with `output`, from states (n, .), their users int (n,), 0:
+        unknown, and how many days ago it was, (n,): 0 where it is now, or not known.
         """
         return states
 
