@@ -206,6 +206,7 @@ _LOOK, _DATA, _UPKEEP = "What came out", "Data", "Upkeep"
 _PANELS: dict[str, dict[Callable[..., None], str]] = {
     _LOOK: {
         results.models: "recsys-spark models | models als",
+        results.status: "recsys-spark status my.yaml",
         results.runs: "recsys-spark runs my.yaml --json",
         results.show: "recsys-spark show 42 my.yaml",
         results.compare: "recsys-spark compare score_als score_ease --metric ndcg@10",

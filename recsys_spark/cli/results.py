@@ -13,7 +13,7 @@ from rich.table import Table
 
 from recsys_spark.cli import running
 from recsys_spark.cli.listener import listener
-from recsys_spark.cli.options import AsJson, Config, Overrides
+from recsys_spark.cli.options import AsJson, Config, InProduction, Overrides
 from recsys_spark.cli.screen import screen
 
 
@@ -28,6 +28,24 @@ def runs(config: Config = None, overrides: Overrides = None, as_json: AsJson = F
         print_json([run.model_dump() for run in recorded])
     else:
         terminal.runs(screen(), recorded)
+
+
+def status(
+    config: Config = None,
+    overrides: Overrides = None,
+    in_production: InProduction = False,
+    as_json: AsJson = False,
+) -> None:
+    """What of a pipeline is done, what runs, what failed and why, and what waits for it."""
+    from recsys_spark.commands import status as statuses
+    from recsys_spark.report import terminal
+
+    pipeline, known, lake = running.planned(config, overrides, in_production=in_production)
+    steps = statuses.of(pipeline, list(known.values()), lake)
+    if as_json:
+        print_json([asdict(status) for status in steps])
+    else:
+        terminal.statuses(screen(), steps, statuses.summary(steps))
 
 
 def rerun(run_id: str, config: Config = None, overrides: Overrides = None) -> None:

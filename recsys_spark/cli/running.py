@@ -156,21 +156,37 @@ def open_lake(config: str | None, overrides: list[str] | None) -> tuple[Any, Any
     return pipeline, pipelines.open_lake(pipeline)
 
 
+def planned(
+    config: str | None, overrides: list[str] | None, *, in_production: bool
+) -> tuple[Any, Any, Any]:
+    """(pipeline, its steps, validated, and its lake, only to be read)."""
+    from recsys_spark.pipeline import steps
+
+    path, given = arguments(config, overrides)
+    pipeline, known = steps.load(path, given, in_production=in_production)
+    return pipeline, known, _to_read(pipeline)
+
+
 def reader(config: str | None, overrides: list[str] | None) -> tuple[Any, Any]:
     """The pipeline, its steps not validated, and its lake, only to be read: Spark starts only for
     tables in a catalog.
     """
-    from recsys_spark.lake.direct import Direct, is_catalog
     from recsys_spark.pipeline import steps
 
     path, given = arguments(config, overrides)
     pipeline = steps.read(path, given)
+    return pipeline, _to_read(pipeline)
+
+
+def _to_read(pipeline: Any) -> Any:
+    from recsys_spark.lake.direct import Direct, is_catalog
+
     if is_catalog(pipeline.env.lake):
         from recsys_spark.lake.gathered import Gathered
         from recsys_spark.pipeline import runner as pipelines
 
-        return pipeline, Gathered(pipelines.open_lake(pipeline))
-    return pipeline, Direct(pipeline.env.lake, Path(pipeline.env.runs))
+        return Gathered(pipelines.open_lake(pipeline))
+    return Direct(pipeline.env.lake, Path(pipeline.env.runs))
 
 
 def named_lake(name: str | None, overrides: list[str] | None) -> Any:

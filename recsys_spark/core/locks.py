@@ -20,6 +20,20 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPN
 _PAUSE_S = 0.1
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock on the file in this moment. False where there is no such
+    file, and where the file system has no locks.
+    """
+    try:
+        with open(path, "rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 @contextmanager
 def alone(path: Path, *, busy: RecsysError | None = None, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock on the file at `path`, which is created; its folder must exist.

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Protocol
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -31,6 +31,13 @@ from recsys_spark.pipeline.steps import Pipeline, Step, missing, references
 
 logger = log.get(__name__)
 DAY_S = 86_400
+LOCK = ".lock"  # in a run folder, held by the process that works there
+
+
+class Recorded(Protocol):
+    """A lake, of which only the completed runs are asked."""
+
+    def runs(self) -> list[Run]: ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def run(
     return runs
 
 
-def kept(pipeline: Pipeline, steps: list[Step], *, lake: Lake) -> dict[str, Run]:
+def kept(pipeline: Pipeline, steps: list[Step], *, lake: Recorded) -> dict[str, Run]:
     """{step: its completed run} of the steps that `run` would skip. Runs, downloads
     and generates nothing: a step whose raw files are not there is left out."""
     done = completed(lake)
@@ -237,7 +244,7 @@ def context(pipeline: Pipeline, step: Step, inputs: dict[str, Run], *, lake: Lak
     return _context(pipeline, step, inputs, lake, run_id, run_dir)
 
 
-def completed(lake: Lake) -> dict[str, Run]:
+def completed(lake: Recorded) -> dict[str, Run]:
     """{key: the last completed run}."""
     return {run.key: run for run in sorted(lake.runs(), key=lambda run: run.ended_at)}
 
@@ -249,7 +256,7 @@ def finished(done: dict[str, Run], key: str) -> Run | None:
 
 
 def _standing(
-    pipeline: Pipeline, steps: list[Step], lake: Lake, force: Collection[str] = ()
+    pipeline: Pipeline, steps: list[Step], lake: Recorded, force: Collection[str] = ()
 ) -> dict[str, Run]:
     """{step: the run that stands for it}, of those that are run every so many days: the last one,
     completed since, of the same settings, seed and versions.
@@ -336,7 +343,7 @@ def only_runner(run_dir: Path) -> Iterator[None]:
         found="another process is working in it",
         remedy="wait until it ends, or stop it",
     )
-    with locks.alone(run_dir / ".lock", busy=busy):
+    with locks.alone(run_dir / LOCK, busy=busy):
         yield
 
 

@@ -22,6 +22,7 @@ from recsys_spark.report.kinds import worded
 from recsys_spark.report.results import Metric, Row, Value
 
 PAGE = "report.html"
+COLOURS = {"done": "green", "running": "cyan", "failed": "red", "waits": "dim"}
 
 
 # (evaluate run, its values, task) -> {metric: the best run, and those not told apart from it}
@@ -73,6 +74,26 @@ def runs(console: Console, recorded: Sequence[Run]) -> None:
         seconds = f"{run.ended_at - run.started_at:.1f}"
         facts = (run.run_id, run.stage, ended, seconds, str(run.seed), run.state, run.problem)
         table.add_row(*map(Text, facts))
+    console.print(table)
+
+
+def statuses(console: Console, steps: Sequence[Any], summary: str) -> None:
+    """Prints one line per step (of commands/status.py), in their order."""
+    table = Table(title=summary, title_justify="left")
+    widest = max((len(status.step) for status in steps), default=4)
+    table.add_column("step", no_wrap=True, min_width=widest)
+    for name in ("stage", "state", "ended", "seconds"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for status in steps:
+        ended = (
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(status.ended_at))
+            if status.ended_at is not None
+            else ""
+        )
+        seconds = "" if status.seconds is None else f"{status.seconds:.1f}"
+        state = Text(status.state, COLOURS.get(status.state, ""))
+        table.add_row(status.step, status.stage, state, ended, seconds, Text(status.why))
     console.print(table)
 
 
