@@ -13,6 +13,7 @@ from recsys_spark.cli import data, results, running, submission, upkeep
 from recsys_spark.cli.listener import listener
 from recsys_spark.cli.options import (
     PARITY,
+    AsJson,
     Config,
     DryRun,
     Exclude,
@@ -67,10 +68,11 @@ def run(
     force: Force = False,
     production: InProduction = False,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a pipeline: its steps in order, those that are done already are kept."""
     wanted = running.Wanted(select or (), exclude or (), force=force, in_production=production)
-    running.run(config, given, wanted, dry_run=dry_run)
+    (running.for_programs if as_json else running.run)(config, given, wanted, dry_run=dry_run)
 
 
 @app.command()

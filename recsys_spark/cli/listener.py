@@ -18,14 +18,16 @@ _MARKS = {
 }
 
 
-def listener(console: Console) -> Callable[[Any], None]:
+def listener(console: Console, events: dict[str, Any] | None = None) -> Callable[[Any], None]:
     """A listener for events of steps: one line per step on a terminal, key=value log lines
-    elsewhere.
+    elsewhere. events gets the last event of each step.
     """
     logger, running = log.get("cli"), Running(console)
 
     def hear(event: Any) -> None:
         running.stop()
+        if events is not None:
+            events[event.step] = event
         facts = {
             name: value
             for name, value in (event.facts or {}).items()

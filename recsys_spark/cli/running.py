@@ -4,6 +4,7 @@ after everything is validated.
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 
 from recsys_spark.cli.listener import listener
@@ -18,7 +20,11 @@ from recsys_spark.cli.options import DEFAULT
 from recsys_spark.cli.screen import screen
 from recsys_spark.core import config as config_files
 from recsys_spark.core import log
-from recsys_spark.core.errors import ConfigError
+from recsys_spark.core.errors import ConfigError, RecsysError, first_line
+
+GOES_ON = "completed steps stay; to go on: "
+# Of a step, by its last event
+STATES = {"start": "stopped", "skipped": "kept"}
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,56 @@ class Wanted:
     in_production: bool = False
 
 
-def run(
+def for_programs(
     config: str | None, given: list[str] | None, wanted: Wanted, *, dry_run: bool = False
+) -> None:
+    """As `run`, with nothing on standard output but one line of JSON, whatever happens: state
+    (done, failed or stopped), seconds, steps (step, stage, state, run_id, seconds), problem, and
+    resume, the command that goes on.
+    """
+    events: dict[str, Any] = {}
+    outcome: dict[str, Any] = {"state": "stopped"}
+    started = time.monotonic()
+    try:
+        console = Console(stderr=True)
+        run(config, given, wanted, dry_run=dry_run, console=console, events=events)
+        outcome["state"] = "done"
+    except Exception as problem:
+        text = str(problem) if isinstance(problem, RecsysError) else first_line(problem)
+        outcome = {"state": "failed", "problem": " ".join(text.split())}
+        resume = [note for note in getattr(problem, "__notes__", ()) if GOES_ON in note]
+        outcome |= {"resume": resume[0].partition(GOES_ON)[2]} if resume else {}
+        raise
+    finally:
+        outcome["seconds"] = round(time.monotonic() - started, 1)
+        outcome["steps"] = [
+            {
+                "step": event.step,
+                "stage": event.stage,
+                "state": STATES.get(event.kind, event.kind),
+                "run_id": event.run_id,
+                "seconds": round(event.seconds, 1),
+            }
+            for event in events.values()
+        ]
+        typer.echo(json.dumps(outcome, ensure_ascii=False))
+
+
+def run(
+    config: str | None,
+    given: list[str] | None,
+    wanted: Wanted,
+    *,
+    dry_run: bool = False,
+    console: Console | None = None,
+    events: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """{step: its run}; empty after a dry run. What of `given` is no key=value names a step."""
+    """{step: its run}; empty after a dry run. What of `given` is no key=value names a step. events
+    gets the last event of each step.
+    """
     from recsys_spark.pipeline import steps
 
-    console = screen()
+    console = console or screen()
     path, given = arguments(config, given)
     overrides = [argument for argument in given if is_setting(argument)]
     patterns = [*wanted.select, *(argument for argument in given if not is_setting(argument))]
@@ -67,7 +116,7 @@ def run(
 
     started = time.monotonic()
     lake = lake or _opened(console, pipeline)
-    hear = listener(console)
+    hear = listener(console, events)
     if dry_run:
         pipelines.dry_run(pipeline, chosen, lake=lake, listener=hear)
         return {}
@@ -82,7 +131,7 @@ def run(
     except Exception as problem:
         command = ["recsys-spark", "run", str(path), *overrides]
         command += ["--production"] if wanted.in_production else []
-        problem.add_note(f"completed steps stay; to go on: {shlex.join(command)}")
+        problem.add_note(f"{GOES_ON}{shlex.join(command)}")
         raise
     from recsys_spark.report import terminal
     from recsys_spark.stages.results import measured

@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from recsys_spark.cli.commands import app
 from recsys_spark.commands import status as statuses
 from recsys_spark.core import locks
 from recsys_spark.core.contracts import Run
@@ -16,6 +19,7 @@ from recsys_spark.core.errors import RecsysError
 from recsys_spark.pipeline import runner
 from recsys_spark.pipeline.context import Outcome
 from recsys_spark.pipeline.steps import Pipeline
+from recsys_spark.stages import ingest
 from tests.unit.test_commands import lake_of, run, said
 from tests.unit.test_runner import STEP, Recorded, chain
 
@@ -79,6 +83,41 @@ def test_a_step_under_way_runs_until_its_process_ends(pipeline: Pipeline) -> Non
         not locks.is_held(folder / runner.LOCK) and states(pipeline, Attempted())["toy"] == "ready"
     )
     assert not locks.is_held(folder / "no such file")
+
+
+def test_a_scheduler_gets_one_line_whatever_the_end_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real command; of the pipeline's engine only the lake and the steps are small ones."""
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        f"name: t\nenv: {{lake: {tmp_path}/lake, runs: {tmp_path}/r}}\nsteps:\n"
+        f"  raw: {{stage: ingest, dataset: shop, data: {tmp_path}, delimited: {{files: '*.csv', "
+        "separator: ',', header: true, columns: [user_id, item_id, ts]}}\n"
+    )
+    (tmp_path / "a.csv").write_text("user_id,item_id,ts\nu,i,1\n")
+    monkeypatch.setattr(runner, "open_lake", lambda pipeline: Attempted())
+
+    def line(expected: int) -> dict[str, Any]:
+        outcome = CliRunner().invoke(app, ["run", str(file), "--json"])
+        assert (outcome.exit_code, outcome.stdout.count("\n")) == (expected, 1), outcome.output
+        return dict(json.loads(outcome.stdout))
+
+    monkeypatch.setattr(ingest, "run", lambda ctx, job: Outcome())
+    done = line(0)
+    assert (done["state"], done["steps"][0]["state"]) == ("done", "done") and "problem" not in done
+
+    def fail(ctx: object, job: object) -> Outcome:
+        raise RecsysError("file x", found="nothing", remedy="make it")
+
+    monkeypatch.setattr(ingest, "run", fail)
+    failed = line(1)
+    assert failed["problem"] == "file x: found nothing. To mend: make it"
+    assert failed["resume"] == f"recsys-spark run {file}"
+    [raw] = failed["steps"]
+    assert (raw["step"], raw["state"]) == ("raw", "failed") and raw["run_id"].startswith("raw-")
+    file.write_text("name: t\n")
+    assert line(1)["steps"] == []
 
 
 def test_the_command(tmp_path: Path) -> None:
