@@ -124,13 +124,13 @@ class Fitted:
         asked = known.select(
             *(
                 (
-                    F.col(one.name)
-                    if one.name in known.columns
-                    else values.get(one.name, F.lit(None))
+                    F.col(field.name)
+                    if field.name in known.columns
+                    else values.get(field.name, F.lit(None))
                 )
-                .cast(one.dataType)
-                .alias(one.name)
-                for one in SCHEMAS[c.SPLITS]
+                .cast(field.dataType)
+                .alias(field.name)
+                for field in SCHEMAS[c.SPLITS]
             )
         )
         scoring = self._scoring(1, part=c.TEST, asked=asked, only=self._numbers(known))
@@ -186,8 +186,8 @@ class Fitted:
             return self._scoring(1).encoded(), items
         stored = index.facts(self.artefact).queries
         users = self.spark.read.parquet(str(self.artefact / stored))
-        one = F.array(F.lit(1.0).cast("float"))  # times the item's bias
-        vector = F.concat(c.VECTOR, one) if dot.biased else F.col(c.VECTOR)
+        ones = F.array(F.lit(1.0).cast("float"))  # times the item's bias
+        vector = F.concat(c.VECTOR, ones) if dot.biased else F.col(c.VECTOR)
         users = users.join(self.users(), on=c.QUERY_IDX)
         return users.select(c.QUERY_ID, vector.alias(c.VECTOR)), items
 
