@@ -261,13 +261,13 @@ def _standing(
     """{step: the run that stands for it}, of those that are run every so many days: the last one,
     completed since, of the same settings, seed and versions.
     """
+    rare = [step for step in steps if step.job.every_days and step.name not in force]
+    recorded = lake.runs() if rare else []
     standing = {}
-    for step in steps:
+    for step in rare:
         since = time.time() - step.job.every_days * DAY_S
-        for run in reversed(lake.runs()):
-            if step.name in force or run.ended_at <= since:
-                continue
-            if (run.pipeline, run.step) != (pipeline.name, step.name):
+        for run in reversed(recorded):
+            if (run.pipeline, run.step) != (pipeline.name, step.name) or run.ended_at <= since:
                 continue
             # What it was built on may differ, all else that its key is made of may not
             same = run.key == _key(step, pipeline, run.upstream)

@@ -23,12 +23,17 @@ class Lookups:
     def __init__(self, table: Table, read: Callable[[Tensor], Tensor]) -> None:
         self.table, self.read = table, read
         self.fetched: list[tuple[Tensor, Tensor]] = []  # rows and their numbers, of this step
+        # Here, not as a decorator: torch's compiler takes seconds to import, and every command
+        # that reads a pipeline would wait for it
+        self._fetch = torch.compiler.disable(self._distinct)
 
-    @torch.compiler.disable
     def __call__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """int64 (...) -> (rows (R, D), positions int64 (...)): each distinct row once, row 0 first,
         and the position of every index in them.
         """
+        return self._fetch(index)
+
+    def _distinct(self, index: Tensor) -> tuple[Tensor, Tensor]:
         each, positions = unique(torch.cat([index.new_zeros(1), index.reshape(-1)]))
         rows = self.read(each)
         if self.table.weight.requires_grad and torch.is_grad_enabled():
