@@ -24,7 +24,7 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
-from recsys_spark.baselines.fitting import artifact, trees
+from recsys_spark.baselines.fitting import trees
 from recsys_spark.baselines.fitting.training import Training
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import DataError
@@ -39,19 +39,17 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     assert training.lists is not None, "asked for by READS_LISTS"
     places = F.sequence(F.lit(0), F.size(READS_LISTS[0]) - 1)
     wanted = F.transform(places, lambda place: (place == F.col("chosen")).cast("int"))
-    lists = trees.drawn(
-        training.lists.withColumn("wanted", wanted), READS_LISTS, config, training.seed
-    )
-    if not len(lists.lengths):
-        raise DataError(
+    return trees.write(
+        folder,
+        model="shown_boosted",
+        lists=training.lists.withColumn("wanted", wanted),
+        names=READS_LISTS,
+        training=training,
+        config=config,
+        empty=DataError(
             "lists to fit on",
             found="none of which an item was chosen",
             expected="at least one in the fitted parts",
             remedy="give impressions a `value`, and a split of sessions by action",
-        )
-    text, facts = trees.fit(lists, READS_LISTS, config, training.seed)
-    counts = artifact.counts(training.events, training.num_items)
-    artifact.write_shown(
-        folder, model="shown_boosted", popularity=counts, fields=READS_LISTS, trees=text
+        ),
     )
-    return facts

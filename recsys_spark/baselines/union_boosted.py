@@ -20,7 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from recsys_spark.baselines.fitting import artifact, trees
+from recsys_spark.baselines.fitting import trees
 from recsys_spark.baselines.fitting.training import Training
 from recsys_spark.core import columns as c
 from recsys_spark.core.errors import DataError
@@ -34,15 +34,17 @@ def write(training: Training, config: Config, folder: Path) -> dict[str, Any]:
     """Fits and writes the index at `folder`. Raises DataError where no candidate was wanted."""
     assert training.lists is not None, "asked for by READS_UNION"
     names = tuple(name for name in training.lists.columns if name not in (c.QUERY_ID, "wanted"))
-    lists = trees.drawn(training.lists, names, config, training.seed)
-    if not len(lists.lengths):
-        raise DataError(
+    return trees.write(
+        folder,
+        model="union_boosted",
+        lists=training.lists,
+        names=names,
+        training=training,
+        config=config,
+        empty=DataError(
             "lists to fit on",
             found="none with an event of the validation part",
             expected="at least one",
             remedy="unite longer lists (`k` of their score steps), or more models",
-        )
-    text, facts = trees.fit(lists, names, config, training.seed)
-    counts = artifact.counts(training.events, training.num_items)
-    artifact.write_shown(folder, model="union_boosted", popularity=counts, fields=names, trees=text)
-    return facts
+        ),
+    )

@@ -20,7 +20,7 @@ from recsys_spark.cli.options import DEFAULT
 from recsys_spark.cli.screen import screen
 from recsys_spark.core import config as config_files
 from recsys_spark.core import log
-from recsys_spark.core.errors import ConfigError, RecsysError, first_line
+from recsys_spark.core.errors import ConfigError, in_one_line
 
 GOES_ON = "completed steps stay; to go on: "
 # Of a step, by its last event
@@ -55,8 +55,7 @@ def for_programs(
         run(config, given, wanted, dry_run=dry_run, console=console, events=events)
         outcome["state"] = "done"
     except Exception as problem:
-        text = str(problem) if isinstance(problem, RecsysError) else first_line(problem)
-        outcome = {"state": "failed", "problem": " ".join(text.split())}
+        outcome = {"state": "failed", "problem": in_one_line(problem)}
         resume = [note for note in getattr(problem, "__notes__", ()) if GOES_ON in note]
         outcome |= {"resume": resume[0].partition(GOES_ON)[2]} if resume else {}
         raise

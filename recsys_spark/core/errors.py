@@ -90,6 +90,12 @@ def first_line(problem: Exception) -> str:
     return re.sub(r"^\[[A-Z0-9_.]+\] | SQLSTATE: \w+.*$", "", lines[0])[:200]
 
 
+def in_one_line(problem: Exception) -> str:
+    """All that one of ours says, or what another error says first, on one line."""
+    text = str(problem) if isinstance(problem, RecsysError) else first_line(problem)
+    return " ".join(text.split()) or type(problem).__name__
+
+
 def is_disk_full(problem: Exception | str) -> bool:
     """True for an out-of-space error of the operating system, also one reported by Spark's JVM or
     another process.

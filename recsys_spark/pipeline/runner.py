@@ -22,7 +22,7 @@ from pyspark.errors import PySparkException
 import recsys_spark
 from recsys_spark.core import artifacts, locks, log
 from recsys_spark.core.contracts import VERSION, Run
-from recsys_spark.core.errors import RecsysError, first_line
+from recsys_spark.core.errors import RecsysError, first_line, in_one_line
 from recsys_spark.lake import session
 from recsys_spark.lake.tables import Lake
 from recsys_spark.pipeline import memory
@@ -163,7 +163,7 @@ def execute(
             with memory.Peak() as peak:
                 outcome: Outcome = step.module.run(ctx, step.job)
         except Exception as problem:
-            failure = _record(pipeline, step, ctx, key, Outcome(), problem=_in_one_line(problem))
+            failure = _record(pipeline, step, ctx, key, Outcome(), problem=in_one_line(problem))
             _keep_failure(lake, failure)
             took = failure.ended_at - failure.started_at
             facts = {"problem": failure.problem}
@@ -227,11 +227,6 @@ def _keep_failure(lake: Lake, failure: Run) -> None:
         logger.warning(
             log.fields(event="failure_not_recorded", step=failure.step, why=first_line(problem))
         )
-
-
-def _in_one_line(problem: Exception) -> str:
-    text = str(problem) if isinstance(problem, RecsysError) else first_line(problem)
-    return " ".join(text.split()) or type(problem).__name__
 
 
 def context(pipeline: Pipeline, step: Step, inputs: dict[str, Run], *, lake: Lake) -> Context:

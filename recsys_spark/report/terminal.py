@@ -70,7 +70,7 @@ def runs(console: Console, recorded: Sequence[Run]) -> None:
         table.add_column(name, no_wrap=True)
     table.add_column("problem", overflow="fold")
     for run in sorted(recorded, key=lambda run: run.ended_at):
-        ended = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.ended_at))
+        ended = _when(run.ended_at)
         seconds = f"{run.ended_at - run.started_at:.1f}"
         facts = (run.run_id, run.stage, ended, seconds, str(run.seed), run.state, run.problem)
         table.add_row(*map(Text, facts))
@@ -86,15 +86,15 @@ def statuses(console: Console, steps: Sequence[Any], summary: str) -> None:
         table.add_column(name, no_wrap=True)
     table.add_column("why", overflow="fold")
     for status in steps:
-        ended = (
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(status.ended_at))
-            if status.ended_at is not None
-            else ""
-        )
+        ended = "" if status.ended_at is None else _when(status.ended_at)
         seconds = "" if status.seconds is None else f"{status.seconds:.1f}"
         state = Text(status.state, COLOURS.get(status.state, ""))
         table.add_row(status.step, status.stage, state, ended, seconds, Text(status.why))
     console.print(table)
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def model(console: Console, card: Any) -> None:

@@ -154,8 +154,11 @@ def run(ctx: Context, job: Job) -> Outcome:
         )
     sizes = (
         written.groupBy(c.QUERY_ID)
-        .count()
-        .agg(F.sum("count"), F.min("count"), F.max("count"), F.count(F.lit(1)))
+        .agg(
+            F.count(F.lit(1)).alias("count"),
+            F.count_if(F.col(c.SOURCE) == c.TARGET).alias("targets"),
+        )
+        .agg(F.sum("count"), F.min("count"), F.max("count"), F.count(F.lit(1)), F.sum("targets"))
         .collect()[0]
     )
     summary = {
@@ -171,9 +174,8 @@ def run(ctx: Context, job: Job) -> Outcome:
     }
     summary |= odd
     if job.among == c.UNION:
-        held = written.where(F.col(c.SOURCE) == c.TARGET).count()
         summary |= {
-            "targets_not_among_candidates": int(num_targets) - held if num_targets else 0,
+            "targets_not_among_candidates": int(num_targets) - int(sizes[4]),
             "lists": names,
         }
     logger.info(log.fields(stage="candidates", **summary))

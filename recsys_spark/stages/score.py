@@ -125,9 +125,10 @@ def run(ctx: Context, job: Job) -> Outcome:
     # A broken artefact is named here, not by a worker in the middle of a job
     scorer.load(folder, k=1, seed=0)
     scoring = Scoring(
-        ctx, job.source, job.part, folder, job.k, job.partitions, job.candidates, job.seen,
-        stale=incremental.since_fitted(ctx, model, job.source) if job.part == c.NOW else None,
-    )  # fmt: skip
+        ctx, job.source, job.part, folder, job.k, job.partitions, job.candidates, job.seen
+    )
+    if job.part == c.NOW and artefact.folds_in(folder):
+        scoring = replace(scoring, stale=incremental.since_fitted(ctx, model, job.source))
     score = _recommend if TASKS[task].scored == "lists" else _predict
     tables, facts = score(ctx, job, model, scoring)
     seconds = time.monotonic() - began

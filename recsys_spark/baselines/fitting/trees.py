@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +18,12 @@ from pydantic import Field, model_validator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from recsys_spark.baselines.fitting import artifact
+from recsys_spark.baselines.fitting.training import Training
 from recsys_spark.core import columns as c
 from recsys_spark.core import seeds
 from recsys_spark.core.config import Settings
+from recsys_spark.core.errors import DataError
 
 AT = 10  # trees are counted by NDCG at so many items
 PATIENCE = 30  # trees without a better one
@@ -65,6 +69,28 @@ class Lists:
         """The lists from number `count` on."""
         end = int(self.lengths[:count].sum())
         return Lists(self.values[end:], self.wanted[end:], self.lengths[count:])
+
+
+def write(
+    folder: Path,
+    *,
+    model: str,
+    lists: DataFrame,
+    names: tuple[str, ...],
+    training: Training,
+    config: Config,
+    empty: DataError,
+) -> Facts:
+    """Fits trees over the features `names` of `lists` (as `drawn` has them) and writes their index
+    at `folder`. Raises `empty` where there is no list.
+    """
+    fitted_on = drawn(lists, names, config, training.seed)
+    if not len(fitted_on.lengths):
+        raise empty
+    text, facts = fit(fitted_on, names, config, training.seed)
+    counts = artifact.counts(training.events, training.num_items)
+    artifact.write_shown(folder, model=model, popularity=counts, fields=names, trees=text)
+    return facts
 
 
 def drawn(lists: DataFrame, names: tuple[str, ...], config: Config, seed: int) -> Lists:

@@ -45,6 +45,14 @@ def require_features(model: Run, candidates: Run | None, thing: str) -> None:
         )
 
 
+def folds_in(folder: Path) -> bool:
+    """Whether queries have vectors of their own in an index that can make them of histories too."""
+    if not (folder / index.FILE).exists():
+        return False
+    facts = index.facts(folder)
+    return bool(facts.queries) and facts.fold_in is not None
+
+
 def num_items(folder: Path) -> int:
     """Items of the catalogue that a model in this folder knows: item_idx 1 to this."""
     if (folder / index.FILE).exists():

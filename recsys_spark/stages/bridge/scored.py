@@ -59,7 +59,7 @@ class Scoring:
     candidates: str | None = None  # the step that made them
     seen: Seen = "leave_out"  # items of the history are left out of the list, or may be in it
     only: DataFrame | None = None  # (query_idx): these queries alone
-    # (query_idx): those whose events have changed since the model was fitted, where some have
+    # (query_idx): those whose events have changed since an index that folds in was fitted
     stale: DataFrame | None = None
     # Rows with a split's columns that are scored as if they were of the split's part
     asked: DataFrame | None = None
@@ -172,7 +172,7 @@ class Scoring:
         if not facts.queries:
             return None
         vectors = self.ctx.spark.read.parquet(str(self.folder / facts.queries))
-        if self.stale is None or facts.fold_in is None:
+        if self.stale is None:
             return vectors
         # Made anew of the whole history, by the half step that the fit would end with
         return vectors.join(self.stale, on=c.QUERY_IDX, how="left_anti")
