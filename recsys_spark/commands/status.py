@@ -14,7 +14,7 @@ from typing import Literal
 from recsys_spark.core import locks
 from recsys_spark.core.contracts import Run
 from recsys_spark.lake.direct import Reader
-from recsys_spark.pipeline import runner
+from recsys_spark.pipeline import keys, runner
 from recsys_spark.pipeline.steps import Pipeline, Step, missing
 
 State = Literal["done", "running", "failed", "waits", "ready"]
@@ -61,7 +61,7 @@ def _of(pipeline: Pipeline, step: Step, kept: dict[str, Run], last: Run | None) 
         return Status(step.name, stage, "done", run.run_id, run.ended_at, took)
     waits = [name for name in step.needs if name not in kept]
     if not waits and not missing(step):
-        run_id = runner.run_id_of(step.name, runner.step_key(step, pipeline, kept))
+        run_id = keys.run_id_of(step.name, keys.step_key(step, pipeline, kept))
         lock = Path(pipeline.env.runs) / run_id / runner.LOCK
         if locks.is_held(lock):
             # Whoever took it wrote it anew

@@ -1,7 +1,6 @@
 """Run steps in order, skip what is done, record what completed.
 
-A step's key is the fingerprint of its configuration and of the runs it builds on, so equal keys
-mean equal results; its run id is made from the key. A step that was killed runs again under the
+A step's run id is made from its key (keys.py). A step that was killed runs again under the
 same id and replaces what it had written. Only a completed step gets a row in `runs`, and readers
 take the table versions which that row names.
 """
@@ -10,34 +9,27 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, Protocol
+from typing import Any, Callable, Iterator
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 
 import recsys_spark
 from recsys_spark.core import artifacts, locks, log
-from recsys_spark.core.contracts import VERSION, Run
+from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import RecsysError, first_line, in_one_line
 from recsys_spark.lake import session
 from recsys_spark.lake.tables import Lake
-from recsys_spark.pipeline import memory
+from recsys_spark.pipeline import keys, memory
 from recsys_spark.pipeline.context import Context, Outcome
-from recsys_spark.pipeline.steps import Pipeline, Step, missing, references
+from recsys_spark.pipeline.steps import Pipeline, Step, missing
 
 logger = log.get(__name__)
-DAY_S = 86_400
 LOCK = ".lock"  # in a run folder, held by the process that works there
-
-
-class Recorded(Protocol):
-    """A lake, of which only the completed runs are asked."""
-
-    def runs(self) -> list[Run]: ...
 
 
 @dataclass(frozen=True)
@@ -73,11 +65,11 @@ def run(
     it, and so is one for which an earlier run stands, with what only such steps need. Returns
     {step: its completed run}.
     """
-    done = completed(lake)
-    runs = _standing(pipeline, steps, lake, force)
-    for step in _needed(steps, runs, force):
-        key = "" if step.name in runs else step_key(step, pipeline, runs)
-        earlier = runs.get(step.name) or (None if step.name in force else finished(done, key))
+    done = keys.completed(lake)
+    runs = keys.standing(pipeline, steps, lake, force)
+    for step in keys.needed(steps, runs, force):
+        key = "" if step.name in runs else keys.step_key(step, pipeline, runs)
+        earlier = runs.get(step.name) or (None if step.name in force else keys.finished(done, key))
         if earlier is not None:
             runs[step.name] = earlier
             listener(_skipped(step, earlier))
@@ -88,23 +80,23 @@ def run(
             runs,
             lake=lake,
             key=key,
-            run_id=run_id_of(step.name, key),
+            run_id=keys.run_id_of(step.name, key),
             listener=listener,
         )
     return runs
 
 
-def kept(pipeline: Pipeline, steps: list[Step], *, lake: Recorded) -> dict[str, Run]:
+def kept(pipeline: Pipeline, steps: list[Step], *, lake: keys.Recorded) -> dict[str, Run]:
     """{step: its completed run} of the steps that `run` would skip. Runs, downloads
     and generates nothing: a step whose raw files are not there is left out."""
-    done = completed(lake)
-    runs = _standing(pipeline, steps, lake)
-    for step in _needed(steps, runs):
+    done = keys.completed(lake)
+    runs = keys.standing(pipeline, steps, lake)
+    for step in keys.needed(steps, runs):
         if step.name in runs:
             continue
         # The key of a step that reads raw files is made of their bytes
         if all(name in runs for name in step.needs) and not missing(step):
-            earlier = finished(done, step_key(step, pipeline, runs))
+            earlier = keys.finished(done, keys.step_key(step, pipeline, runs))
             if earlier is not None:
                 runs[step.name] = earlier
     return runs
@@ -114,9 +106,9 @@ def dry_run(pipeline: Pipeline, steps: list[Step], *, lake: Lake, listener: List
     """Say of each step whether it is done, what it would cost where its inputs exist, or what it
     waits for. Starts no work.
     """
-    done = completed(lake)
-    runs = _standing(pipeline, steps, lake)
-    for step in _needed(steps, runs):
+    done = keys.completed(lake)
+    runs = keys.standing(pipeline, steps, lake)
+    for step in keys.needed(steps, runs):
         if (stands := runs.get(step.name)) is not None:
             listener(_skipped(step, stands))
             continue
@@ -132,12 +124,12 @@ def dry_run(pipeline: Pipeline, steps: list[Step], *, lake: Lake, listener: List
         if absent:
             listener(Event("planned", step.name, step.job.stage, "", facts={"raw_files": absent}))
             continue
-        key = step_key(step, pipeline, runs)
-        if (earlier := finished(done, key)) is not None:
+        key = keys.step_key(step, pipeline, runs)
+        if (earlier := keys.finished(done, key)) is not None:
             runs[step.name] = earlier
             listener(_skipped(step, earlier))
             continue
-        run_id = run_id_of(step.name, key)
+        run_id = keys.run_id_of(step.name, key)
         ctx = _context(pipeline, step, runs, lake, run_id, Path(pipeline.env.runs) / run_id)
         facts = step.module.plan(ctx, step.job) if hasattr(step.module, "plan") else {}
         listener(Event("planned", step.name, step.job.stage, run_id, facts=facts))
@@ -233,98 +225,14 @@ def context(pipeline: Pipeline, step: Step, inputs: dict[str, Run], *, lake: Lak
     """That in which `run` would execute the step, once what it needs is done; its run folder is
     made.
     """
-    run_id = run_id_of(step.name, step_key(step, pipeline, inputs))
+    run_id = keys.run_id_of(step.name, keys.step_key(step, pipeline, inputs))
     run_dir = Path(pipeline.env.runs).absolute() / run_id
     run_dir.mkdir(parents=True, exist_ok=True)
     return _context(pipeline, step, inputs, lake, run_id, run_dir)
 
 
-def completed(lake: Recorded) -> dict[str, Run]:
-    """{key: the last completed run}."""
-    return {run.key: run for run in sorted(lake.runs(), key=lambda run: run.ended_at)}
-
-
-def finished(done: dict[str, Run], key: str) -> Run | None:
-    """The run that stands for a step with this key: completed, and its run folder is there."""
-    run = done.get(key)
-    return run if run is not None and Path(run.run_dir).is_dir() else None
-
-
-def _standing(
-    pipeline: Pipeline, steps: list[Step], lake: Recorded, force: Collection[str] = ()
-) -> dict[str, Run]:
-    """{step: the run that stands for it}, of those that are run every so many days: the last one,
-    completed since, of the same settings, seed and versions.
-    """
-    rare = [step for step in steps if step.job.every_days and step.name not in force]
-    recorded = lake.runs() if rare else []
-    standing = {}
-    for step in rare:
-        since = time.time() - step.job.every_days * DAY_S
-        for run in reversed(recorded):
-            if (run.pipeline, run.step) != (pipeline.name, step.name) or run.ended_at <= since:
-                continue
-            # What it was built on may differ, all else that its key is made of may not
-            same = run.key == _key(step, pipeline, run.upstream)
-            if same and Path(run.run_dir).is_dir():
-                standing[step.name] = run
-                break
-    return standing
-
-
-def _needed(
-    steps: list[Step], standing: Collection[str], force: Collection[str] = ()
-) -> list[Step]:
-    """The steps without those that only standing ones need."""
-    needs: set[str] = set(force)
-    wanted = []
-    named = {name for step in steps for name in step.needs}
-    for step in reversed(steps):
-        if step.name in needs or step.name not in named:
-            wanted.append(step)
-            needs |= set() if step.name in standing else set(step.needs)
-    return wanted[::-1]
-
-
 def _skipped(step: Step, run: Run) -> Event:
     return Event("skipped", step.name, step.job.stage, run.run_id, facts=run.summary)
-
-
-def step_key(step: Step, pipeline: Pipeline, inputs: dict[str, Run]) -> str:
-    """Fingerprint of the job, the seed, the runs it builds on, where the stage reads raw files of
-    those, and of the versions of the contracts and of the stage.
-
-    A stage whose results change for an equal job counts up its constant STAGE_VERSION (1 where it
-    has none): then its earlier runs, and all that build on them, no longer stand for new ones.
-    """
-    return _key(step, pipeline, {name: inputs[name].run_id for name in step.needs})
-
-
-def _key(step: Step, pipeline: Pipeline, run_ids: Mapping[str, str]) -> str:
-    """run_ids: {step: its run}, of those that this one builds on."""
-    named = references(step.job)
-    # When a step is run changes nothing of what it gives
-    job = step.job.model_dump(mode="json", exclude={*named, "every_days"})
-    upstream = {field: [run_ids.get(name) for name in names] for field, names in named.items()}
-    source = (
-        step.module.source_fingerprint(step.job, Path(pipeline.env.runs))
-        if hasattr(step.module, "source_fingerprint")
-        else ""
-    )
-    versions = {"contracts": VERSION, "stage": getattr(step.module, "STAGE_VERSION", 1)}
-    return artifacts.fingerprint(
-        {
-            "job": job,
-            "seed": pipeline.seed,
-            "upstream": upstream,
-            "source": source,
-            "versions": versions,
-        }
-    )
-
-
-def run_id_of(name: str, key: str) -> str:
-    return f"{name}-{key[:10]}"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import RecsysError
-from recsys_spark.pipeline import memory, runner
+from recsys_spark.pipeline import keys, memory, runner
 from recsys_spark.pipeline.context import Job, Outcome, StepOf
 from recsys_spark.pipeline.steps import Pipeline, Step
 
@@ -63,7 +63,7 @@ def test_a_step_is_done_until_its_stage_counts_up_its_version(
     assert kinds(pipeline, step(), lake) == ["skipped"]
     assert kinds(pipeline, step(STAGE_VERSION=1), lake) == ["skipped"]  # 1 where it has none
     assert kinds(pipeline, step(STAGE_VERSION=2), lake) == ["start", "done"]
-    monkeypatch.setattr(runner, "VERSION", runner.VERSION + 1)  # of what stages hand on
+    monkeypatch.setattr(keys, "VERSION", keys.VERSION + 1)  # of what stages hand on
     assert kinds(pipeline, step(), lake) == ["start", "done"]
     assert len({run.run_id for run in lake.recorded}) == 3
 

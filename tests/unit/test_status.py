@@ -16,7 +16,7 @@ from recsys_spark.commands import status as statuses
 from recsys_spark.core import locks
 from recsys_spark.core.contracts import Run
 from recsys_spark.core.errors import RecsysError
-from recsys_spark.pipeline import runner
+from recsys_spark.pipeline import keys, runner
 from recsys_spark.pipeline.context import Outcome
 from recsys_spark.pipeline.steps import Pipeline
 from recsys_spark.stages import ingest
@@ -65,7 +65,7 @@ def test_from_the_first_step_to_the_last(pipeline: Pipeline) -> None:
 
 def test_a_step_under_way_runs_until_its_process_ends(pipeline: Pipeline) -> None:
     toy = chain("day 1")[0]
-    run_id = runner.run_id_of("toy", runner.step_key(toy, pipeline, {}))
+    run_id = keys.run_id_of("toy", keys.step_key(toy, pipeline, {}))
     folder = Path(pipeline.env.runs) / run_id
     code = (
         "import pathlib, sys; from recsys_spark.pipeline import runner\n"
